@@ -142,7 +142,7 @@ class EngineBinary:
 def recognise(
     path: Path, help_text: str, version_text: str, marks: Collection[str] | None = None
 ) -> EngineBinary | None:
-    """What the output of ``--help`` and ``--version`` says, and ``marks``, those of :data:`MARKS` that stand in its
+    """Identify a binary by the output of ``--help`` and ``--version``, and ``marks``, those of :data:`MARKS` in its
     bytes (None for a script); None for something other than an engine."""
     options = read_options(help_text)
 
@@ -213,7 +213,7 @@ class HelpOption:
     value: str = ""
 
     def word(self, meaning: str) -> str | None:
-        """How ``on`` or ``off`` is said to an option that takes a value; None where the value is something else."""
+        """The value of an option for ``on`` or ``off``; None for an option with other values."""
         choices = re.split(r"[^\w-]+", self.value)
         return next((word for word in _WORDS[meaning] if word in choices), None)
 

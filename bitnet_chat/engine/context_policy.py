@@ -135,7 +135,7 @@ class ContextPolicy:
         return not kept.turns and need.at_most * 2 < size
 
     def more_to_drop(self, history: Conversation) -> int:
-        """The same after the engine reported a full context window, regardless of the estimate. Raises
+        """Like :meth:`to_drop`, after the engine reported a full context window, regardless of the estimate. Raises
         ContextOverflowError where the policy is to stop and there is something that could leave."""
         left = self.window.count_left(history)
         turns = history.turns[left:]

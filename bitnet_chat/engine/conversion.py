@@ -41,10 +41,10 @@ from bitnet_chat.util import file_lock, pip
 from bitnet_chat.util.progress import Progress, ProgressClock, duration, size
 
 ARCHITECTURES = frozenset(("bitnet-b1.58", "bitnet", "llama"))
-"""Those for which the converted file was compared with a reference."""
+"""Architectures whose converted file was compared with a reference."""
 _COUNTER = re.compile(rb"^\[ *(\d+)/ *(\d+)\]")
 _BYTES_PER_SECOND = 30_000_000
-"""Of the source: 24 to 48 s for 1,188 MB on two cores."""
+"""Bytes of the source converted in a second: 24 to 48 s for 1,188 MB on two cores."""
 _MARGIN = 50_000_000
 _TEMPLATE = "tokenizer.chat_template"
 
@@ -345,7 +345,7 @@ def _differences(source: Path, converted: Path) -> Iterator[str]:
 
 
 def _matrices(path: Path) -> dict[str, tuple[GGUFTensor, int]]:
-    """By name, with the byte at which the weights begin."""
+    """Matrices by name, each with the byte at which its weights begin."""
     with opened(path) as cursor:
         contents = cursor.contents()
         tensors = list(cursor.tensors(contents))

@@ -61,9 +61,9 @@ def reason(name: str) -> str:
 
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _SPIN_COUNT = "1000"
-"""How often a thread of GNU OpenMP looks for work before it sleeps. With its own default, some milliseconds of looking,
-two threads beside two busy programs took 37 to 74 s for 100 tokens of SmolLM2; so they take 4.7 s, and alone 1.8 s with
-either (measured on two cores)."""
+"""Number of times that a thread of GNU OpenMP looks for work before it sleeps. With its own default, some milliseconds
+of looking, two threads beside two busy programs took 37 to 74 s for 100 tokens of SmolLM2; so they take 4.7 s, and
+alone 1.8 s with either (measured on two cores)."""
 
 
 def chooses_batch_size(environment: Mapping[str, str]) -> bool:
@@ -79,5 +79,5 @@ def passed(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_engines(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that engines read, as far as their names tell."""
+    """The variables in ``names`` that engines read, judged by their names."""
     return sorted(name for name in names if name.upper().startswith(_PREFIXES))

@@ -23,15 +23,15 @@ from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 
 class ContextTrimmer:
-    """``or_stop`` waits for a task or for the user to stop waiting."""
+    """Removal of old turns. ``or_stop`` waits for a task or for a stop by the user."""
 
     def __init__(self, supervisor: EngineSupervisor, or_stop: Callable[[asyncio.Future[Any]], Awaitable[None]]) -> None:
         self._supervisor = supervisor
         self._or_stop = or_stop
 
     async def cut(self, history: Conversation, text: str, options: ReplyOptions) -> Conversation:
-        """What a request that stands for itself is answered by: ``history``, or as much of it as has room before
-        ``text``. That depends on the request alone. Raises ContextOverflowError for what is not to be sent."""
+        """The history for a stateless request: ``history``, or its newest part with room before ``text``. It depends on
+        the request alone. Raises ContextOverflowError for what is not to be sent."""
         supervisor, room = self._supervisor, self._supervisor.room
         count = await self.leaving(history, text, options)
         if not count:
@@ -45,7 +45,7 @@ class ContextTrimmer:
         return summaries.with_summary(without_oldest(history, count), summary)
 
     async def leaving(self, history: Conversation, text: str, options: ReplyOptions) -> int:
-        """How many of the oldest messages such a request is answered without. Raises as ``cut``."""
+        """Number of the oldest messages that are dropped for such a request. Raises as ``cut``."""
         protocol = await self._supervisor.protocol()
         most, policy = options.max_tokens or protocol.max_tokens, options.overflow or self._supervisor.room.policy
         return await run_in_daemon_thread(lambda: self._supervisor.to_drop(protocol, history, text, most, policy))

@@ -10,9 +10,9 @@ from bitnet_chat.engine.protocols import EngineProtocol
 
 
 class EngineInstance:
-    """``memory``: what it was started with, and has lived through since. ``replayed_thinking``: the turns in it were
-    told to it in its system prompt. ``notes``: what could not be kept when it was started, for the user.
-    ``is_within``: its context ends within the last reply, which it can go on with."""
+    """A loaded engine. ``memory``: the conversation of its start, and all turns since. ``replayed_thinking``: these
+    turns are in its system prompt. ``notes``: what could not be kept when it was started, for the user. ``is_within``:
+    its context ends within the last reply, which it can go on with."""
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class LoadingWatch:
 
 
 def work_of(pid: int) -> WaitingFor | None:
-    """Of a process and those below it, as a wrapper script does nothing itself; None where nothing tells."""
+    """Work of a process and its descendants, since a wrapper script does nothing itself; None if unknown."""
     try:
         import psutil
     except ImportError:  # it wants modules that some platforms do not have

@@ -38,7 +38,8 @@ class EngineLog:
         self._quoted: int | None = None  # newlines to come in the text that is being quoted
 
     def quotes(self, subject: str, newlines: int) -> None:
-        """What the engine will quote behind ``subject`` (``prompt``, ``buffer``) next has so many newlines."""
+        """Set the number of newlines in the next text that the engine quotes after ``subject`` (``prompt``,
+        ``buffer``)."""
         self._newlines[subject] = newlines
 
     def feed(self, data: bytes) -> None:
@@ -71,7 +72,7 @@ class EngineLog:
             self._lines.append(line)
 
     def lines(self) -> tuple[str, ...]:
-        """What is kept of it."""
+        """The lines that are kept."""
         return tuple(self._lines)
 
     def tail(self, count: int = 12) -> str:
@@ -90,7 +91,7 @@ class EngineLog:
 
 
 def most_telling(text: str) -> str:
-    """Of messages that stand behind one another (``; ``), the first of those that tell most."""
+    """The most specific of several messages, separated by ``; ``; the first one of equals."""
     return min(text.split("; "), key=_rank)
 
 
@@ -211,7 +212,7 @@ class LogStatsParser:
             (_END, self._read_end),
             ("n_ctx", self._read_size),
         )
-        """By what stands in a line; the first that matches."""
+        """Handlers by the text in a line; the first match counts."""
 
     def sent(self, *, silently: bool = False) -> None:
         """A message is sent to the engine; ``silently``: only the request to continue."""
@@ -297,7 +298,7 @@ class LogStatsParser:
         self.context_used = past + self._pending
 
     def _took(self, count: int) -> None:
-        """``count`` tokens of input are about to be taken; only those of a message while one is read."""
+        """Count ``count`` tokens of input, which will be read next; only while a message is read."""
         self._pending = count
         self.context_used = self._past + count
         if self._is_asked and self.prompt_tokens is None and self.tokens is None:
@@ -316,7 +317,7 @@ class LogStatsParser:
         self.tokens += 1
 
     def _timed(self, count: int, *, is_prompt: bool) -> None:
-        """Of a modern engine."""
+        """Handle the timings of a modern engine."""
         if is_prompt:
             self.prompt_tokens = count
         else:

@@ -31,7 +31,8 @@ _WANTS_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
 def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> EngineBinary:
-    """What the program or prebuilt package at ``path`` is. Run by that name in the working directory, as for a reply.
+    """Identify the program or prebuilt package at ``path``. It is run by that name in the working directory, as for a
+    reply.
 
     ``limit``: seconds for each question, 0 for no limit. Raises EngineNotFoundError for what cannot be run, does not
     answer in time or is something else.
@@ -109,7 +110,7 @@ def _key(program: start_errors.ProgramName) -> str:
 
 
 def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) -> tuple[int, str]:
-    """Its exit code, and what it prints on either stream. Its own session: it cannot reach the user's terminal."""
+    """Exit code and output on both streams. Its own session, so that it cannot use the user's terminal."""
 
     try:
         process = subprocess.Popen(
@@ -133,7 +134,7 @@ def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) ->
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What is asked may be anything, and run for ever: it ends with us all the same."""
+    """Make an unknown program, which may run forever, end with this program."""
     if sys.platform == "win32":
         return None
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform

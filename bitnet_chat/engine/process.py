@@ -94,7 +94,7 @@ class TraceListener(Protocol):
     def logged(self, data: bytes) -> None: ...
 
     def wrote(self, data: bytes, *, command: bool) -> None:
-        """``command``: it is not a message."""
+        """Input was written. ``command``: it is not a message."""
 
     def signalled(self, name: str) -> None: ...
 
@@ -116,13 +116,13 @@ class EngineProcess:
         """What the engine has evaluated; see :class:`bitnet_chat.engine.protocols.LaunchCommand`."""
         self.exit_code: int | None = None
         self.was_stopped = False
-        """True from an interrupt until the engine has survived it: its death is then no surprise."""
+        """True from an interrupt until the engine has survived it: its death is then expected."""
         self.out_of_step = False
         """True after output without a request."""
         self.fault: EngineFault | None = None
         """The fault for which the process was ended."""
         self.refusal: EngineError | None = None
-        """Why it ended before it was ready, in its own words."""
+        """The engine's own reason for an end before the first prompt."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
@@ -166,7 +166,7 @@ class EngineProcess:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What a recording needs to be read with the same framer."""
+        """Facts for a recording, so that it can be read with the same framer."""
         framer, facts = self._framer, dict[str, object](argv=self.argv, around=list(self.launch.around))
         facts["framer"] = framer.kind
         if isinstance(framer, ThinkingFramer):
@@ -175,8 +175,7 @@ class EngineProcess:
 
     @property
     def thinking_tags(self) -> tuple[str, str]:
-        """What is written before thoughts and behind them, as far as it is told apart here: nothing before them where
-        the prompt opens them."""
+        """Tags before and after thoughts, if they are separated here: empty before thoughts that the prompt opens."""
         framer = self._framer
         if not isinstance(framer, ThinkingFramer):
             return "", ""
@@ -186,7 +185,7 @@ class EngineProcess:
     # What front code does
 
     def input_for(self, history: Conversation, text: str, options: ReplyOptions | None = None) -> EncodedMessage | None:
-        """How a message, clean, is put to it; see :meth:`bitnet_chat.engine.protocols.EngineProtocol.input`."""
+        """Input for a clean message; see :meth:`bitnet_chat.engine.protocols.EngineProtocol.input`."""
         return self._protocol.input(self.launch, self.context, history, text, options)
 
     def is_prepared_for(self, history: Conversation) -> bool:

@@ -26,7 +26,7 @@ class EngineFault:
 
 
 def log_in_output(line: str) -> EngineFault:
-    """``line``: of the log, as it stood in the output."""
+    """Fault of a log in the output. ``line``: of that log."""
     return EngineFault(
         "writes its log to its output, where its replies are read",
         _JSON_LOG if is_json(line) else _WRAPPER,
@@ -43,7 +43,8 @@ def closed_output(*, terminal: bool) -> EngineFault:
 
 
 def not_ready(missed: str, seconds: float, *, worked: bool) -> EngineFault:
-    """``missed``: what it did not do. ``worked``: it used the processor or wrote its log meanwhile."""
+    """Fault of a late start. ``missed``: the missing event. ``worked``: it used the processor or wrote its log
+    meanwhile."""
     did = "only computed or logged" if worked else "did nothing: no output, no log, no work of disk or processor"
     return EngineFault(
         f"{missed}: for {seconds:g} s it {did}",

@@ -181,7 +181,7 @@ def _missing_for(wish: EngineRequest, ternary: bool) -> str:
 
 
 def missing_for_bitnet(wish: EngineRequest) -> str:
-    """What running a model of BitNet's own types brings with it, in a list; empty where an engine for it is here."""
+    """Consequence of running a model with BitNet's own types, for a list; empty if an engine for it is installed."""
     with contextlib.suppress(EngineNotFoundError):
         if any(
             each.binary is not None and each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
@@ -194,7 +194,7 @@ def missing_for_bitnet(wish: EngineRequest) -> str:
 
 
 def needs(package: packages.EnginePackage) -> str:
-    """For a list."""
+    """The needed engine, for a list."""
     return f"needs the engine {package.name}{_size(package)}"
 
 
@@ -235,7 +235,7 @@ def _contender(
 
 
 def _obstacle(engine: EngineBinary, fit: _Fit, wish: EngineRequest) -> str:
-    """What its files say, and what is known of its answers."""
+    """Reason against an engine, from its files and its known answers."""
     if wish.flags and engine.dialect is Dialect.NATIVE:
         return "a prebuilt engine accepts no llama.cpp flags"
     if fit.obstacle:
@@ -304,7 +304,7 @@ def _remembered() -> dict[str, dict[str, Any]]:
 
 
 def _size(package: packages.EnginePackage) -> str:
-    """Of its download, where there is one for this computer."""
+    """Size of its download, if one exists for this computer."""
     from bitnet_chat.engine.install import wheels
 
     with contextlib.suppress(EngineNotFoundError):
@@ -330,7 +330,7 @@ class EngineOption:
     converts: bool = False
     """It runs the model after a conversion."""
     speed: EngineSpeed | None = None
-    """With weights of this type, measured on this computer."""
+    """Speed with weights of this type, measured on this computer."""
 
     @property
     def name(self) -> str:
@@ -346,7 +346,7 @@ class EngineChoice:
 
 
 def choose(contenders: Sequence[EngineOption]) -> EngineChoice | None:
-    """``contenders``: in the order in which they were found. The first that can run the model, or one that was measured
+    """Choose an engine. ``contenders``: in search order. The first that can run the model, or one that was measured
     to be faster than it; None where none can."""
     able = [each for each in contenders if not each.obstacle]
     if not able:

@@ -45,8 +45,8 @@ class ServerProcess:
         *,
         patience: float = 0.0,
     ) -> None:
-        """``mark``: in its environment. ``patience``: seconds, the limit of :mod:`bitnet_chat.engine.timeouts`; 0:
-        none."""
+        """Watch a process. ``mark``: in its environment. ``patience``: seconds, the limit of
+        :mod:`bitnet_chat.engine.timeouts`; 0: none."""
         self.argv = list(argv)
         self.key = key
         self.pid = process.pid
@@ -54,7 +54,7 @@ class ServerProcess:
         self.exit_code: int | None = None
         self.out_of_step = False
         self.fault: EngineFault | None = None
-        """What it did that it was ended for from here, unasked."""
+        """The fault for which the process was ended."""
         self.is_loaded = False
         self.was_killed = False
         """Whether it was ended from here."""
@@ -137,7 +137,7 @@ class ServerProcess:
                     os.killpg(self.pid, signal.SIGKILL)
 
     async def _end_rest(self) -> None:
-        """What it has left behind would keep its log open."""
+        """End its remaining descendants, which would keep its log open."""
         await self._process.wait()
         await run_in_daemon_thread(lambda: end_marked(self._mark))
 

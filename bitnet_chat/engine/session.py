@@ -65,7 +65,8 @@ class Session:
         affordable: Callable[[int], bool] | None = None,
         refit: Callable[[EngineProcess], bool] = lambda process: False,
     ) -> None:
-        """``tokenizer``: the model's, where there is one; may take time. For the rest see :class:`EngineSupervisor`."""
+        """Create a session. ``tokenizer``: the model's, if any; may take time. For the rest see
+        :class:`EngineSupervisor`."""
         room = room or ContextPolicy("drop-oldest", by_length)
         self.supervisor = EngineSupervisor(
             protocol, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit
@@ -201,7 +202,7 @@ class Session:
         return TokenLimit(tokenizer, options.max_tokens) if tokenizer is not None else None
 
     def _estimate(self, protocol: EngineProtocol, question: EnginePrompt) -> Estimate:
-        """Of a turn that is about to begin, for an engine that tells no figures."""
+        """Estimate for the next turn, for an engine without figures."""
         count = self.supervisor.room.count
 
         def asked() -> TokenCount:
@@ -462,7 +463,7 @@ class _Attempts:
 
     process: EngineProcess
     turn: ReplyAccumulator
-    """Of the turn that was begun last."""
+    """Record of the last turn."""
     limit: int | None = None
     """Tokens after which this program stops the turn."""
 
@@ -557,8 +558,8 @@ def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation
 
 @dataclass(frozen=True, slots=True)
 class EnginePrompt:
-    """``history``: what the engine has before. ``text``: what it is told, clean; empty where it goes on unasked with
-    the reply that ``history`` ends with. ``goes_on``: whether more of that reply is wanted at all."""
+    """Request to an engine. ``history``: the conversation before. ``text``: the clean message; empty to continue the
+    reply at the end of ``history`` without a message. ``goes_on``: whether that reply is continued."""
 
     history: Conversation
     text: str

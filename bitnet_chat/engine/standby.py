@@ -25,8 +25,8 @@ class StandbyPool:
     def __init__(
         self, launch: Callable[[Conversation], Awaitable[EngineInstance]], affordable: Callable[[int], bool]
     ) -> None:
-        """``launch`` may raise BitnetChatError. ``affordable``: whether there is memory for another process like that
-        of the given id."""
+        """Create an empty standby. ``launch`` may raise BitnetChatError. ``affordable``: whether there is memory for
+        another process like that of the given id."""
         self._launch = launch
         self._affordable = affordable
         self._ready: list[EngineInstance] = []

@@ -34,7 +34,7 @@ class ProgramName:
 
     path: Path
     head: bytes = b""
-    """Its first bytes."""
+    """First bytes of the file."""
 
     @property
     def is_native(self) -> bool:
@@ -42,7 +42,7 @@ class ProgramName:
 
     @property
     def interpreter(self) -> str:
-        """Of a script: what its first line names; empty where it names none."""
+        """Interpreter in the first line of a script; empty without one."""
         first = self.head.partition(b"\n")[0]
         return first[2:].decode("utf-8", "replace").lstrip() if first.startswith(b"#!") else ""
 
@@ -192,8 +192,8 @@ _SURE = re.compile(r"^(?:E )?error: (?:invalid|unknown) argument: \S+$")
 
 @dataclass(frozen=True, slots=True)
 class RefusedOption:
-    """``word``: what the engine named. ``option``: the added option that it belongs to; empty where there is
-    none."""
+    """An option that an engine refused. ``word``: as named by the engine. ``option``: the added option that it belongs
+    to; empty where there is none."""
 
     word: str
     option: str = ""
@@ -203,7 +203,7 @@ class RefusedOption:
 def refused(
     binary: EngineBinary, ours: Sequence[str], extra: Sequence[str], log: Iterable[str]
 ) -> RefusedOption | None:
-    """What the log of a process that ended says of its command line: ``ours``: the words added by this program,
+    """The refused option in the log of a process that ended. ``ours``: the words added by this program,
     ``extra``: those given behind ``--``. Pure."""
     rest = list(ours)
     for line in log:

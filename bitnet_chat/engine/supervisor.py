@@ -54,7 +54,7 @@ class EngineSupervisor:
         self.busy = False
         """True while a task uses the child: that task then handles its death."""
         self.sampling = Sampling()
-        """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
+        """Sampling of the current reply, and as a guess of the next one."""
         self.protocols = ProtocolOnDemand(protocol)
         self._refit = refit
         self._transport = transport
@@ -304,7 +304,7 @@ class EngineSupervisor:
             self.discard()
 
     def try_spawn(self, history: Conversation) -> None:
-        """:meth:`spawn`, behind a reply: what goes wrong is left for the next reply to find out."""
+        """Call :meth:`spawn` after a reply; the next reply reports an error."""
         try:
             self.spawn(history)
         except BitnetChatError:

@@ -47,7 +47,7 @@ class TraceEntryKind(IntEnum):
     """Told in a transcript by the name in small letters."""
 
     ABOUT = 0
-    """Of the session; the bytes are a JSON object."""
+    """Facts about the session; the bytes are a JSON object."""
     SPAWN = 1
     """An engine was started; the bytes are a JSON object with ``argv``."""
     OUT = 2
@@ -56,7 +56,7 @@ class TraceEntryKind(IntEnum):
     COMMAND = 5
     """Input that is not a message, such as ``/clear``."""
     SIGNAL = 6
-    """Its name."""
+    """A signal; the bytes are its name."""
     EXIT = 7
     """The code, in decimal; negative: minus the number of a signal."""
     GAP = 8
@@ -67,7 +67,7 @@ class TraceEntryKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TraceEntry:
-    """``at``: seconds since the start of the session. ``process``: which engine, from 1; 0: the session itself."""
+    """One entry. ``at``: seconds since the start of the session. ``process``: engine from 1; 0: the session itself."""
 
     at: float
     kind: TraceEntryKind
@@ -89,7 +89,7 @@ class TraceEntry:
 
     @property
     def number(self) -> int:
-        """Of an EXIT or GAP; 0 where it is none."""
+        """Number of an EXIT or GAP; 0 for other entries."""
         try:
             return int(self.data)
         except ValueError:

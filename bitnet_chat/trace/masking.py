@@ -73,7 +73,7 @@ class _SessionMask:
         self._words = frozenset[str]() if with_text else _vocabulary(entries, self._argvs, self._fronts, self._natives)
 
     def stream(self, key: tuple[int, TraceEntryKind], data: bytes) -> bytes:
-        """All output or log of one engine."""
+        """Mask all output or log of one engine."""
         process, kind = key
         text = data.decode("utf-8", "surrogateescape")
         if process in self._natives and kind is TraceEntryKind.OUT:
@@ -86,7 +86,7 @@ class _SessionMask:
         return _encoded(self._redactor.same_length(text))
 
     def facts(self, entry: TraceEntry) -> dict[str, Any]:
-        """Of a SPAWN or ABOUT."""
+        """Masked facts of a SPAWN or ABOUT."""
         facts = entry.facts
         if "argv" in facts:
             arguments = list(entry.argv)
@@ -126,7 +126,7 @@ def _encoded(text: str) -> bytes:
 
 
 def engine_arguments(argv: Sequence[str]) -> list[str]:
-    """With the prompts and templates among them masked."""
+    """Arguments with masked prompts and templates."""
     keep = _marks(tuple(argv))
     return [
         mask(argument, keep) if at and argv[at - 1] in _TEXT_FLAGS else argument for at, argument in enumerate(argv)
@@ -170,7 +170,7 @@ def _around(fact: object) -> list[str]:
 
 
 def _front(spawn: TraceEntry) -> str:
-    """What is typed to an engine in front of each message, as far as it is made of names of roles."""
+    """The text before each message to an engine, if it consists of names of roles."""
     front, *_ = *_around(spawn.facts.get("around")), ""
     return encode_lines(front).decode().removesuffix("/\n") if front and is_role(front) else ""
 
@@ -300,7 +300,7 @@ _ROLE_LINES = re.compile(rf"(?i)\A(?:{_MARKS.pattern}|{_ROLES}|[\W_])*\Z")
 
 
 def mask(text: str, keep: re.Pattern[str] = _MARK) -> str:
-    """``text`` with as many bytes of UTF-8 (surrogates are one byte each); what ``keep`` matches stays."""
+    """Mask ``text`` to as many bytes of UTF-8 (surrogates are one byte each); matches of ``keep`` stay."""
     parts, at = [], 0
     for match in keep.finditer(text):
         parts += [text[at : match.start()].translate(_TABLE), match.group()]
@@ -447,7 +447,7 @@ def _line(content: dict[str, Any], before: str) -> str:
 
 
 def _apart(text: str, pieces: Sequence[str]) -> Iterator[str]:
-    """``text`` in parts of as many bytes as ``pieces`` have."""
+    """Split ``text`` into parts of the same numbers of bytes as ``pieces``."""
     data, at = text.encode("utf-8", "surrogateescape"), 0
     for piece in pieces:
         size = len(piece.encode("utf-8", "surrogateescape"))

@@ -48,7 +48,7 @@ class _PlayedEngine:
 
 
 def play(entries: Iterable[TraceEntry]) -> Iterator[PlaybackStep]:
-    """In order. Raises UsageError for bytes of an engine without a start, or of an unknown dialect."""
+    """Steps in order. Raises UsageError for bytes of an engine without a start, or of an unknown dialect."""
     engines: dict[int, _PlayedEngine] = {}
     for entry in entries:
         if entry.kind is TraceEntryKind.SPAWN:
@@ -116,7 +116,7 @@ def is_modern(argv: tuple[str, ...]) -> bool:
 
 
 def _framer(spawn: TraceEntry, *, in_reply: bool) -> Framer:
-    """``in_reply``: the beginning was not kept, and the middle of a reply is the likeliest place to be."""
+    """Framer of a recording. ``in_reply``: the beginning was not kept, so the middle of a reply is most likely."""
     argv = spawn.argv
     framer: Framer
     if is_native(spawn):
@@ -156,6 +156,6 @@ def _kind(argv: tuple[str, ...]) -> str:
 
 
 def option(argv: tuple[str, ...], flag: str) -> str:
-    """What stands behind a flag; empty where it is missing."""
+    """Value of a flag; empty without the flag."""
     at = argv.index(flag) if flag in argv else len(argv)
     return argv[at + 1] if at + 1 < len(argv) else ""

@@ -42,7 +42,7 @@ class TraceRecorder:
     """Recorder of one session, which may have several engines. Never raises: data that cannot be written is dropped."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder``: of all the sessions; made when there is something to write."""
+        """Create a recorder. ``folder``: of all sessions; made with the first entry."""
         self._began = time.monotonic()
         now = datetime.now(UTC)
         self._sessions = folder
@@ -66,7 +66,7 @@ class TraceRecorder:
         self._broken = False
 
     def track(self, facts: Mapping[str, object]) -> TraceWriter:
-        """For an engine that has just been started. ``facts``: its ``argv`` and more, see :mod:`.transcript`."""
+        """Writer for an engine that was just started. ``facts``: its ``argv`` and more, see :mod:`.transcript`."""
         self._engines += 1
         track = TraceWriter(self, self._engines)
         self._note(of_facts(self._now(), TraceEntryKind.SPAWN, self._engines, facts))

@@ -53,7 +53,7 @@ class Redactor:
         hosts: Sequence[str] = (),
         secrets: Sequence[str] = (),
     ) -> None:
-        """``secrets``: keys that are known, whatever they look like and wherever they stand."""
+        """Create a redactor. ``secrets``: known keys, redacted in any form and place."""
         known = sorted({secret for secret in secrets if len(secret) > 2}, key=len, reverse=True)
         patterns = [(re.compile(re.escape(secret)), "<secret>") for secret in known]
         places = sorted({home.rstrip("/\\") for home in homes}, key=len, reverse=True)
@@ -77,7 +77,7 @@ class Redactor:
         self._patterns = patterns
 
     def text(self, text: str) -> str:
-        """With what was found replaced by what it was: ``~``, ``<user>``, ``<host>``, ``<email>``, ``<secret>``."""
+        """Replace each match by its kind: ``~``, ``<user>``, ``<host>``, ``<email>``, ``<secret>``."""
         parts, at = [], 0
         for find in self._found(text):
             parts += [text[at : find.start], find.instead]

@@ -15,7 +15,7 @@ _ENDS: dict[Outcome, EndReason] = {"stop": "stop", "length": "length", "context_
 
 
 class RunningReply:
-    """See :class:`bitnet_chat.engine.native.library.ReplySink`."""
+    """A reply in progress; see :class:`bitnet_chat.engine.native.library.ReplySink`."""
 
     def __init__(self, request: Complete, send: Callable[[Message], None]) -> None:
         self._request, self._send = request, send

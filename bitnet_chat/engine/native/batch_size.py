@@ -1,4 +1,4 @@
-"""How many tokens of a prompt are evaluated at once. Pure.
+"""Number of tokens of a prompt that are evaluated at once. Pure.
 
 Between two batches progress is told, and llama.cpp hears a stop only there, as its server does, so a batch should take
 less than half a second. Behind 6,000 tokens a small model takes three times as long for one as at the beginning.

@@ -69,7 +69,8 @@ class NativeClient:
     """A running child; a context manager. Starting it returns when the model is loaded, or raises NativeClientError."""
 
     def __init__(self, argv: Sequence[str], *, timeout: float = 600.0) -> None:
-        """``argv``: see :func:`bitnet_chat.engine.native.command.command`. ``timeout``: seconds without a message."""
+        """Start a child. ``argv``: see :func:`bitnet_chat.engine.native.command.command`. ``timeout``: seconds without
+        a message."""
         self._timeout = timeout
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115  # closed with the client
         # Not this program's group: a Ctrl-C of the user's is for this program to handle.
@@ -136,7 +137,7 @@ class NativeClient:
             self._process.stdin.write(line)
 
     def messages(self, id: int | None) -> Iterator[Message]:
-        """Those of one request, the last one included; messages of others wait for their turn. Raises
+        """Messages of one request, up to its last one; messages of other requests are kept. Raises
         NativeClientError when the child ends."""
         while True:
             message = self._waiting[id].popleft() if self._waiting[id] else self._next()

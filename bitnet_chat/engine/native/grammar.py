@@ -33,7 +33,7 @@ _ANNOTATIONS = frozenset(
 )
 """Keywords without a constraint on the value."""
 _PLAIN = r'"\\\x00-\x1f\x7f'
-"""What no text of JSON has without an escape; DEL, too, is left out."""
+"""Characters that JSON strings must escape, and DEL."""
 _NEEDS_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f]')
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 

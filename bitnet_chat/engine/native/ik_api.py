@@ -107,7 +107,7 @@ class Batch(Structure):
 
 
 class Candidates(Structure):
-    """``data``: of :data:`CANDIDATE_SIZE` bytes each: token, logit, probability."""
+    """Array of candidates. ``data``: of :data:`CANDIDATE_SIZE` bytes each: token, logit, probability."""
 
     _fields_ = (("data", c_void_p), ("size", c_size_t), ("selected", c_int64), ("sorted", c_bool))
 

@@ -42,10 +42,10 @@ class _Task:
 
 
 class IkScheduler:
-    """:meth:`complete` and :meth:`call` are for any thread; both wait."""
+    """Scheduler of replies. :meth:`complete` and :meth:`call` may be called on any thread; both block."""
 
     def __init__(self, model: IkModel, context: IkContext, *, window: int, batch: int, sequences: int) -> None:
-        """``window``: tokens of one sequence."""
+        """Start the thread. ``window``: tokens of one sequence."""
         self._model, self._context, self._window, self._batch = model, context, window, batch
         self._sequences = Sequences(sequences)
         self._tasks: list[_Task] = []
@@ -71,7 +71,7 @@ class IkScheduler:
         return task.outcome
 
     def call(self, work: Callable[[IkContext, Sequences], _Result]) -> _Result:
-        """Work between two batches."""
+        """Run ``work`` between two batches."""
         results: list[_Result] = []
         errors: list[Exception] = []
         done = threading.Event()

@@ -36,7 +36,7 @@ class IkContext:
     def __init__(
         self, model: IkModel, *, size: int, batch: int, sequences: int, threads: int, embeddings: bool = False
     ) -> None:
-        """``size``: tokens in all. ``batch``: tokens that are evaluated at once. Raises LoadError."""
+        """Create a context. ``size``: tokens in all. ``batch``: tokens that are evaluated at once. Raises LoadError."""
         self._model, self._library = model, model.library
         parameters = self._library.llama_context_default_params()
         parameters.n_ctx, parameters.n_seq_max = size, sequences
@@ -156,7 +156,8 @@ class ContextFullError(Exception):
 
 
 def mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Of length 1. A library that pools the tokens itself, as a model of embeddings asks for, gives a single row."""
+    """Mean of vectors, with length 1. A library that pools the tokens itself, as a model of embeddings asks for, gives
+    a single row."""
     sums = [math.fsum(column) for column in zip(*rows, strict=True)]
     length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
     return tuple(value / length for value in sums)

@@ -33,7 +33,7 @@ def load(settings: LibrarySettings, progress: Callable[[float], None]) -> IkLlam
 
 
 class IkLlamaCpp:
-    """See :class:`bitnet_chat.engine.native.library.Library`."""
+    """Library ik_llama.cpp; see :class:`bitnet_chat.engine.native.library.Library`."""
 
     schema_keywords: tuple[str, ...] = ()
 

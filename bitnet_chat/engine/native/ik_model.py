@@ -12,11 +12,11 @@ from bitnet_chat.engine.native.library import LibrarySettings, LoadError, Reques
 from bitnet_chat.text.utf8 import well_formed
 
 _STEP = 0.05
-"""Of the file, between two reports of how far it is loaded."""
+"""Part of the file between two progress reports."""
 
 
 class IkModel:
-    """Its methods may be called by several threads at once: the library does not change what it loaded."""
+    """A loaded model. Thread-safe: the library does not change a loaded model."""
 
     def __init__(self, library: Any, settings: LibrarySettings, progress: Callable[[float], None]) -> None:
         """Raises LoadError."""
@@ -57,7 +57,7 @@ class IkModel:
         return tuple(tokens[:count])
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """Its bytes; none for a token that stands for something else than text, unless ``special``."""
+        """Bytes of a token; empty for a token that is not text, unless ``special``."""
         room = 64
         while True:
             data = ctypes.create_string_buffer(room)
@@ -76,7 +76,7 @@ class IkModel:
 
 
 class _ErrorLog:
-    """Forward the library's log to stderr and keep its errors."""
+    """Forwards the library's log to stderr and keeps its errors."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []

@@ -73,7 +73,7 @@ class IkSampler:
         return token
 
     def accept(self, token: int) -> None:
-        """``token`` is part of the reply; not for one that ends it."""
+        """Add ``token`` to the reply; not for one that ends it."""
         if self._grammar:
             self._library.llama_grammar_accept_token(self._grammar, self._context, token)
 

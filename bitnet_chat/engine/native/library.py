@@ -12,7 +12,7 @@ from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
-"""Why a library ended a reply: by a token that ends one, at ``max_tokens``, at the end of the window, or because a
+"""Reason for the end of a reply: a token that ends one, at ``max_tokens``, at the end of the window, or because a
 :class:`ReplySink` asked for it."""
 
 
@@ -60,14 +60,14 @@ class ReplySink(Protocol):
     def prefill(self, done: int, total: int, cached: int) -> bool: ...
 
     def token(self, token: int | None, piece: bytes, count: int = 1) -> bool:
-        """``count`` tokens have ``piece`` as their bytes; None where a library does not tell which."""
+        """Receive ``count`` tokens with the bytes ``piece``; ``token`` is None if the library does not report it."""
 
     @property
     def is_cut(self) -> bool:
         """Whether the reply has to end, by a request or by its text."""
 
     def when_stopped(self, callback: Callable[[], None]) -> None:
-        """``callback``: called once, on another thread, when a request stops the reply; at once if it has."""
+        """Register ``callback``: called once, on another thread, when a request stops the reply; at once if it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,10 @@ class Library(Protocol):
 
     @property
     def schema_keywords(self) -> tuple[str, ...]:
-        """Those of JSON schemas that it reads itself, beyond :mod:`bitnet_chat.engine.native.grammar`."""
+        """Keywords of JSON schemas that it supports itself, beyond :mod:`bitnet_chat.engine.native.grammar`."""
 
     def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
-        """``whole``: with the tokens that the model begins and ends a text with."""
+        """Tokens of a piece. ``whole``: with the tokens that the model adds at the begin and end of a text."""
 
     def detokenize(self, tokens: tuple[int, ...]) -> bytes: ...
 

@@ -82,7 +82,7 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
 
 
 class LlamaCpp:
-    """See :class:`bitnet_chat.engine.native.library.Library`. The server calls a sequence a slot."""
+    """Library llama.cpp; see :class:`bitnet_chat.engine.native.library.Library`. A sequence is a slot of the server."""
 
     schema_keywords = ("pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "prefixItems")
 

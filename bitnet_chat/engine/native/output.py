@@ -19,7 +19,7 @@ class OutputWriter:
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Queue a line. Returns at once."""
+        """Queue a message. Returns at once."""
         self._lines.put(encode(message))
 
     def send_first(self, message: Message) -> None:

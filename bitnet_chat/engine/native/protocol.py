@@ -78,7 +78,7 @@ class Complete:
     max_tokens: int | None = None
     """None: up to the end of the window. A reply of just so many is whole where the next token would end it."""
     sampling: dict[str, float] = field(default_factory=dict)
-    """By the names of :class:`bitnet_chat.backend.Sampling`; what is absent is the library's default."""
+    """Values by the names of :class:`bitnet_chat.backend.Sampling`; the library's default for others."""
     stop: tuple[str, ...] = ()
     """Texts that end the reply where they would begin; no part of one is ever sent."""
     grammar: str = ""
@@ -141,7 +141,7 @@ Request = Complete | Stop | Tokenize | Detokenize | Embed | Save | Restore
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """``done``: of 1."""
+    """Progress of loading. ``done``: from 0 to 1."""
 
     kind: ClassVar[str] = "loading"
     done: float = 0.0
@@ -149,8 +149,8 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class NativeReady:
-    """``context_size``: tokens of one sequence. ``sequences``: requests that are worked on at once. ``can``: what this
-    library can beyond completing: ``grammar``, ``schema``, ``embed``, ``state``."""
+    """The model is loaded. ``context_size``: tokens of one sequence. ``sequences``: parallel requests. ``can``: what
+    this library can beyond completing: ``grammar``, ``schema``, ``embed``, ``state``."""
 
     kind: ClassVar[str] = "ready"
     library: str = ""
@@ -162,7 +162,7 @@ class NativeReady:
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """``done`` of ``total`` tokens of the prompt are evaluated; ``cached`` of them were before."""
+    """Progress of prefill: ``done`` of ``total`` tokens are evaluated; ``cached`` of them were before."""
 
     kind: ClassVar[str] = "prefill"
     id: int
@@ -183,7 +183,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class NativeReplyEnded:
-    """``stop``: the model ended the reply. ``stop_text``: a text of the request did. ``context_full``: the window did.
+    """End of a reply. ``stop``: the model ended it. ``stop_text``: a text of the request did. ``context_full``: the
+    window did.
 
     ``prompt_tokens``: evaluated anew; ``prompt_size``: of the whole prompt; ``tokens``: of the reply, without the one
     that ended it; ``context_used``: in the window now. Seconds: of the prefill and of the reply.
@@ -238,8 +239,8 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class NativeFailed:
-    """``context_full``: the prompt is longer than the window. ``unsupported``: this library cannot do it. ``model``:
-    the model cannot be loaded."""
+    """A failed request. ``context_full``: the prompt is longer than the window. ``unsupported``: this library cannot do
+    it. ``model``: the model cannot be loaded."""
 
     kind: ClassVar[str] = "failed"
     id: int | None = None

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 
 class Sequences:
-    """What each sequence has evaluated, by its number; the busy ones are in use by a reply. Not for two threads at
-    once."""
+    """Evaluated tokens of each sequence, by its number; busy sequences are in use by a reply. Not thread-safe."""
 
     def __init__(self, count: int) -> None:
         self._evaluated: list[tuple[int, ...]] = [()] * count

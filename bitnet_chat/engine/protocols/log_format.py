@@ -44,7 +44,7 @@ def log_line(text: str) -> str:
 
 
 class LogDetector:
-    """Add output before a prompt, cut at any place."""
+    """Detector of a log in the output before a prompt, which may be cut at any place."""
 
     def __init__(self) -> None:
         self._open = ""

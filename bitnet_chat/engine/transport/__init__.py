@@ -25,7 +25,7 @@ class TransportListener(Protocol):
         """End of its output. ``exited`` follows at once, unless the process continues without one."""
 
     def exited(self, code: int) -> None:
-        """``code``: exit status, or minus the number of the signal that ended it."""
+        """The process has ended. ``code``: exit status, or minus the number of the signal that ended it."""
 
 
 class Transport(Protocol):

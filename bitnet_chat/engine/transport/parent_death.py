@@ -26,7 +26,7 @@ if not sys.stdin.buffer.read(1):
 
 
 class ParentDeathWatchdog:
-    """``pid``: a process that leads a group of its own. Does nothing where no Python can be started."""
+    """Watchdog of a process ``pid`` that leads its own group. Does nothing if no Python can be started."""
 
     def __init__(self, pid: int) -> None:
         self._process: subprocess.Popen[bytes] | None = None

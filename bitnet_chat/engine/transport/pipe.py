@@ -25,7 +25,7 @@ _LAG, _LONG_LAG = 0.001, 0.05
 
 
 class PipeTransport:
-    """See :class:`bitnet_chat.engine.transport.Transport`."""
+    """Transport on pipes; see :class:`bitnet_chat.engine.transport.Transport`."""
 
     is_terminal = False
     log_lag = 0.01  # two threads read; what the engine wrote first may be delivered second
@@ -138,7 +138,7 @@ class PipeTransport:
             self._sink.closed()
 
     def _read(self, descriptor: int, deliver: Callable[[bytes], None], reading: threading.Lock) -> None:
-        """``reading`` is held from before a piece is read until it is on its way."""
+        """Read and deliver. ``reading`` is held from before the read of a piece until its delivery is scheduled."""
         wait = _readiness(descriptor)
         with contextlib.suppress(OSError):
             while True:

@@ -34,7 +34,7 @@ _SILENCE = 0.05
 
 
 class PtyTransport:
-    """See :class:`bitnet_chat.engine.transport.Transport`."""
+    """Transport on a pseudo-terminal; see :class:`bitnet_chat.engine.transport.Transport`."""
 
     is_terminal = True
     can_interrupt = True
@@ -136,7 +136,7 @@ class PtyTransport:
             self._sink.output(data)
 
     def _watch_log(self) -> None:
-        """Without this, an engine that only logs would fill the pipe and then wait for ever."""
+        """Watch the log again: otherwise an engine that only logs would fill the pipe and then wait forever."""
         if not self._open:
             return
         if self._spoke:
