@@ -46,11 +46,11 @@ class EngineVariant(StrEnum):
 
 
 MARKS = ("i2_s", "iq2_bn", "q6_K")
-"""Names of tensor types in the bytes of a build that tell its make. BitNet's has ``i2_s``, that of ik_llama.cpp
+"""Names of tensor types in the bytes of a build that identify its make. BitNet's has ``i2_s``, that of ik_llama.cpp
 ``iq2_bn`` as well; ``q6_K`` is in every ggml since June 2023, and in no part of a build that lacks ggml (``q4_0`` is
 among the options of each program, so that it proves nothing)."""
 _MAKES = ((EngineVariant.IK, {"iq2_bn"}), (EngineVariant.BITNET, {"i2_s"}), (EngineVariant.LLAMA, {"q6_K"}))
-_IK_OPTION = "--run-time-repack"  # of ik_llama.cpp alone, so it tells through a wrapper script, too
+_IK_OPTION = "--run-time-repack"  # of ik_llama.cpp alone, so it identifies it behind a wrapper script, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ class EngineBinary:
         return "-1" if self.has("--no-context-shift") and self.traits.obeys_no_context_shift else "-2"
 
     def verbosity(self, level: str = "debug") -> str | None:
-        """The value of ``--log-verbosity`` for the level of that name: ``debug`` tells each token, ``trace`` the tokens
-        of each turn. None where no level tells anything, as in ik_llama.cpp and before September 2024."""
+        """The value of ``--log-verbosity`` for the level of that name: ``debug`` logs each token, ``trace`` the tokens
+        of each turn. None if no level logs any, as in ik_llama.cpp and before September 2024."""
         if not self.has("--log-verbosity"):
             return None
         levels = dict(self.options.levels)
@@ -152,7 +152,7 @@ def recognise(
     dialects = [dialect for dialect, names in _DIALECTS.items() if lists((*_MODEL, *names))]
     if not dialects:
         return None
-    # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name tells.
+    # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name decides.
     is_server = Dialect.SERVER in dialects and "server" in path.name
     version = _VERSION.search(version_text)
     known = {*(marks or ()), *(["iq2_bn"] if lists([_IK_OPTION]) else [])}

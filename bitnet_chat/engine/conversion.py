@@ -294,7 +294,7 @@ def require(source: Path, converted: Path, engine: EngineBinary) -> None:
     if different := next(_differences(source, converted), ""):
         raise _wrong(source, f"the weights of {different} changed")
     try:
-        # One thread: seconds, and more of them nearly stand still where another program wants a processor.
+        # One thread: it takes seconds, and several are many times slower beside another busy program.
         with NativeClient(command(engine, converted, context_size=4 * _BATCH, threads=1, batch_size=128)) as client:
             _require_replies(client, source)
     except NativeClientError as error:

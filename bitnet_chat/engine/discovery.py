@@ -137,7 +137,7 @@ def _compiled() -> Iterator[_SearchPlace]:
 def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
     seen = set()
     bases = []
-    with contextlib.suppress(OSError):  # the folder we are in was removed
+    with contextlib.suppress(OSError):  # the current folder was removed
         bases += [Path.cwd(), Path.cwd() / "BitNet"]
     bases += [above / "BitNet" for above in (paths.home(), root and root.parent) if above is not None]
     for base in bases:

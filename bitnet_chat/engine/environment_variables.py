@@ -67,7 +67,8 @@ alone 1.8 s with either (measured on two cores)."""
 
 
 def chooses_batch_size(environment: Mapping[str, str]) -> bool:
-    """Whether the user has chosen how many tokens of a prompt are evaluated at once; a flag of ours would undo it."""
+    """Whether the user has chosen how many tokens of a prompt are evaluated at once; a flag of this program would
+    override it."""
     return any(name.upper() == _ARG + "BATCH" for name in environment)
 
 

@@ -66,7 +66,7 @@ def work_of(pid: int) -> WaitingFor | None:
     """Work of a process and its descendants, since a wrapper script does nothing itself; None if unknown."""
     try:
         import psutil
-    except ImportError:  # it wants modules that some platforms do not have
+    except ImportError:  # it needs modules that some platforms do not have
         return None
     computed, read, resident = 0.0, 0, 0
     try:

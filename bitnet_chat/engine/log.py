@@ -137,10 +137,10 @@ _RANKS = (
 """The first line that matches."""
 
 
-# Figures out of an engine's log: exact where it tells, absent where it does not. Pure.
+# Figures from an engine's log: exact if logged, absent otherwise. Pure.
 #
 # Measured on llama.cpp 0.5.0 (classic: verbosity 5, modern: verbosity 4), BitNet of October 2024 (verbosity 1) and
-# ik_llama.cpp (no verbosity tells tokens). A classic engine writes, in this order:
+# ik_llama.cpp (no verbosity logs tokens). A classic engine writes, in this order:
 #
 # - ``n_past = N`` after each batch or token that was evaluated;
 # - ``n_remain: N`` once for a message and once for each sampled token, the end-of-turn token included. An empty line,
@@ -196,7 +196,7 @@ class LogStatsParser:
         self.is_whole = False
         """Whether a modern engine has logged that the model ended the reply."""
         self._is_told = False
-        """Whether the engine tells its figures itself: its log is not read for any."""
+        """Whether the engine reports its figures itself: its log is then not parsed for any."""
         self._past = 0
         self._pending = 0  # taken as input and not evaluated yet
         self._before = 0
@@ -240,7 +240,7 @@ class LogStatsParser:
     def ended(self, estimate: int, *, natural: bool) -> None:
         """The turn is over; a natural end has one more token, the end-of-turn token, which is not text.
 
-        ``estimate``: tokens of the reply, for an engine that tells only how much its context holds.
+        ``estimate``: tokens of the reply, for an engine that reports only the size of its context.
         """
         if self._is_told:
             return
@@ -254,7 +254,7 @@ class LogStatsParser:
     def line(self, line: str) -> None:
         if self._is_told:
             return
-        # Almost no line tells anything: a substring is found in a fraction of the time of an expression.
+        # Almost no line has a figure: a substring search takes a fraction of the time of an expression.
         reader = next((read for mark, read in self._readers if mark in line), None)
         if reader is not None:
             reader(line)
@@ -288,7 +288,7 @@ class LogStatsParser:
         self.is_whole = True
 
     def _read_size(self, line: str) -> None:
-        # Lines differ in which of several sizes they tell; the slot's or the last one is what counts.
+        # Lines differ in which of several sizes they have; the slot's or the last one counts.
         if size := _CONTEXT.search(line):
             self.context_size = int(size.group(1))
 

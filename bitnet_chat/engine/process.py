@@ -102,7 +102,7 @@ class TraceListener(Protocol):
 
 
 class EngineProcess:
-    """Starts at once; :meth:`frames` tells all that follows. Needs a running event loop."""
+    """Starts at once; :meth:`frames` returns all that follows. Needs a running event loop."""
 
     def __init__(self, protocol: EngineProtocol, launch: LaunchCommand, transport: TransportKind) -> None:
         """Start the process. Raises EngineDiedError when it cannot be started."""

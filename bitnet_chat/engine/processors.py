@@ -93,7 +93,7 @@ def _read(path: Path | PurePosixPath) -> str:
         return ""
 
 
-# What a control group of Linux leaves of the processors, as the kernel tells it in files. Pure: texts in, numbers out.
+# Limits of a Linux control group on the processors, from files of the kernel. Pure: texts in, numbers out.
 #
 # Version 2 has ``cpu.max`` ("150000 100000": microseconds in a period), version 1 ``cpu.cfs_quota_us`` and
 # ``cpu.cfs_period_us``. The group counts and each one above it.

@@ -29,11 +29,10 @@ class Estimate:
 
 
 class ReplyAccumulator:
-    """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
-    that was broken off, which the user has seen. ``overlap``: see :mod:`bitnet_chat.filters.continuation`.
-    ``allowance``: what there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no
-    figures. ``tags``: what the engine writes before its thoughts and behind them, which is not told and is tokens all
-    the same.
+    """Record of a turn. ``sent``: the monotonic second of the user's message. ``told``: the thoughts of an interrupted
+    attempt, which were shown. ``overlap``: see :mod:`bitnet_chat.filters.continuation`. ``allowance``: what there may
+    be of the reply, its thoughts included. ``estimate``: for an engine without figures. ``tags``: what the engine
+    writes before its thoughts and behind them, which is not shown but counts as tokens.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class ReplyAccumulator:
 
     @property
     def tokens(self) -> int:
-        """Of the reply: as the engine counts; where it does not tell, what the vocabulary makes of the text."""
+        """Tokens of the reply: as counted by the engine, or else by the vocabulary."""
         if self.is_trimmed and self._allowance is not None:
             return self._allowance.limit
         return self._meter.tokens if self._meter.tokens is not None else self._counted.count

@@ -101,7 +101,7 @@ def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) ->
     return None
 
 
-# What can be told before an engine is started whose layers are to lie on rpc-servers.
+# Checks before the start of an engine with layers on rpc-servers.
 
 PATIENCE: float = 5.0
 """Seconds for a server to take a connection and to end it again. In a network it takes milliseconds; the engine itself
@@ -111,7 +111,7 @@ would wait for minutes where a computer is off, and for ever where a server is b
 def require(binary: EngineBinary) -> None:
     """Raises EngineNotFoundError for an engine that is known to have no RPC.
 
-    Its ``--help`` names ``--rpc`` either way, so that of another build only its log can tell.
+    Its ``--help`` names ``--rpc`` either way, so for another build only its log shows it.
     """
     built = manifest.read(binary.path.parent)
     is_ours = built is not None and binary.path.name in built.files

@@ -1,7 +1,7 @@
 """A llama-server child process: started, watched, restarted after a death, and ended without users.
 
-It listens on a loopback port that the kernel chooses, so that no other program can be there first, and tells it in its
-log. Its key goes through the environment: a command line can be read by every user of a computer.
+It listens on a loopback port that the kernel chooses, so that no other program can take it first, and logs the port.
+Its key goes through the environment: a command line can be read by every user of a computer.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class ManagedServer:
             await asyncio.wait(self._watching)
 
     async def running(self) -> ServerProcess:
-        """A process that listens, started now where there is none. Raises ModelError if it cannot load the model,
+        """A process that listens, started now if necessary. Raises ModelError if it cannot load the model,
         EngineDiedError after too many deaths, EngineNotFoundError without a program.
         """
         while True:

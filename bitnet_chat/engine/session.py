@@ -126,7 +126,7 @@ class Session:
                     yield event
             for notice in self.supervisor.take_notices(of_launch=False):
                 yield notice
-            # Before the end is told: the next question may follow it at once.
+            # Before the end is reported: the next question may follow it at once.
             self._release(attempts)
             yield attempts.end
         finally:
@@ -450,7 +450,7 @@ class Session:
             supervisor.discard()
             if supervisor.room.policy != "drop-oldest":  # what is to be done takes time, or is nothing
                 return
-            with contextlib.suppress(ContextOverflowError):  # then the next reply tells
+            with contextlib.suppress(ContextOverflowError):  # then the next reply reports it
                 count = supervisor.to_drop(protocol, memory, "", None)
                 if count == supervisor.room.window.count_left(memory):
                     count = supervisor.room.more_to_drop(memory)

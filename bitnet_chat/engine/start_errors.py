@@ -193,7 +193,7 @@ _SURE = re.compile(r"^(?:E )?error: (?:invalid|unknown) argument: \S+$")
 @dataclass(frozen=True, slots=True)
 class RefusedOption:
     """An option that an engine refused. ``word``: as named by the engine. ``option``: the added option that it belongs
-    to; empty where there is none."""
+    to, if any."""
 
     word: str
     option: str = ""

@@ -80,7 +80,7 @@ class EngineSupervisor:
         return self._standby.pids if self._standby is not None else []
 
     def begin(self, *, alone: bool) -> None:
-        """Begin a request. ``alone``: what others were to hear and what left the window for them is none of its."""
+        """Begin a request. ``alone``: without the notices and dropped messages of other requests."""
         self.busy = True
         if alone:
             self._notices.forget_request()
@@ -102,7 +102,7 @@ class EngineSupervisor:
 
     def prepare(self, history: Conversation) -> None:
         """Have a child for ``history``, in the background, and let leave the window what will have to. A load for
-        another history is given up. What goes wrong is told with the next reply; nothing is done during one."""
+        another history is given up. Errors are reported with the next reply; nothing is done during one."""
         if self._replacing is not None:
             self._replacing.cancel()
         if self.busy or self._closed:
@@ -282,7 +282,7 @@ class EngineSupervisor:
             return
         if self._closed or loaded.memory != memory or process.meter.context_used is not None:
             return
-        with contextlib.suppress(BitnetChatError):  # a template that refuses is told with the next reply
+        with contextlib.suppress(BitnetChatError):  # the next reply reports a template that refuses
             if (told := protocol.preparation(memory)) is not None:
                 process.command(told.data, forgets=True, stop=told.stop)
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from bitnet_chat.errors import UsageError
 
-# One thing that happened between us and an engine, and its form on the disk. Pure.
+# One entry of the traffic with an engine, and its format on the disk. Pure.
 #
 # A segment is :data:`MAGIC` and frames. A frame is a head of 15 bytes, little endian (u8 kind, u16 number of the
 # process, f64 seconds since the start of the session, u32 length), and that many bytes. A file that ends in the
@@ -133,7 +133,7 @@ def unpack(segment: bytes) -> Iterator[TraceEntry]:
 _KINDS_ON_DISK = frozenset(TraceEntryKind)
 
 
-_MERGED_WITHIN = 0.05  # seconds; when exactly a line of the log came tells nothing
+_MERGED_WITHIN = 0.05  # seconds; the exact time of a log line is not useful
 _PLAIN = {TraceEntryKind.ABOUT: "about", TraceEntryKind.SPAWN: "spawn"}
 
 

@@ -1,7 +1,7 @@
 """Mask private data in a recording: the same entries, and streams with the same number of bytes. Pure.
 
 Always: names, home directories, keys (:mod:`.redaction`). Unless the words are wanted: what was said in either
-direction, wherever it shows (:mod:`.masking`), the debug log of the engine included, which tells every token.
+direction, wherever it shows (:mod:`.masking`), the debug log of the engine included, which has every token.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def _without(text: str, words: Set[str]) -> str:
 _PREFIXED = re.compile(r"^(?=[DIWE] )", re.MULTILINE)
 _LINES = re.compile(r"^", re.MULTILINE)
 # Records about the model, the machine and figures, which hold no word of a conversation. Those of a server are, at its
-# debug level, not among them: there it tells what it parses.
+# debug level, not among them: there it logs what it parses.
 _OWN = re.compile(
     r"(?:[DIWE] )?(?:llama_(?!completion|server)\w+|llm_load_\w+|print_info|load|load_\w+|graph_\w+|sched_\w+|ggml_\w+"
     r"|done_getting_tensors|system_info|sampler \w+|resolve_\w+|common_\w*(?:fit|memory|perf)\w*) *:"

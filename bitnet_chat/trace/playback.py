@@ -100,7 +100,7 @@ def _frames(engine: _PlayedEngine, entry: TraceEntry) -> list[Frame]:
 
 
 def _goes_on(framer: Framer, data: bytes) -> bool:
-    """Whether an engine was told to go on with its reply, behind its thoughts."""
+    """Whether an engine was instructed to continue its reply after its thoughts."""
     if not isinstance(framer, ThinkingFramer) or framer.kind != native.KIND:
         return data == b"\n"  # no message is empty
     return framer.is_open and not leaves_open(native.prompt_of(data), framer.tags)
@@ -111,7 +111,7 @@ def is_native(spawn: TraceEntry) -> bool:
 
 
 def is_modern(argv: tuple[str, ...]) -> bool:
-    """Whether a command line, not of a native engine, is one that we give to an engine of the modern dialect."""
+    """Whether a command line, not of a native engine, is one for an engine of the modern dialect."""
     return "--in-prefix" not in argv
 
 

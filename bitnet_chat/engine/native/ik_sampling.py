@@ -64,7 +64,7 @@ class IkSampler:
         self._fill(logits)
         token = self._drawn(before)
         if self._grammar and not self._allows(token):
-            # Most tokens are as the grammar wants them, and asking for each of a vocabulary costs much.
+            # Most tokens match the grammar, and a check of the whole vocabulary is expensive.
             self._fill(logits)
             self._library.llama_grammar_sample(self._grammar, self._context, self._candidates)
             if max(self._logit_column) == float("-inf"):

@@ -178,7 +178,7 @@ class _CompletionStream:
             return self._sink.prefill(self.done, progress["total"], progress["cache"])
         self.done = self._size
         self._finish = choice["finish_reason"] or self._finish
-        # Of tokens that end within a character the server tells nothing, until one completes it; but it counts them.
+        # The server reports tokens that end within a character only after one completes it; but it counts them.
         count = content["timings"]["predicted_n"] - self._count
         self._count += count
         if not count:

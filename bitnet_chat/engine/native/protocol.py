@@ -173,7 +173,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Whole characters of the reply. ``tokens``: those that they came from, where the library tells."""
+    """Whole characters of the reply. ``tokens``: their tokens, if the library reports them."""
 
     kind: ClassVar[str] = "token"
     id: int

@@ -41,7 +41,7 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class LaunchCommand:
-    """A command line in two parts: ``prompt_flag`` wants the name of a file that holds ``prompt``.
+    """A command line in two parts: ``prompt_flag`` takes the name of a file that holds ``prompt``.
 
     ``context``: what the engine has evaluated then, as :class:`bitnet_chat.templates.segments.PromptSegments` writes
     it; empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message.
@@ -89,11 +89,11 @@ class EngineProtocol(Protocol):
     hears_while_reading: bool
     """Whether an interrupt ends the reading of a prompt, between two batches; where not, all of it is read first."""
     no_message: bytes | None
-    """Input that makes the engine show its prompt again and do nothing else; None where there is none."""
+    """Input that makes the engine show its prompt again and do nothing else; None without such an input."""
     max_tokens: int | None
     """The limit of each turn that the engine itself keeps to, if there is one."""
     context_size: int
-    """Tokens of the context window that were asked for; 0: whatever the engine takes."""
+    """Requested tokens of the context window; 0: the engine's default."""
 
     go_on_message: str
     """Request to continue a reply that was cut; empty for an engine that continues it without a request."""
@@ -113,9 +113,9 @@ class EngineProtocol(Protocol):
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> LaunchCommand:
-        """``message``: one that is answered as soon as the engine is told to go on; its :class:`EncodedMessage` is
-        :data:`GO_ON`. ``unfinished``: the last message of ``history`` is a reply that the engine goes on with in the
-        same way. ``sampling``: in place of what the options say.
+        """Command line for a start. ``message``: the last one of the prompt, answered after the input to go on; its
+        :class:`EncodedMessage` is :data:`GO_ON`. ``unfinished``: the last message of ``history`` is a reply that the
+        engine goes on with in the same way. ``sampling``: in place of what the options say.
 
         Raises ModelError when the history cannot be written in the model's template.
         """

@@ -11,9 +11,9 @@ As measured on llama-cli 0.5.0 with ``--simple-io`` and colours on:
 - thinking: grey, ``[Start thinking]`` … ``[End thinking]``, each with blank lines around, reset.
 
 A model can write such a prompt, too. The server inside logs ``all slots are idle`` when it has loaded, and behind the
-last token of each reply its timings and ``stop processing``: where the log tells that, no prompt before it ends one.
-The last line may wait in the engine's queue until another follows (seen in 10 of 200 replies), so the timings count
-alone. After an interrupt or an error they may come late, or not at all.
+last token of each reply its timings and ``stop processing``: if the log has these, a prompt before them does not end a
+reply. The last line may wait in the engine's queue until another follows (seen in 10 of 200 replies), so the timings
+count alone. After an interrupt or an error they may come late, or not at all.
 
 The console adds a newline only where the reply has none at its end, so whether a reply ended in one cannot be known;
 one is taken away.
@@ -85,7 +85,7 @@ class ModernFramer:
         self._held = ""
         self._interrupted = False
         self._is_told = False
-        """The log tells of each end."""
+        """The log has each end of a reply."""
         self._has_stopped = True
         self.commands: frozenset[str] = frozenset()
         """The commands in this engine's banner."""
@@ -210,7 +210,7 @@ class ModernFramer:
         return ""
 
     def _not_the_end(self, text: str, at: int, frames: list[Frame]) -> str:
-        """A prompt before the log has told of an end: what stands before it is shown, the rest waits for that."""
+        """Handle a prompt before a logged end: the text before it is shown, the rest waits for that end."""
         behind = at + len(PROMPT)
         cut = behind if len(text) - at > _LATE else at - self._held_length(text[:at])
         if cut > 0:
@@ -316,7 +316,7 @@ class ModernProtocol:
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
         argv += binary.option("--batch-size", options.batch_size) if options.batch_size else []
-        # "trace" tells the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
+        # "trace" logs the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
         if verbosity := binary.verbosity("debug" if options.max_tokens else "trace"):
             argv += binary.option("--log-verbosity", verbosity)
         if self._template:

@@ -296,7 +296,7 @@ def is_stop(data: bytes) -> bool:
 
 
 def prompt_of(data: bytes) -> str:
-    """The prompt in a line to the engine; empty where there is none."""
+    """The prompt in a line to the engine; empty without one."""
     try:
         request = decode_request(data)
     except ProtocolError:

@@ -76,6 +76,6 @@ def pty_is_available() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """That of an engine or a server: ours, without what would change its flags; see
+    """Environment of an engine or a server: this program's, without variables that change its flags; see
     :mod:`bitnet_chat.engine.environment_variables`."""
     return environment_variables.passed(os.environ)

@@ -1,8 +1,8 @@
 """End of the processes that a child has started outside its process group: they do not outlive the child.
 
 A script can start an engine in a session of its own, or leave a second process behind: a signal to the child's group
-does not reach it, and the kernel does not end it with us. Each child therefore carries a mark in its environment, which
-all that it starts inherit.
+does not reach it, and the kernel does not end it with this program. Each child therefore carries a mark in its
+environment, which all that it starts inherit.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _is_marked(pid: int, words: list[bytes]) -> bool:
 
 def has_terminal(pid: int, terminal: str) -> bool:
     """Whether a process or one below it can write to ``terminal``, as ``/dev/pts/1``: has it open, and not only for its
-    input. True where nothing tells."""
+    input. True if unknown."""
     try:
         import psutil
 

@@ -37,7 +37,7 @@ class ParentDeathWatchdog:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C is for us
+                    start_new_session=True,  # Ctrl-C is for this program
                     cwd=Path(sys.executable).anchor,  # it holds no folder
                 )
 

@@ -28,8 +28,8 @@ _CHUNK = 1 << 16
 _TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: the number of the terminal
 _ONE_TURN = 1 << 18  # bytes taken in one go, so that a flood does not keep the loop from anything else
 _READ_ERRORS = (BlockingIOError, InterruptedError)
-# Seconds without output after which the log is watched again. An engine that tells its loading in 500 kB while it draws
-# a sign of life now and then would wait for us otherwise.
+# Seconds without output after which the log is watched again. Otherwise an engine that logs 500 kB while it loads and
+# prints some output now and then would wait for this program.
 _SILENCE = 0.05
 
 
@@ -125,7 +125,7 @@ class PtyTransport:
             self._loop.remove_reader(self._terminal)
             self._sink.closed()
         elif data:
-            # An engine that tells every token in its log would wake us three times for each: while words come, the
+            # An engine that logs every token would cause three wake-ups for each: while words come, the
             # log is read along with them and not watched.
             if self._log_is_watched:
                 self._log_is_watched = False
