@@ -1,1 +1,1 @@
-"""Engines: found, probed, built, and run."""
+"""Search, identification, installation and operation of engines."""

@@ -1,7 +1,7 @@
-"""Whether an engine computes what it should: its first tokens for small models, against those that are known.
+"""Check of an engine's arithmetic: its first tokens for small models, compared with known ones.
 
 A model of each type of weights that the engine is offered for is evaluated in one batch of 100 tokens and one by one.
-What came of it is kept in the data directory for this build on this processor, so that it is asked once. Measured with
+The result is kept in the data directory for this build on this processor, so that it is computed once. Measured with
 the prebuilt libraries: a quarter of a second for a type.
 """
 
@@ -68,12 +68,12 @@ ANSWERS: dict[SmallModel, tuple[tuple[int, str], ...]] = {
 
 _FILE = "known-answers.json"
 _TABLE = sha256(repr(ANSWERS).encode()).hexdigest()[:16]
-"""Which answers were known when a result was kept."""
+"""Version of the known answers at the time of a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerVerdict:
-    """``wrong``: what the engine says instead, or why it says nothing; empty where it is right."""
+    """Result for one model. ``wrong``: the wrong answer, or the reason for none; empty for a right one."""
 
     model: SmallModel
     wrong: str = ""
@@ -104,12 +104,12 @@ def _infos() -> dict[SmallModel, ModelInfo]:
 
 
 def kept(engine: EngineBinary) -> Mapping[str, str]:
-    """What was wrong, by the names of models, where it was asked before. Raises nothing."""
+    """Wrong answers of earlier checks, by the name of the model. Raises nothing."""
     return _read().get(key(engine), {})
 
 
 def key(engine: EngineBinary) -> str:
-    """Changes with the build and the processor."""
+    """Key of an engine; it changes with the build and the processor."""
     file = engine.path / "package.json" if engine.dialect is Dialect.NATIVE else engine.path
     try:
         status = file.stat()

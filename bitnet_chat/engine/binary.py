@@ -1,4 +1,4 @@
-"""What an engine binary is and can do, as its own ``--help`` and its bytes tell it. Pure."""
+"""Identity and abilities of an engine binary, from its ``--help`` and its bytes. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VERSION = re.compile(r"^version: *(.+)$", re.MULTILINE)
 
 
 class Dialect(StrEnum):
-    """How a binary talks. ``CLASSIC`` gives full control of the history, so it is wanted first."""
+    """The dialect of a binary. ``CLASSIC`` gives full control of the history, so it is preferred."""
 
     CLASSIC = "classic"
     MODERN = "modern"
@@ -32,7 +32,7 @@ _DIALECTS = {
 NEEDED = frozenset(
     {"--color", "--file", "--system-prompt-file", *_MODEL, *(name for names in _DIALECTS.values() for name in names)}
 )
-"""Options without which an engine cannot be understood."""
+"""Options that an engine must have."""
 
 
 class EngineVariant(StrEnum):
@@ -46,16 +46,16 @@ class EngineVariant(StrEnum):
 
 
 MARKS = ("i2_s", "iq2_bn", "q6_K")
-"""Names of tensor types in the bytes of a build that tell its make. BitNet's has ``i2_s``, that of ik_llama.cpp
+"""Names of tensor types in the bytes of a build that identify its make. BitNet's has ``i2_s``, that of ik_llama.cpp
 ``iq2_bn`` as well; ``q6_K`` is in every ggml since June 2023, and in no part of a build that lacks ggml (``q4_0`` is
 among the options of each program, so that it proves nothing)."""
 _MAKES = ((EngineVariant.IK, {"iq2_bn"}), (EngineVariant.BITNET, {"i2_s"}), (EngineVariant.LLAMA, {"q6_K"}))
-_IK_OPTION = "--run-time-repack"  # of ik_llama.cpp alone, so it tells through a wrapper script, too
+_IK_OPTION = "--run-time-repack"  # of ik_llama.cpp alone, so it identifies it behind a wrapper script, too
 
 
 @dataclass(frozen=True, slots=True)
 class EngineTraits:
-    """How an engine behaves where its options do not say so. Each was measured or read in the source.
+    """Behaviour of an engine that its options do not show. Each was measured or read in the source.
 
     ``ordered``: whether what it printed is flushed before the colour changes, so that the colour marks the end of it.
     ``obeys_no_context_shift``: whether ``--no-context-shift`` keeps it from dropping the older half of a full context.
@@ -74,12 +74,12 @@ _TRAITS = (
     ("", False, EngineTraits(ordered=True, obeys_no_context_shift=False)),
 )
 _TOKENS = "1"
-"""The verbosity that tells each token, in builds that do not name the levels of their log (until late 2025)."""
+"""The verbosity with a log line for each token, in builds without names for log levels (until late 2025)."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineBinary:
-    """A binary that was asked and answered."""
+    """An identified binary."""
 
     path: Path
     dialect: Dialect
@@ -93,12 +93,12 @@ class EngineBinary:
 
     @property
     def label(self) -> str:
-        """Its make and version, as far as either is known."""
+        """Make and version, as far as known."""
         return f"{self.make.value}, version {self.version}"
 
     @property
     def flags(self) -> frozenset[str]:
-        """All names of options."""
+        """The names of all options."""
         return self.options.names
 
     def has(self, flag: str) -> bool:
@@ -113,7 +113,7 @@ class EngineBinary:
         return self.has(OVERRIDE)
 
     def option(self, name: str, value: object = "on") -> list[str]:
-        """What a command line gets for an option. All of them are made through this; see :meth:`HelpOptions.words`."""
+        """Arguments for an option. All command lines are made with this method; see :meth:`HelpOptions.words`."""
         return self.options.words(name, str(value))
 
     @property
@@ -131,8 +131,8 @@ class EngineBinary:
         return "-1" if self.has("--no-context-shift") and self.traits.obeys_no_context_shift else "-2"
 
     def verbosity(self, level: str = "debug") -> str | None:
-        """The value of ``--log-verbosity`` for the level of that name: ``debug`` tells each token, ``trace`` the tokens
-        of each turn. None where no level tells anything, as in ik_llama.cpp and before September 2024."""
+        """The value of ``--log-verbosity`` for the level of that name: ``debug`` logs each token, ``trace`` the tokens
+        of each turn. None if no level logs any, as in ik_llama.cpp and before September 2024."""
         if not self.has("--log-verbosity"):
             return None
         levels = dict(self.options.levels)
@@ -142,7 +142,7 @@ class EngineBinary:
 def recognise(
     path: Path, help_text: str, version_text: str, marks: Collection[str] | None = None
 ) -> EngineBinary | None:
-    """What the output of ``--help`` and ``--version`` says, and ``marks``, those of :data:`MARKS` that stand in its
+    """Identify a binary by the output of ``--help`` and ``--version``, and ``marks``, those of :data:`MARKS` in its
     bytes (None for a script); None for something other than an engine."""
     options = read_options(help_text)
 
@@ -152,7 +152,7 @@ def recognise(
     dialects = [dialect for dialect, names in _DIALECTS.items() if lists((*_MODEL, *names))]
     if not dialects:
         return None
-    # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name tells.
+    # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name decides.
     is_server = Dialect.SERVER in dialects and "server" in path.name
     version = _VERSION.search(version_text)
     known = {*(marks or ()), *(["iq2_bn"] if lists([_IK_OPTION]) else [])}
@@ -213,14 +213,14 @@ class HelpOption:
     value: str = ""
 
     def word(self, meaning: str) -> str | None:
-        """How ``on`` or ``off`` is said to an option that takes a value; None where the value is something else."""
+        """The value of an option for ``on`` or ``off``; None for an option with other values."""
         choices = re.split(r"[^\w-]+", self.value)
         return next((word for word in _WORDS[meaning] if word in choices), None)
 
 
 @dataclass(frozen=True, slots=True)
 class HelpOptions:
-    """All that one program lists. ``levels``: the names of its log's levels and the numbers that stand for them."""
+    """All options of one program. ``levels``: the names and numbers of its log levels."""
 
     listed: tuple[HelpOption, ...] = ()
     levels: tuple[tuple[str, str], ...] = ()
@@ -230,7 +230,7 @@ class HelpOptions:
         return frozenset(name for option in self.listed for name in option.names)
 
     def without(self, names: Collection[str]) -> HelpOptions:
-        """All but the options that have one of the names."""
+        """A copy without the options of these names."""
         return HelpOptions(tuple(each for each in self.listed if not set(names) & set(each.names)), self.levels)
 
     @staticmethod
@@ -248,8 +248,8 @@ class HelpOptions:
         return found is not None and bool(found[1].value)
 
     def words(self, name: str, value: str = "on") -> list[str]:
-        """What a command line gets for an option. ``on`` and ``off`` are meanings, said as the option wants it: a bare
-        flag, its opposite (``--no-…``) or a word. Empty where the option is not listed, or cannot say that."""
+        """Arguments for an option. ``on`` and ``off`` are written in the form of the option: a bare flag, its opposite
+        (``--no-…``) or a word. Empty for an option that is not listed or has no such value."""
         if value == "off" and (found := self._find(f"--no-{name.removeprefix('--')}")) and not found[1].value:
             return [found[0]]
         found = self._find(name)
@@ -272,7 +272,7 @@ class HelpOptions:
 
 
 def read_options(help_text: str) -> HelpOptions:
-    """What the output of ``--help`` lists."""
+    """Parse the options in the output of ``--help``."""
     listed = []
     for line in help_text.splitlines():
         if start := _LINE.match(line):

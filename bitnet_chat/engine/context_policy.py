@@ -1,4 +1,4 @@
-"""Whether the next turn has room in the context window, and how much leaves where it has none. No I/O."""
+"""Decide whether the next turn fits into the context window, and how many messages leave it otherwise. No I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["ContextPolicy", "Policy", "outgrown", "too_long"]
 
 _FOR_A_REPLY = 8  # an eighth of the window is kept for it
 _SUMMARY_LIMIT = 256  # tokens
-_SMALLEST = 512  # tokens of a window whose size nobody told
+_SMALLEST = 512  # tokens of a window of unknown size
 _AROUND = 6.0  # tokens that a template puts around a message
 _FAR = 2  # windows: what lies further back is not counted, but guessed by its length
 _GUESS = 0.3  # relative error of that
@@ -33,25 +33,25 @@ _COUNTED = 1_000_000  # characters that leave; more are estimated
 
 @dataclass(frozen=True, slots=True)
 class _HistoryCost:
-    """What a history costs. ``tokens``: all of it, with its system prompt. ``scale``: what a message costs, by what its
-    text alone does."""
+    """Size of a history in tokens. ``tokens``: all of it, with its system prompt. ``scale``: what a message costs, by
+    what its text alone does."""
 
     tokens: TokenCount
     scale: float
 
 
 class ContextPolicy:
-    """``policy``: what happens to a conversation that has outgrown the window."""
+    """Overflow decisions. ``policy``: for a conversation that is longer than the window."""
 
     def __init__(self, policy: Policy, count: Counter) -> None:
         self.policy = policy
         self.count = count
         self.window = ContextWindow()
         self.size: int | None = None
-        """Tokens of the context window, as an engine has told."""
+        """Set the size of the context window in tokens, as reported by an engine."""
 
     def reserve(self, size: int, most: int | None) -> int:
-        """Tokens to keep free for a reply of at ``most`` that many."""
+        """Tokens to keep free for a reply of at most ``most`` tokens."""
         return min(size // _FOR_A_REPLY, most or size)
 
     def summary_limit(self, size: int) -> int:
@@ -66,10 +66,10 @@ class ContextPolicy:
         most: int | None,
         alone: Policy | None = None,
     ) -> int:
-        """How many of the oldest messages of ``history`` are to be out of the window when ``text`` is sent.
+        """Number of the oldest messages of ``history`` that have to leave the window before ``text`` is sent.
 
-        ``used``: tokens in the context of the child that has ``history``; None where none has. ``most``: tokens of the
-        reply. ``alone``: the policy of a request that stands for itself. May take time for a long history.
+        ``used``: tokens in the context of the child that has ``history``; None without such a child. ``most``: tokens
+        of the reply. ``alone``: the policy of a request that stands for itself. May take time for a long history.
 
         Raises ContextOverflowError for a message that is too long by itself, and for a conversation that is too long
         where the policy is to stop.
@@ -108,7 +108,7 @@ class ContextPolicy:
         return left + messages_to_drop(kept.turns, cost, room, enough, places_apart(size) if alone else 0)
 
     def _told(self, protocol: EngineProtocol, kept: Conversation, used: TokenCount | None, size: int) -> _HistoryCost:
-        """A history that is many times too long is looked at as far as it might stay."""
+        """The part of a history that might stay, so that a history that is many times too long is not counted whole."""
         turns, near, start = kept.turns, 0.0, len(kept.turns)
         while start and near <= _FAR * size:
             start -= 1
@@ -127,15 +127,16 @@ class ContextPolicy:
         return _HistoryCost(tokens, scale)
 
     def fits_alone(self, protocol: EngineProtocol, history: Conversation, text: str) -> bool:
-        """Whether ``text`` has nothing before it that could leave the window, and surely takes less than half of it."""
+        """Whether no message before ``text`` could leave the window, and ``text`` certainly takes less than half of
+        it."""
         kept = self.window.kept(history)
         size = self.size or protocol.context_size
         need = protocol.cost_of_history(kept, self.count) + protocol.cost_of_message(text, self.count)
         return not kept.turns and need.at_most * 2 < size
 
     def more_to_drop(self, history: Conversation) -> int:
-        """The same where the engine said that it was too much, whatever had been counted. Raises ContextOverflowError
-        where the policy is to stop and there is something that could leave."""
+        """Like :meth:`to_drop`, after the engine reported a full context window, regardless of the estimate. Raises
+        ContextOverflowError where the policy is to stop and there is something that could leave."""
         left = self.window.count_left(history)
         turns = history.turns[left:]
         if turns and self.policy == "stop":

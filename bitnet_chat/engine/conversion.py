@@ -1,8 +1,8 @@
-"""I2_S files as IQ2_BN, which the prebuilt engine ``bitnet`` computes rightly and faster: made once, beside the models.
+"""Conversion of I2_S files to IQ2_BN, which the prebuilt engine ``bitnet`` computes correctly and faster; done once.
 
-That engine loads an I2_S file without an error and computes nonsense. What its own ``llama-quantize`` makes of the file
-is right (measured on BitNet 2B4T's shape: 1,188 MB become 803 MB in 24 to 48 s). What is known to be wrong with the
-metadata is mended on the way. A converted file gets its name after :mod:`bitnet_chat.engine.conversion`::
+That engine loads an I2_S file without an error and computes wrong results. The output of its own ``llama-quantize`` is
+correct (measured on BitNet 2B4T's shape: 1,188 MB become 803 MB in 24 to 48 s). Known errors in the metadata are
+corrected as well. A converted file gets its name after :mod:`bitnet_chat.engine.conversion`::
 
     <models>/NAME.iq2_bn.gguf, .iq2_bn.json     of an installed model
     <cache>/converted/NAME-….iq2_bn.gguf        of a file elsewhere
@@ -41,17 +41,17 @@ from bitnet_chat.util import file_lock, pip
 from bitnet_chat.util.progress import Progress, ProgressClock, duration, size
 
 ARCHITECTURES = frozenset(("bitnet-b1.58", "bitnet", "llama"))
-"""Those for which the converted file was compared with a reference."""
+"""Architectures whose converted file was compared with a reference."""
 _COUNTER = re.compile(rb"^\[ *(\d+)/ *(\d+)\]")
 _BYTES_PER_SECOND = 30_000_000
-"""Of the source: 24 to 48 s for 1,188 MB on two cores."""
+"""Bytes of the source converted in a second: 24 to 48 s for 1,188 MB on two cores."""
 _MARGIN = 50_000_000
 _TEMPLATE = "tokenizer.chat_template"
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionSource:
-    """What a converted file was made from, kept beside it."""
+    """Source of a converted file, stored beside it."""
 
     source: str
     size: int
@@ -62,7 +62,7 @@ class ConversionSource:
 
 
 def is_for(engine: EngineBinary, info: ModelInfo) -> bool:
-    """Whether the engine runs the model converted, and not as it is."""
+    """Whether the engine needs the model converted."""
     is_package = engine.make is EngineVariant.IK and quantizer(engine).is_file()
     return is_package and info.header.architecture in ARCHITECTURES and any(k == "I2_S" for k, _ in info.tensor_types)
 
@@ -81,7 +81,7 @@ def target_of(source: Path) -> Path:
 
 
 def present(source: Path) -> Path | None:
-    """The converted file, where it is there, whole, and made from the file as it is now. Raises nothing."""
+    """The converted file, if it exists, is complete, and was made from the current file. Raises nothing."""
     target = target_of(source)
     try:
         origin = ConversionSource(**json.loads(target.with_suffix(".json").read_text("utf-8")))
@@ -93,7 +93,7 @@ def present(source: Path) -> Path | None:
 
 
 def announcement(source: Path) -> str:
-    """What it will take, for the user. Raises ModelError."""
+    """Size and time of the conversion, for the user. Raises ModelError."""
     info = read_info(source)
     seconds = max(1, info.header.size // _BYTES_PER_SECOND)
     sizes = f"{size(info.header.size)} → {size(_expected(info))}"
@@ -107,7 +107,7 @@ def obtain(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     check: Callable[[Path, Path, EngineBinary], None] | None = None,
 ) -> Path:
-    """The converted file, which is made now if it is not there. Blocks. An interrupted conversion begins anew.
+    """The converted file, made now if missing. Blocks. An interrupted conversion begins anew.
 
     ``check`` raises ModelError for a converted file that is not right; unless given it is
     :func:`bitnet_chat.engine.conversion.require`. Raises ModelError.
@@ -137,8 +137,7 @@ def obtain(
 
 
 def replace_source(source: Path) -> None:
-    """Put the converted file in the place of an installed model, whose record then is that of the converted file.
-    Raises OSError where it is not there."""
+    """Replace an installed model and its record with the converted file. Raises OSError if it is missing."""
     converted = present(source)
     if converted is None:
         raise FileNotFoundError(target_of(source))
@@ -207,7 +206,7 @@ def _quantize(
 
 @contextlib.contextmanager
 def _running(words: list[str], libraries: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """It ends with the block, and with this program."""
+    """The process ends with the block, and with this program."""
     environment = dict(os.environ)
     for name in ("PATH", "DYLD_LIBRARY_PATH"):  # Windows and macOS look for its libraries there
         environment[name] = os.pathsep.join(filter(None, (str(libraries), environment.get(name))))
@@ -291,20 +290,20 @@ _LONG = "The capital of France is Paris, and the capital of Italy is Rome. "
 def require(source: Path, converted: Path, engine: EngineBinary) -> None:
     """Raises ModelError."""
     if read_info(converted).is_cut_off:
-        raise _wrong(source, "the file that it became is cut off")
+        raise _wrong(source, "the converted file is truncated")
     if different := next(_differences(source, converted), ""):
         raise _wrong(source, f"the weights of {different} changed")
     try:
-        # One thread: seconds, and more of them nearly stand still where another program wants a processor.
+        # One thread: it takes seconds, and several are many times slower beside another busy program.
         with NativeClient(command(engine, converted, context_size=4 * _BATCH, threads=1, batch_size=128)) as client:
             _require_replies(client, source)
     except NativeClientError as error:
-        raise _wrong(source, f"the engine does not run it: {error}") from error
+        raise _wrong(source, f"the engine cannot run it: {error}") from error
 
 
 def _wrong(source: Path, what: str) -> ModelError:
     return ModelError(
-        f"{source} was not converted rightly: {what}",
+        f"{source} was not converted correctly: {what}",
         remedy="download the file again; or take a BitNet build as engine, which reads it as it is",
     )
 
@@ -313,14 +312,14 @@ def _require_replies(client: NativeClient, source: Path) -> None:
     greedy = {"temperature": 0.0}
     replies = {client.complete(client.tokenize(text), max_tokens=_REPLY, sampling=greedy).tokens for text in _TEXTS}
     if len(replies) == 1:
-        raise _wrong(source, "what stands before the last word does not count")
+        raise _wrong(source, "its answers do not depend on the words before the last one")
     prompt = client.tokenize(_LONG * _BATCH)[:_BATCH]
     at_once = client.complete(prompt, max_tokens=_REPLY, sampling=greedy).tokens
     for end in range(1, len(prompt)):
         client.complete(prompt[:end], max_tokens=1, sampling=greedy)
     # A prompt that is there whole is evaluated for its last token alone.
     if client.complete(prompt, max_tokens=_REPLY, sampling=greedy).tokens != at_once:
-        raise _wrong(source, "it says one thing in one batch and another token by token")
+        raise _wrong(source, "its answers in one batch and token by token differ")
 
 
 def _differences(source: Path, converted: Path) -> Iterator[str]:
@@ -346,7 +345,7 @@ def _differences(source: Path, converted: Path) -> Iterator[str]:
 
 
 def _matrices(path: Path) -> dict[str, tuple[GGUFTensor, int]]:
-    """By name, with the byte at which the weights begin."""
+    """Matrices by name, each with the byte at which its weights begin."""
     with opened(path) as cursor:
         contents = cursor.contents()
         tensors = list(cursor.tensors(contents))

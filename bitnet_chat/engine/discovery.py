@@ -1,4 +1,4 @@
-"""Where engines are looked for, in which order, and which one wins."""
+"""Search for engines: the places, their order and the choice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _REMEDY_SERVER = f"{INSTALL_SERVER}; or name its folder with --engine PATH"
 
 @dataclass(frozen=True, slots=True)
 class EngineCandidate:
-    """A place where something was found. ``binary`` is None for what is no engine, ``problem`` says why."""
+    """A file found in a searched place. ``binary`` is None for a file that is not an engine; ``problem`` has the
+    reason."""
 
     source: str
     path: Path
@@ -41,7 +42,7 @@ class EngineCandidate:
 
     @property
     def holds_history(self) -> bool:
-        """Whether it takes a conversation exactly as it was."""
+        """Whether it accepts a conversation unchanged."""
         return self.binary is not None and self.binary.dialect in (Dialect.CLASSIC, Dialect.NATIVE)
 
 
@@ -50,7 +51,7 @@ class _SearchPlace:
     source: str
     path: Path
     named: bool
-    """Asked for by name: what is wrong with it is an error and not a reason to look on."""
+    """Named by the user: a problem with it is an error, and the search does not continue."""
 
 
 def places(engine: str | None, configured: str | None) -> Iterator[_SearchPlace]:
@@ -74,7 +75,7 @@ def places(engine: str | None, configured: str | None) -> Iterator[_SearchPlace]
             yield _SearchPlace("PATH", Path(folder), False)
     for base in _bitnet_checkouts(root):
         yield _SearchPlace("BitNet checkout", base / "build" / "bin", False)
-    # Last: whoever has built or installed an engine by hand wants that one.
+    # Last: an engine that was built or installed by hand is preferred.
     for binary in packages.installed():
         yield _SearchPlace("prebuilt", binary.path, False)
 
@@ -136,7 +137,7 @@ def _compiled() -> Iterator[_SearchPlace]:
 def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
     seen = set()
     bases = []
-    with contextlib.suppress(OSError):  # the folder we are in was removed
+    with contextlib.suppress(OSError):  # the current folder was removed
         bases += [Path.cwd(), Path.cwd() / "BitNet"]
     bases += [above / "BitNet" for above in (paths.home(), root and root.parent) if above is not None]
     for base in bases:
@@ -162,7 +163,7 @@ def _in_place(place: _SearchPlace, seen: set[Path], limit: float | None) -> Iter
         return
     files = list(_binaries_in(place))
     if place.named and not files:
-        what = "holds none of " + ", ".join(NAMES) if place.path.is_dir() else "does not exist"
+        what = "has none of " + ", ".join(NAMES) if place.path.is_dir() else "does not exist"
         raise EngineNotFoundError(f"{place.source}: {place.path} {what}", remedy=_REMEDY)
     for path in files:
         real = path.resolve()
@@ -218,9 +219,8 @@ def find(
     dialect: Dialect | None = None,
     limit: float | None = None,
 ) -> EngineBinary:
-    """The engine to use: the first that can chat, in the dialect asked for if one is.
-
-    Raises EngineNotFoundError when there is none.
+    """The engine to use: the first that can chat, in the requested dialect if any. Raises EngineNotFoundError without
+    one.
     """
     problems = []
     remedies = set()
@@ -232,7 +232,7 @@ def find(
             problems.append(candidate.problem)
             remedies.add(candidate.remedy)
         elif binary is not None and not binary.can_chat:
-            problems.append(f"{candidate.path}: a server, it cannot be talked to on a terminal")
+            problems.append(f"{candidate.path}: a server, which has no chat on a terminal")
     wanted = f"{dialect.value} engine" if dialect else "engine"
     remedy = remedies.pop() if len(remedies) == 1 and (engine or configured) else _REMEDY
     raise EngineNotFoundError(f"no {wanted} was found", remedy=remedy, detail="\n".join(problems))
@@ -255,14 +255,14 @@ def servers(
         yield (
             EngineCandidate(place.source, path, binary)
             if is_server
-            else EngineCandidate(place.source, path, problem=f"{path}: no server", remedy=_REMEDY_SERVER)
+            else EngineCandidate(place.source, path, problem=f"{path}: not a server", remedy=_REMEDY_SERVER)
         )
 
 
 def find_server(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
 ) -> EngineBinary:
-    """The first of :func:`servers`. Raises EngineNotFoundError when there is none."""
+    """The first of :func:`servers`. Raises EngineNotFoundError without one."""
     problems = []
     for candidate in servers(engine, configured, limit=limit):
         if candidate.binary is not None:
@@ -272,7 +272,7 @@ def find_server(
     if place is not None and place.named:
         if problems:
             raise EngineNotFoundError(problems[0].problem, remedy=problems[0].remedy)
-        what = f"{place.source}: there is no {SERVER} at {_server_in(place)}"
+        what = f"{place.source}: {SERVER} was not found at {_server_in(place)}"
         raise EngineNotFoundError(what, remedy=_REMEDY_SERVER)
     detail = "\n".join(each.problem for each in problems)
     raise EngineNotFoundError(f"no {SERVER} was found", remedy=_REMEDY_SERVER, detail=detail)

@@ -1,4 +1,4 @@
-"""Variables of the environment that engines read, and those that are taken out of it for each engine. Pure.
+"""Environment variables that engines read, and those that are removed for each engine. Pure.
 
 Since 2024 llama.cpp takes a flag that is not given from ``LLAMA_ARG_…`` (``--help`` names them), in 2024 also from
 ``LLAMA_LOG_…``. :data:`TAKEN` lists the variables of flags that bitnet-chat gives itself, and of flags that change what
@@ -18,10 +18,10 @@ _MODEL = "the model is that of --model"
 _SETTING = "bitnet-chat has a setting for it, or an API request says it"
 _TEMPLATE = "the chat template is that of --chat-template or of the model"
 _END = "the end of a reply and a full context window are recognised by it"
-_LOG = "the log is kept apart from the reply and read for figures"
+_LOG = "the log is separate from the reply and parsed for figures"
 _SLOTS = "the context window and the slots are those of --ctx and serve --parallel"
-_ADDRESS = "the server is asked at an address, with a key, that bitnet-chat chooses"
-_SERVER = "the server answers chats, and nothing else"
+_ADDRESS = "bitnet-chat chooses the address and the key of the server"
+_SERVER = "the server is used for chats only"
 
 _TAKEN = {
     _MODEL: "MODEL MODEL_URL HF_REPO HF_FILE DOCKER_REPO MODELS_DIR MODELS_PRESET MODELS_MAX MODELS_AUTOLOAD",
@@ -48,36 +48,37 @@ TAKEN: Mapping[str, str] = {
     **{_ARG + name: reason for reason, names in _TAKEN.items() for name in names.split()},
     **_WHOLE,
 }
-"""Why a variable is taken out, by its name. ``LLAMA_ARG_NO_X`` is the contrary of ``LLAMA_ARG_X``."""
+"""Reason for the removal of a variable, by its name. ``LLAMA_ARG_NO_X`` is the opposite of ``LLAMA_ARG_X``."""
 FIXED: Mapping[str, str] = {"GGML_NO_BACKTRACE": "1"}
 """An engine that aborts would have a debugger write on its terminal, where its reply is read from."""
 
 
 def reason(name: str) -> str:
-    """Why a variable is taken out; empty for one that passes."""
+    """Reason for the removal of a variable; empty for one that passes."""
     name = name.upper()  # as Windows has them
     return TAKEN.get(name) or TAKEN.get(name.replace(_ARG + _NO, _ARG, 1), "")
 
 
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _SPIN_COUNT = "1000"
-"""How often a thread of GNU OpenMP looks for work before it sleeps. With its own default, some milliseconds of looking,
-two threads beside two busy programs took 37 to 74 s for 100 tokens of SmolLM2; so they take 4.7 s, and alone 1.8 s with
-either (measured on two cores)."""
+"""Number of times that a thread of GNU OpenMP looks for work before it sleeps. With its own default, some milliseconds
+of looking, two threads beside two busy programs took 37 to 74 s for 100 tokens of SmolLM2; so they take 4.7 s, and
+alone 1.8 s with either (measured on two cores)."""
 
 
 def chooses_batch_size(environment: Mapping[str, str]) -> bool:
-    """Whether the user has chosen how many tokens of a prompt are evaluated at once; a flag of ours would undo it."""
+    """Whether the user has chosen how many tokens of a prompt are evaluated at once; a flag of this program would
+    override it."""
     return any(name.upper() == _ARG + "BATCH" for name in environment)
 
 
 def passed(environment: Mapping[str, str]) -> dict[str, str]:
-    """What an engine gets of ``environment``."""
+    """The part of ``environment`` that is passed to an engine."""
     kept = {name: value for name, value in environment.items() if not reason(name)}
     waits = {} if any(name in kept for name in _WAITING) else {"GOMP_SPINCOUNT": _SPIN_COUNT}
     return kept | waits | dict(FIXED)
 
 
 def of_engines(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that engines read, as far as their names tell."""
+    """The variables in ``names`` that engines read, judged by their names."""
     return sorted(name for name in names if name.upper().startswith(_PREFIXES))

@@ -1,4 +1,4 @@
-"""How an engine died, in words, and the errors that follow from it."""
+"""Descriptions of an engine's death, and the errors for it."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _MEMORY = re.compile(
 )
 _NO_MEMORY = tuple(-getattr(signal, name) for name in ("SIGFPE", "SIGILL") if hasattr(signal, name))
 _LESS = "a smaller model or --ctx needs less memory"
-_LOOK = "bitnet-chat doctor looks at engine and model; bitnet-chat engine list shows other engines"
+_LOOK = "bitnet-chat doctor checks engine and model; bitnet-chat engine list shows other engines"
 _OTHERS = "bitnet-chat engine list shows other engines, -m FILE takes another model"
 _SHOWN = 3
 """Lines of the log beside an explanation."""
 
 
 def describe(process: EndedProcess) -> str:
-    """What happened to a process, to be put behind "the engine"."""
+    """Predicate for the death of a process, as in "the engine …"."""
     code = process.exit_code
     if process.fault is not None:
         return process.fault.what
@@ -57,8 +57,8 @@ def describe(process: EndedProcess) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    # The kernel's way when memory runs out; the user knows whether it was somebody else.
-    return f"was killed ({name}{', as when memory runs out' if name == 'SIGKILL' else ''})"
+    # The kernel sends SIGKILL when memory runs out; the user knows about other causes.
+    return f"was killed ({name}{', possibly because memory ran out' if name == 'SIGKILL' else ''})"
 
 
 def _trouble_with_rpc(process: EndedProcess) -> BitnetChatError | None:
@@ -70,7 +70,7 @@ def _trouble_with_rpc(process: EndedProcess) -> BitnetChatError | None:
 
 
 def restart_limit_error(process: EndedProcess, limit: int, window: float) -> EngineDiedError:
-    """It died once more than it may be restarted."""
+    """Error for a death after the last permitted restart."""
     what = f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds"
     if process.fault is not None:
         return EngineDiedError(what, remedy=process.fault.remedy, detail=process.log.tail())
@@ -84,13 +84,14 @@ _NOT_LOADED = "the engine could not load the model"
 
 
 def fault_error(process: EndedProcess) -> EngineDiedError | None:
-    """It was ended for what the next one would do as well."""
+    """Error for a fault that the next process would have as well."""
     fault = process.fault
     return fault.error(process.log.tail()) if fault is not None and fault.is_lasting else None
 
 
 def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> BitnetChatError:
-    """It died before it was ready: its model's fault if it ended by itself. ``refusal``: what it said of it."""
+    """Error for a death before the first prompt: a model error if the process ended by itself. ``refusal``: its
+    message."""
     if process.fault is not None:
         return process.fault.error(process.log.tail())
     if (gone := without_model(process)) is not None:
@@ -125,7 +126,7 @@ def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> 
 
 
 def _explanation(process: EndedProcess) -> Misfit | None:
-    """What speaks against the model and the engine. Reads both files, some tenths of a second."""
+    """Problems of the model and the engine. Reads both files, which takes some tenths of a second."""
     from bitnet_chat.models.engine_support import explanation
     from bitnet_chat.models.incompatibility import EndedEngine  # late: most engines live
 
@@ -136,7 +137,7 @@ def _explanation(process: EndedProcess) -> Misfit | None:
 
 
 def _engine_of(process: EndedProcess) -> Path:
-    """Its program, or the prebuilt package whose library it runs."""
+    """The program of the engine, or the prebuilt package whose library it runs."""
     library = _named(process, "--folder")
     return Path(library).parent if library else Path(process.argv[0])
 
@@ -164,18 +165,18 @@ def _model_of(process: EndedProcess) -> Path | None:
 
 
 def _named(process: EndedProcess, *flags: str) -> str:
-    """The value of an option, the last one."""
+    """The last value of an option."""
     return next((value for flag, value in reversed([*pairwise(process.argv)]) if flag in flags), "")
 
 
 def is_silent(process: EndedProcess) -> bool:
-    """Whether it ended by itself and its log does not say why. llama-completion can exit before its log thread has
-    written it, and does two times in five: another try may say it."""
+    """Whether it ended by itself and its log has no reason. llama-completion can exit before its log thread has written
+    the reason, and does in two of five cases: another start may log it."""
     return not _by_signal(process) and not process.log.tail() and without_model(process) is None
 
 
 def without_model(process: EndedProcess) -> ModelError | None:
-    """It died with nothing to load: the file was there when the program looked, and is not any more."""
+    """Error for a model file that was removed after the program found it."""
     model = _model_of(process)
     try:
         if model is None or model.exists():
@@ -183,21 +184,21 @@ def without_model(process: EndedProcess) -> ModelError | None:
     except OSError:  # a folder that may not be looked into: the log says it
         return None
     return ModelError(
-        f"the model {model} is not there any more",
+        f"the model {model} was removed",
         remedy="put the file back, or take another model with -m FILE",
     )
 
 
 def no_room_to_go_on() -> ContextOverflowError:
-    """A reply that is to be continued fills the window even when everything before its turn is left out."""
+    """Error for a reply to be continued that fills the window even without all earlier turns."""
     return ContextOverflowError(
-        "the reply fills the context window by itself and cannot be continued",
+        "the reply fills the whole context window and cannot be continued",
         remedy="ask for the rest in a new message, or give a larger --ctx where the model allows it",
     )
 
 
 def too_long(process: EngineProcess) -> ContextOverflowError:
-    """A message that does not fit even when everything before it is left out."""
+    """Error for a message that does not fit into the window even without all earlier turns."""
     window = f" of {process.meter.context_size} tokens" if process.meter.context_size else ""
     return ContextOverflowError(
         f"the message does not fit into the context window{window}",

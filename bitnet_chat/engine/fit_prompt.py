@@ -1,4 +1,4 @@
-"""Lets the oldest turns leave the context window, before a message is sent or when the engine says that it is full."""
+"""Removal of the oldest turns from the context window, before a message or when the engine reports that it is full."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 
 class ContextTrimmer:
-    """``or_stop`` waits for a task or for the user to stop waiting."""
+    """Removal of old turns. ``or_stop`` waits for a task or for a stop by the user."""
 
     def __init__(self, supervisor: EngineSupervisor, or_stop: Callable[[asyncio.Future[Any]], Awaitable[None]]) -> None:
         self._supervisor = supervisor
         self._or_stop = or_stop
 
     async def cut(self, history: Conversation, text: str, options: ReplyOptions) -> Conversation:
-        """What a request that stands for itself is answered by: ``history``, or as much of it as has room before
-        ``text``. That depends on the request alone. Raises ContextOverflowError for what is not to be sent."""
+        """The history for a stateless request: ``history``, or its newest part with room before ``text``. It depends on
+        the request alone. Raises ContextOverflowError for what is not to be sent."""
         supervisor, room = self._supervisor, self._supervisor.room
         count = await self.leaving(history, text, options)
         if not count:
@@ -45,7 +45,7 @@ class ContextTrimmer:
         return summaries.with_summary(without_oldest(history, count), summary)
 
     async def leaving(self, history: Conversation, text: str, options: ReplyOptions) -> int:
-        """How many of the oldest messages such a request is answered without. Raises as ``cut``."""
+        """Number of the oldest messages that are dropped for such a request. Raises as ``cut``."""
         protocol = await self._supervisor.protocol()
         most, policy = options.max_tokens or protocol.max_tokens, options.overflow or self._supervisor.room.policy
         return await run_in_daemon_thread(lambda: self._supervisor.to_drop(protocol, history, text, most, policy))
@@ -69,7 +69,7 @@ class ContextTrimmer:
         return window.kept(history) != before
 
     async def drop_more(self, process: EngineProcess, history: Conversation) -> None:
-        """The engine itself said that it was too much. Raises ContextOverflowError where nothing is left to drop."""
+        """Drop turns after the engine reported a full window. Raises ContextOverflowError with nothing left to drop."""
         room = self._supervisor.room
         count = room.more_to_drop(history)
         if count == room.window.count_left(history):
@@ -77,7 +77,7 @@ class ContextTrimmer:
         await self._release(history, count)
 
     async def _release(self, history: Conversation, count: int) -> None:
-        """Have the ``count`` oldest messages out of the window, and a summary in their place where that is wanted."""
+        """Drop the ``count`` oldest messages from the window, and put a summary in their place if that is set."""
         room = self._supervisor.room
         left = room.window.count_left(history)
         if count <= left:
@@ -89,7 +89,7 @@ class ContextTrimmer:
         self._supervisor.release(history, count, summary)
 
     async def _made_of(self, leaving: Sequence[Message], earlier: str) -> str:
-        """A summary of the messages that leave; empty where there is none, which is told."""
+        """A summary of the dropped messages; empty, with a notice, if it failed."""
         turns, limit = self._supervisor.room.to_summarise(leaving, earlier, await self._supervisor.protocol())
         summary = ""
         if turns or earlier:
@@ -101,7 +101,7 @@ class ContextTrimmer:
         return summary
 
     async def _summary(self, request: str, limit: int) -> str:
-        """What the model makes of the turns that leave; empty where it makes nothing, or is stopped."""
+        """The model's summary of the dropped turns; empty if it has no text or was stopped."""
         try:
             process = await self._supervisor.side_prompt(normalise(request).text)
         except BitnetChatError:
@@ -118,7 +118,7 @@ class ContextTrimmer:
 
 
 async def summarise(process: EngineProcess, request: str, limit: int) -> str:
-    """The answer of a fresh child to ``request``, of about ``limit`` tokens at most; empty where there is none."""
+    """The answer of a fresh child to ``request``, of about ``limit`` tokens at most; empty without one."""
     await process.settled()
     if process.state is not ProcessState.IDLE:
         return ""

@@ -1,4 +1,4 @@
-"""A child together with what it remembers: a copy of a conversation, good as long as nobody else changes it."""
+"""An engine process with its memory: a copy of a conversation, valid until another caller changes it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bitnet_chat.engine.protocols import EngineProtocol
 
 
 class EngineInstance:
-    """``memory``: what it was started with, and has lived through since. ``replayed_thinking``: the turns in it were
-    told to it in its system prompt. ``notes``: what could not be kept when it was started, for the user.
-    ``is_within``: its context ends within the last reply, which it can go on with."""
+    """A loaded engine. ``memory``: the conversation of its start, and all turns since. ``replayed_thinking``: these
+    turns are in its system prompt. ``notes``: what could not be kept when it was started, for the user. ``is_within``:
+    its context ends within the last reply, which it can go on with."""
 
     def __init__(
         self,
@@ -27,15 +27,15 @@ class EngineInstance:
         self.process = process
         self.sampling = sampling or Sampling()
         self.has_answered = False
-        """Chance has been drawn upon: the same seed would not give the same reply any more."""
+        """Random numbers were used: the same seed would no longer give the same reply."""
         self.memory = memory
         self.replayed_thinking = replayed_thinking
         self.notes = notes
         self.is_within = is_within
         self.has_strayed = False
-        """It has lived through something else than ``memory``."""
+        """Its context differs from ``memory``."""
         self.is_at_limit = False
-        """The last reply was cut at its limit of tokens, and it can go on with it."""
+        """The last reply was cut at its limit of tokens, and the engine can continue it."""
         self._account: TokenCount | None = None
 
     @property
@@ -43,11 +43,11 @@ class EngineInstance:
         return self.process.state is not ProcessState.DEAD
 
     def samples_as(self, sampling: Sampling) -> bool:
-        """Whether the tokens of its next reply would be drawn as ``sampling`` says."""
+        """Whether its next reply would be sampled with ``sampling``."""
         return self.sampling == sampling and not (self.has_answered and sampling.starts_over)
 
     def used(self, protocol: EngineProtocol, count: Counter) -> TokenCount:
-        """Tokens in its context: exact where it tells."""
+        """Tokens in its context: exact if the engine reports them."""
         if self.process.meter.context_used is not None:
             return TokenCount(self.process.meter.context_used)
         if self._account is None:
@@ -60,14 +60,14 @@ class EngineInstance:
         self.memory, self._account, self.has_strayed = memory, None, False
 
     def turn_to(self, memory: Conversation) -> None:
-        """The next message carries ``memory``, whatever it has lived through."""
+        """The next message carries ``memory``, regardless of the context."""
         if self.has_strayed or self.memory != memory:
             self.process.meter.forgot()
             self.memory, self._account, self.has_strayed = memory, None, False
 
     def record(self, memory: Conversation, protocol: EngineProtocol, count: Counter) -> None:
-        """It has had one more turn, which ``memory`` ends with."""
-        if self.is_within:  # the turn is no new one
+        """Add the turn at the end of ``memory``."""
+        if self.is_within:  # the turn is not a new one
             self._account = None
         elif self.process.meter.context_used is None and len(memory.messages) > 1:
             asked, answered = memory.messages[-2:]

@@ -1,4 +1,4 @@
-"""Watches a process that was started and has not shown a prompt yet; :mod:`bitnet_chat.engine.timeouts` decides."""
+"""Watch of a process from its start to its first prompt, with the limits of :mod:`bitnet_chat.engine.timeouts`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from bitnet_chat.engine.process_faults import EngineFault, not_ready
 from bitnet_chat.engine.timeouts import BUSY, PromptTimeout, WaitingFor
 
 _LOOKS = 8
-"""Looks at the process within the limit."""
+"""Number of checks of the process within the limit."""
 _BETWEEN = 0.05, 5.0
-"""Seconds between two looks, at least and at most."""
+"""Seconds between two checks, at least and at most."""
 
 
 class LoadingWatch:
@@ -63,10 +63,10 @@ class LoadingWatch:
 
 
 def work_of(pid: int) -> WaitingFor | None:
-    """Of a process and those below it, as a wrapper script does nothing itself; None where nothing tells."""
+    """Work of a process and its descendants, since a wrapper script does nothing itself; None if unknown."""
     try:
         import psutil
-    except ImportError:  # it wants modules that some platforms do not have
+    except ImportError:  # it needs modules that some platforms do not have
         return None
     computed, read, resident = 0.0, 0, 0
     try:

@@ -1,4 +1,4 @@
-"""The engine's log: bounded, kept for the day it explains a death, and read for figures. Pure."""
+"""The engine's log: bounded, kept to explain a death, and parsed for figures. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class EngineLog:
         self._quoted: int | None = None  # newlines to come in the text that is being quoted
 
     def quotes(self, subject: str, newlines: int) -> None:
-        """What the engine will quote behind ``subject`` (``prompt``, ``buffer``) next has so many newlines."""
+        """Set the number of newlines in the next text that the engine quotes after ``subject`` (``prompt``,
+        ``buffer``)."""
         self._newlines[subject] = newlines
 
     def feed(self, data: bytes) -> None:
@@ -57,7 +58,7 @@ class EngineLog:
             self._open = b""
 
     def note(self, text: str) -> None:
-        """A line of our own, such as what the engine said on its terminal before it died."""
+        """Add a line that is not from the log, such as the engine's terminal output before its death."""
         self._lines.append(text[:_LINE_LIMIT])
 
     def _add(self, raw: bytes) -> None:
@@ -71,11 +72,11 @@ class EngineLog:
             self._lines.append(line)
 
     def lines(self) -> tuple[str, ...]:
-        """What is kept of it."""
+        """The lines that are kept."""
         return tuple(self._lines)
 
     def tail(self, count: int = 12) -> str:
-        """At most ``count`` lines that may explain something, the most telling first; each only once."""
+        """At most ``count`` lines that may explain a death, the most specific first, without duplicates."""
         said = {_LEAD.sub("", line): line for line in self._lines if not _CHATTER.match(line)}
         telling = {bare: line for bare, line in said.items() if _TELLING.search(line)}
         if not telling and not any(_LEVEL.match(line) for line in self._lines):
@@ -90,7 +91,7 @@ class EngineLog:
 
 
 def most_telling(text: str) -> str:
-    """Of messages that stand behind one another (``; ``), the first of those that tell most."""
+    """The most specific of several messages, separated by ``; ``; the first one of equals."""
     return min(text.split("; "), key=_rank)
 
 
@@ -133,13 +134,13 @@ _RANKS = (
         ),
     ),
 )
-"""The first that matches."""
+"""The first line that matches."""
 
 
-# Figures out of an engine's log: exact where it tells, absent where it does not. Pure.
+# Figures from an engine's log: exact if logged, absent otherwise. Pure.
 #
 # Measured on llama.cpp 0.5.0 (classic: verbosity 5, modern: verbosity 4), BitNet of October 2024 (verbosity 1) and
-# ik_llama.cpp (no verbosity tells tokens). A classic engine writes, in this order:
+# ik_llama.cpp (no verbosity logs tokens). A classic engine writes, in this order:
 #
 # - ``n_past = N`` after each batch or token that was evaluated;
 # - ``n_remain: N`` once for a message and once for each sampled token, the end-of-turn token included. An empty line,
@@ -172,12 +173,12 @@ _OVERFLOW = re.compile(
 
 
 def tells_overflow(text: str) -> bool:
-    """Whether an engine's words mean that the context window is full."""
+    """Whether an engine's message means that the context window is full."""
     return _OVERFLOW.search(text) is not None
 
 
 class LogStatsParser:
-    """Fed with log lines; told of turns. All figures are of the turn under way or the last one."""
+    """Figures from log lines and the begin and end of turns. All are of the current turn or the last one."""
 
     def __init__(self) -> None:
         self.context_size: int | None = None
@@ -185,7 +186,7 @@ class LogStatsParser:
         """Tokens in the window; what is to be evaluated with the next message included."""
         self.overflowed = False
         self.has_shifted = False
-        """Whether the engine has dropped the older half of its context without being asked to."""
+        """Whether the engine has dropped the older half of its context by itself."""
         self.prompt_tokens: int | None = None
         """Tokens that the turn added before the reply."""
         self.prompt_size: int | None = None
@@ -193,9 +194,9 @@ class LogStatsParser:
         self.tokens: int | None = None
         """Tokens of the reply: while it is made all that were sampled, at its end those of its text."""
         self.is_whole = False
-        """Whether a modern engine has told that the model itself ended the reply."""
+        """Whether a modern engine has logged that the model ended the reply."""
         self._is_told = False
-        """Whether the engine tells its figures itself: its log is not read for any."""
+        """Whether the engine reports its figures itself: its log is then not parsed for any."""
         self._past = 0
         self._pending = 0  # taken as input and not evaluated yet
         self._before = 0
@@ -211,10 +212,10 @@ class LogStatsParser:
             (_END, self._read_end),
             ("n_ctx", self._read_size),
         )
-        """By what stands in a line; the first that matches."""
+        """Handlers by the text in a line; the first match counts."""
 
     def sent(self, *, silently: bool = False) -> None:
-        """A message goes to the engine; ``silently``: only the wish that it go on."""
+        """A message is sent to the engine; ``silently``: only the request to continue."""
         self.overflowed = False
         self.is_whole = False
         self.prompt_tokens = 0 if silently else None
@@ -224,12 +225,12 @@ class LogStatsParser:
         self._is_asked = silently
 
     def forgot(self) -> None:
-        """The engine was made to forget the conversation: what its context holds is told with the next message."""
+        """The engine has dropped the conversation: the size of its context is known with the next message."""
         self.context_used = None
         self._past = self._pending = 0
 
     def told(self, figures: ReplyFigures) -> None:
-        """By an engine that counts for us."""
+        """Set the figures of an engine that reports them itself."""
         self._is_told = True
         self.context_size = figures.context_size or self.context_size
         if figures.tokens is not None:
@@ -237,9 +238,9 @@ class LogStatsParser:
             self.prompt_tokens, self.prompt_size = figures.prompt_tokens, figures.prompt_size
 
     def ended(self, estimate: int, *, natural: bool) -> None:
-        """The turn is over; a natural end has one more token, which ends it and is no text.
+        """The turn is over; a natural end has one more token, the end-of-turn token, which is not text.
 
-        ``estimate``: tokens of the reply, for an engine that tells only how much its context holds.
+        ``estimate``: tokens of the reply, for an engine that reports only the size of its context.
         """
         if self._is_told:
             return
@@ -253,7 +254,7 @@ class LogStatsParser:
     def line(self, line: str) -> None:
         if self._is_told:
             return
-        # Almost no line tells anything: a substring is found in a fraction of the time of an expression.
+        # Almost no line has a figure: a substring search takes a fraction of the time of an expression.
         reader = next((read for mark, read in self._readers if mark in line), None)
         if reader is not None:
             reader(line)
@@ -287,7 +288,7 @@ class LogStatsParser:
         self.is_whole = True
 
     def _read_size(self, line: str) -> None:
-        # Lines differ in which of several sizes they tell; the slot's or the last one is what counts.
+        # Lines differ in which of several sizes they have; the slot's or the last one counts.
         if size := _CONTEXT.search(line):
             self.context_size = int(size.group(1))
 
@@ -297,7 +298,7 @@ class LogStatsParser:
         self.context_used = past + self._pending
 
     def _took(self, count: int) -> None:
-        """``count`` tokens of input are about to be taken; only those of a message while one is read."""
+        """Count ``count`` tokens of input, which will be read next; only while a message is read."""
         self._pending = count
         self.context_used = self._past + count
         if self._is_asked and self.prompt_tokens is None and self.tokens is None:
@@ -316,7 +317,7 @@ class LogStatsParser:
         self.tokens += 1
 
     def _timed(self, count: int, *, is_prompt: bool) -> None:
-        """Of a modern engine."""
+        """Handle the timings of a modern engine."""
         if is_prompt:
             self.prompt_tokens = count
         else:

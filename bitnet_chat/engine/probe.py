@@ -1,4 +1,4 @@
-"""Asks a binary what it is: runs it with ``--help`` and ``--version``, and remembers the answer."""
+"""Identify a binary: run it with ``--help`` and ``--version``, and cache the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _WANTS_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
 def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> EngineBinary:
-    """What the program or prebuilt package at ``path`` is. Run by that name in the working directory, as for a reply.
+    """Identify the program or prebuilt package at ``path``. It is run by that name in the working directory, as for a
+    reply.
 
     ``limit``: seconds for each question, 0 for no limit. Raises EngineNotFoundError for what cannot be run, does not
     answer in time or is something else.
@@ -46,7 +47,7 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
         return known
     from bitnet_chat.models.engine_support import libraries, mentioned  # late: what is remembered needs none of it
 
-    # Help first: a program that is no engine is then not run a second time.
+    # Help first: a program that is not an engine is then not run a second time.
     code, help_text = _ask(program, ["--help"], seconds)
     model = bundled_model()
     if recognise(path, help_text, "") is None and model is not None and _WANTS_MODEL.search(help_text):
@@ -79,10 +80,10 @@ def _look(path: Path) -> start_errors.ProgramName:
     """Raises EngineNotFoundError for anything but a file that may be run."""
     try:
         if path.is_dir():
-            raise EngineNotFoundError(f"{path} is a folder and no program", remedy="give the program in it")
+            raise EngineNotFoundError(f"{path} is a folder, not a program", remedy="give the program in it")
         path.stat()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        why = error.strerror if isinstance(error, OSError) else "its links lead in a circle"
+        why = error.strerror if isinstance(error, OSError) else "its symbolic links form a loop"
         raise EngineNotFoundError(f"{path} does not exist or cannot be read: {why}") from None
     if not path.is_file() or not os.access(path, os.X_OK):
         raise EngineNotFoundError(
@@ -109,7 +110,7 @@ def _key(program: start_errors.ProgramName) -> str:
 
 
 def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) -> tuple[int, str]:
-    """Its exit code, and what it prints on either stream. Its own session: it cannot reach the user's terminal."""
+    """Exit code and output on both streams. Its own session, so that it cannot use the user's terminal."""
 
     try:
         process = subprocess.Popen(
@@ -133,7 +134,7 @@ def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) ->
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What is asked may be anything, and run for ever: it ends with us all the same."""
+    """Make an unknown program, which may run forever, end with this program."""
     if sys.platform == "win32":
         return None
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform

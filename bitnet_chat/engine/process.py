@@ -1,7 +1,7 @@
-"""One engine process: its state, and the way from its bytes to frames.
+"""One engine process: its state, and the conversion of its bytes to frames.
 
-The states and what leads from one to another stand in one table. Output in a state that expects none means that the
-two sides disagree about whose turn it is; there is no way back from that, so the process is ended.
+The states and what leads from one to another stand in one table. Output in a state that expects none means that engine
+and program disagree about the turn, which cannot be repaired, so the process is ended.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ProcessState(StrEnum):
 
 
 class Signal(Enum):
-    """What moves a process from one state to another."""
+    """Signals that change the state of a process."""
 
     READY = auto()
     SEND = auto()
@@ -87,14 +87,14 @@ def next_state(state: ProcessState, signal: Signal) -> ProcessState:
 
 
 class TraceListener(Protocol):
-    """Hears all that passes between us and one engine, as bytes. Fast, and never raises."""
+    """Receives all bytes from and to one engine. Fast, and never raises."""
 
     def output(self, data: bytes) -> None: ...
 
     def logged(self, data: bytes) -> None: ...
 
     def wrote(self, data: bytes, *, command: bool) -> None:
-        """``command``: it is no message."""
+        """Input was written. ``command``: it is not a message."""
 
     def signalled(self, name: str) -> None: ...
 
@@ -102,10 +102,10 @@ class TraceListener(Protocol):
 
 
 class EngineProcess:
-    """Starts at once; :meth:`frames` tells all that follows. Needs a running event loop."""
+    """Starts at once; :meth:`frames` returns all that follows. Needs a running event loop."""
 
     def __init__(self, protocol: EngineProtocol, launch: LaunchCommand, transport: TransportKind) -> None:
-        """Raises EngineDiedError when it cannot be started at all."""
+        """Start the process. Raises EngineDiedError when it cannot be started."""
         self.state = ProcessState.STARTING
         self.meter = LogStatsParser()
         self.log = EngineLog(self._line)
@@ -116,13 +116,13 @@ class EngineProcess:
         """What the engine has evaluated; see :class:`bitnet_chat.engine.protocols.LaunchCommand`."""
         self.exit_code: int | None = None
         self.was_stopped = False
-        """True from an interrupt until the engine has survived it: its death is then no surprise."""
+        """True from an interrupt until the engine has survived it: its death is then expected."""
         self.out_of_step = False
-        """True once it said something that nobody had asked for."""
+        """True after output without a request."""
         self.fault: EngineFault | None = None
-        """What it did that it was ended for from here, unasked."""
+        """The fault for which the process was ended."""
         self.refusal: EngineError | None = None
-        """Why it ended before it was ready, in its own words."""
+        """The engine's own reason for an end before the first prompt."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
@@ -133,7 +133,7 @@ class EngineProcess:
         self._frames: deque[Frame] = deque()
         self._stop_line = b""
         self._changed = asyncio.Event()
-        self._gone = asyncio.Event()  # its own: who waits for the end need not wake up for each token
+        self._gone = asyncio.Event()  # its own: a waiter for the end need not wake up for each token
         self._deadline: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._survival: asyncio.TimerHandle | None = None
@@ -166,7 +166,7 @@ class EngineProcess:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What a recording needs to be read with the same framer."""
+        """Facts for a recording, so that it can be read with the same framer."""
         framer, facts = self._framer, dict[str, object](argv=self.argv, around=list(self.launch.around))
         facts["framer"] = framer.kind
         if isinstance(framer, ThinkingFramer):
@@ -175,8 +175,7 @@ class EngineProcess:
 
     @property
     def thinking_tags(self) -> tuple[str, str]:
-        """What is written before thoughts and behind them, as far as it is told apart here: nothing before them where
-        the prompt opens them."""
+        """Tags before and after thoughts, if they are separated here: empty before thoughts that the prompt opens."""
         framer = self._framer
         if not isinstance(framer, ThinkingFramer):
             return "", ""
@@ -186,7 +185,7 @@ class EngineProcess:
     # What front code does
 
     def input_for(self, history: Conversation, text: str, options: ReplyOptions | None = None) -> EncodedMessage | None:
-        """How a message, clean, is put to it; see :meth:`bitnet_chat.engine.protocols.EngineProtocol.input`."""
+        """Input for a clean message; see :meth:`bitnet_chat.engine.protocols.EngineProtocol.input`."""
         return self._protocol.input(self.launch, self.context, history, text, options)
 
     def is_prepared_for(self, history: Conversation) -> bool:
@@ -209,7 +208,7 @@ class EngineProcess:
         self._write(message.data, command=False)
 
     def command(self, data: bytes, *, forgets: bool, stop: bytes = b"") -> None:
-        """Write something that is no message; it is starting until it shows its prompt again. ``stop``: what ends
+        """Write a command, which is not a message; the state is starting until the next prompt. ``stop``: what ends
         that before its time."""
         self._move(Signal.COMMAND)
         self._framer.commanded(data)
@@ -221,12 +220,12 @@ class EngineProcess:
         self._write(data, command=True)
 
     def hurry(self) -> None:
-        """End what it was told to do that is no message."""
+        """Stop the command that was written by ``command``."""
         if self.state is ProcessState.STARTING and self._stop_line:
             self._write(self._stop_line, command=True)
 
     def stop(self) -> None:
-        """Ask for the end of the reply; where that has no effect in time the process is ended."""
+        """Interrupt the reply; the process is ended if that has no effect in time."""
         if self.state is not ProcessState.GENERATING:
             return
         self._move(Signal.STOP)
@@ -244,12 +243,12 @@ class EngineProcess:
             self._end()
 
     def kill(self) -> None:
-        """End it now. What it had written is still delivered."""
+        """Kill the process. Output that it has written is still delivered."""
         self.was_stopped = True
         self._end()
 
     async def frames(self) -> list[Frame]:
-        """All frames since the last call, waiting for the first; an empty list once it is dead and all was told."""
+        """All frames since the last call; waits for the first. An empty list after the death and the last frame."""
         while not self._frames and self.state is not ProcessState.DEAD:
             self._changed.clear()
             await self._changed.wait()
@@ -264,13 +263,13 @@ class EngineProcess:
             await self._changed.wait()
 
     async def gone(self) -> int:
-        """Wait for its end; gives the exit code."""
+        """Wait for the end of the process; returns the exit code."""
         await self._gone.wait()
         assert self.exit_code is not None
         return self.exit_code
 
     async def log_is_level(self) -> None:
-        """Wait until the log is not behind the output, so that the figures of a turn are whole."""
+        """Wait until the log has caught up with the output, so that the figures of a turn are complete."""
         if self._child.log_lag:
             await asyncio.sleep(self._child.log_lag)
         else:
@@ -351,7 +350,7 @@ class EngineProcess:
             self.trace_listener.signalled(name)
 
     def _blame(self, fault: EngineFault, evidence: str = "") -> None:
-        """End it for what it did."""
+        """End the process for a fault."""
         if self.exit_code is None and not self.was_stopped:
             self.fault = self.fault or fault
             if evidence:
@@ -396,7 +395,7 @@ class EngineProcess:
         self._changed.set()
 
     def _settle(self) -> None:
-        """Runs every two seconds of a start and of a turn: where there was silence, a likely end is taken for one."""
+        """Runs every two seconds of a start and of a turn: after silence a likely end counts as one."""
         silent = self._loop.time() - self._heard_at
         if silent >= _SETTLE_AFTER:
             if self.state is not ProcessState.STARTING:
@@ -424,7 +423,7 @@ class EngineProcess:
         if any("\0" in argument for argument in argv):
             raise ValueError("a flag or the chat template holds a NUL character")
         if launch.prompt and launch.prompt_flag:
-            # A file and not an argument: those hold at most 128 KiB on Linux, and anybody can read them.
+            # A file and not an argument: those hold at most 128 KiB on Linux, and every user can read them.
             try:
                 descriptor, name = tempfile.mkstemp(prefix="bitnet-chat-", suffix=".prompt")
                 self._prompt_file = Path(name)
@@ -433,7 +432,7 @@ class EngineProcess:
             except OSError as error:
                 self._forget_prompt_file()
                 raise EngineDiedError(
-                    f"the prompt cannot be handed to the engine: no temporary file can be written ({error.strerror})",
+                    f"the prompt cannot be passed to the engine: no temporary file can be written ({error.strerror})",
                     remedy=f"make room in {tempfile.gettempdir()} or set TMPDIR",
                 ) from None
             argv[1:1] = [launch.prompt_flag, name]

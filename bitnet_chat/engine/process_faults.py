@@ -1,4 +1,4 @@
-"""What an engine can do wrong while it lives, for which it is ended from here. Pure: facts in, words out."""
+"""Faults for which a running engine is ended, and their messages. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from bitnet_chat.engine.protocols.log_format import is_json
 from bitnet_chat.errors import EngineDiedError, EngineStalledError
 
 _WRAPPER = "a wrapper script must leave standard error alone (no 2>&1), and flags must not send the log to stdout"
-_JSON_LOG = "leave out --log-jsonl, and LLAMA_ARG_LOG_JSONL in a wrapper script: the log is then on standard error"
+_JSON_LOG = "remove --log-jsonl, and LLAMA_ARG_LOG_JSONL from a wrapper script: the log then goes to standard error"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFault:
-    """``what`` goes behind "the engine". ``is_lasting``: the next process would do the same."""
+    """A fault. ``what``: the predicate after "the engine". ``is_lasting``: the next process would have it too."""
 
     what: str
     remedy: str
@@ -26,7 +26,7 @@ class EngineFault:
 
 
 def log_in_output(line: str) -> EngineFault:
-    """``line``: of the log, as it stood in the output."""
+    """Fault of a log in the output. ``line``: of that log."""
     return EngineFault(
         "writes its log to its output, where its replies are read",
         _JSON_LOG if is_json(line) else _WRAPPER,
@@ -43,10 +43,11 @@ def closed_output(*, terminal: bool) -> EngineFault:
 
 
 def not_ready(missed: str, seconds: float, *, worked: bool) -> EngineFault:
-    """``missed``: what it did not do. ``worked``: it used the processor or wrote its log meanwhile."""
+    """Fault of a late start. ``missed``: the missing event. ``worked``: it used the processor or wrote its log
+    meanwhile."""
     did = "only computed or logged" if worked else "did nothing: no output, no log, no work of disk or processor"
     return EngineFault(
         f"{missed}: for {seconds:g} s it {did}",
-        "bitnet-chat doctor looks at engine and model; --stall-timeout SECONDS waits longer, 0 without limit",
+        "bitnet-chat doctor checks engine and model; --stall-timeout SECONDS waits longer, 0 without limit",
         is_stall=True,
     )

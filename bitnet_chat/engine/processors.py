@@ -1,4 +1,4 @@
-"""The processors that this program, and so an engine, may use. Standard library, and psutil where it is there."""
+"""The processors that this program, and so an engine, may use. Standard library, and psutil if installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def usable() -> int:
 
 
 def allowed() -> Processors:
-    """How many may be used, by affinity and control groups, and how many cores they are."""
+    """The number of usable processors, by affinity and control groups, and of their cores."""
     machine = os.cpu_count() or 1
     numbers = _affinity()
     return Processors(
@@ -33,7 +33,7 @@ def allowed() -> Processors:
 
 
 def _affinity() -> frozenset[int] | None:
-    """The numbers of the processors that this process may run on; None where nothing tells."""
+    """The numbers of the processors that this process may run on; None if unknown."""
     if sys.platform == "linux":
         return frozenset(os.sched_getaffinity(0))
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
@@ -49,7 +49,7 @@ def _affinity() -> frozenset[int] | None:
 
 
 def _quota(proc: Path) -> float | None:
-    """Processors that the tightest control group leaves."""
+    """Processors within the lowest limit of all control groups."""
     found: list[float] = []
     for group in groups(_read(proc / "cgroup"), _read(proc / "mountinfo")):
         texts = {name: _read(Path(group.folder / name)) for name in FILES[group.version]}
@@ -93,7 +93,7 @@ def _read(path: Path | PurePosixPath) -> str:
         return ""
 
 
-# What a control group of Linux leaves of the processors, as the kernel tells it in files. Pure: texts in, numbers out.
+# Limits of a Linux control group on the processors, from files of the kernel. Pure: texts in, numbers out.
 #
 # Version 2 has ``cpu.max`` ("150000 100000": microseconds in a period), version 1 ``cpu.cfs_quota_us`` and
 # ``cpu.cfs_period_us``. The group counts and each one above it.

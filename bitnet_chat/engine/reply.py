@@ -1,4 +1,4 @@
-"""The account of one turn: what arrived, when, and how many tokens it was."""
+"""Record of one turn: text, times and numbers of tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TURNING = 2
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is known of a turn without the engine's help. ``before``: tokens in the context when the message is sent,
+    """Estimates for a turn, without figures of the engine. ``before``: tokens in the context when the message is sent,
     None where that is not known. ``asked``: those of the message, with what stands around it. ``count``: of texts."""
 
     before: TokenCount | None
@@ -29,11 +29,10 @@ class Estimate:
 
 
 class ReplyAccumulator:
-    """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
-    that was broken off, which the user has seen. ``overlap``: see :mod:`bitnet_chat.filters.continuation`.
-    ``allowance``: what there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no
-    figures. ``tags``: what the engine writes before its thoughts and behind them, which is not told and is tokens all
-    the same.
+    """Record of a turn. ``sent``: the monotonic second of the user's message. ``told``: the thoughts of an interrupted
+    attempt, which were shown. ``overlap``: see :mod:`bitnet_chat.filters.continuation`. ``allowance``: what there may
+    be of the reply, its thoughts included. ``estimate``: for an engine without figures. ``tags``: what the engine
+    writes before its thoughts and behind them, which is not shown but counts as tokens.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class ReplyAccumulator:
     ) -> None:
         self._parts: list[str] = []
         self._beyond: list[tuple[str, bool]] = []
-        """What came beyond the allowance, and whether it is thoughts."""
+        """Text beyond the allowance, and whether it is thoughts."""
         self._tags = list(tags)
         """Those that were not written yet."""
         self._written_tags: list[str] = []
@@ -61,7 +60,7 @@ class ReplyAccumulator:
         self.end: TurnEnd | None = None
         self.sent = sent
         self.first: float | None = None
-        """When the first character arrived."""
+        """Time of the first character."""
         self._first_text = ""
         self._ended: float | None = None
         self._arrivals = 0
@@ -78,11 +77,11 @@ class ReplyAccumulator:
 
     @property
     def told(self) -> str:
-        """All thoughts that the user has seen by now."""
+        """All thoughts shown to the user so far."""
         return "".join(self._told)
 
     def thought(self, text: str) -> str:
-        """The next of what the model thinks came: what of it is to be told."""
+        """Add a piece of thoughts; returns the part to show."""
         self._arrived(text)
         if not self.has_thought:
             self.has_thought = True
@@ -96,20 +95,20 @@ class ReplyAccumulator:
 
     @property
     def tokens(self) -> int:
-        """Of the reply: as the engine counts; where it does not tell, what the vocabulary makes of the text."""
+        """Tokens of the reply: as counted by the engine, or else by the vocabulary."""
         if self.is_trimmed and self._allowance is not None:
             return self._allowance.limit
         return self._meter.tokens if self._meter.tokens is not None else self._counted.count
 
     @property
     def _counted(self) -> TokenCount:
-        """Of what was said and thought, without the engine's help."""
+        """Tokens of reply and thoughts, estimated without the engine."""
         count = self._estimate.count if self._estimate is not None else by_length
         return sum((count(each) for each in (*self._written_tags, self.told, self.text) if each), TokenCount(0))
 
     @property
     def at_least(self) -> int:
-        """For limits: never more than were made, so that no reply is cut before its time."""
+        """Tokens for limits: never more than were made, so that no reply is cut too early."""
         return self._meter.tokens if self._meter.tokens is not None else self._arrivals
 
     def exceeds(self, limit: int) -> bool:
@@ -120,7 +119,7 @@ class ReplyAccumulator:
         return self.is_trimmed or self.at_least >= limit + _TURNING
 
     def said(self, text: str) -> str:
-        """The next of the reply came, no thoughts: what of it is to be told."""
+        """Add a piece of the reply, not of thoughts; returns the part to show."""
         self._arrived(text)
         if self.has_thought and len(self._tags) == 1:
             self._write_tag()
@@ -155,7 +154,7 @@ class ReplyAccumulator:
 
     @property
     def is_trimmed(self) -> bool:
-        """Whether more came than there may be of the reply."""
+        """Whether the reply exceeds its limit."""
         return self._allowance is not None and self._allowance.is_exceeded
 
     def _within(self, text: str, *, thinking: bool = False) -> str:
@@ -172,7 +171,7 @@ class ReplyAccumulator:
             self.first, self._first_text = time.monotonic(), text
 
     def over(self, *, natural: bool = False) -> None:
-        """``natural``: the model itself has ended it."""
+        """Close the turn. ``natural``: the model has ended it."""
         self._ended, self._is_natural = time.monotonic(), natural
 
     def stats(self) -> Stats:

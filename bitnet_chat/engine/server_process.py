@@ -1,7 +1,7 @@
-"""A llama-server of our own: started, watched, started again after a death, and gone when nobody needs it.
+"""A llama-server child process: started, watched, restarted after a death, and ended without users.
 
-It listens on a loopback port that the kernel chooses, so that no other program can be there first, and tells it in its
-log. Its key goes through the environment: a command line can be read by every user of a computer.
+It listens on a loopback port that the kernel chooses, so that no other program can take it first, and logs the port.
+Its key goes through the environment: a command line can be read by every user of a computer.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class ServerProcess:
         *,
         patience: float = 0.0,
     ) -> None:
-        """``mark``: in its environment. ``patience``: seconds, the limit of :mod:`bitnet_chat.engine.timeouts`; 0:
-        none."""
+        """Watch a process. ``mark``: in its environment. ``patience``: seconds, the limit of
+        :mod:`bitnet_chat.engine.timeouts`; 0: none."""
         self.argv = list(argv)
         self.key = key
         self.pid = process.pid
@@ -54,7 +54,7 @@ class ServerProcess:
         self.exit_code: int | None = None
         self.out_of_step = False
         self.fault: EngineFault | None = None
-        """What it did that it was ended for from here, unasked."""
+        """The fault for which the process was ended."""
         self.is_loaded = False
         self.was_killed = False
         """Whether it was ended from here."""
@@ -64,12 +64,12 @@ class ServerProcess:
         self._mark = mark
         self._reading = asyncio.ensure_future(self._read())
         self._ending = asyncio.ensure_future(self._end_rest())
-        self._loading = LoadingWatch(process.pid, patience, "did not get ready to answer", self._blame)
+        self._loading = LoadingWatch(process.pid, patience, "did not become ready", self._blame)
         self._loading.begin()
 
     @classmethod
     async def spawn(cls, argv: Sequence[str], *, patience: float = 0.0) -> ServerProcess:
-        """Raises EngineNotFoundError where it cannot be started."""
+        """Start the process. Raises EngineNotFoundError if it cannot be started."""
         key, mark = secrets.token_urlsafe(32), new_mark()
         prepare: Callable[[], None] | None = None
         command: Sequence[str | bytes] = argv
@@ -100,7 +100,7 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        """Known once :meth:`listening` has said so."""
+        """Known after :meth:`listening`."""
         return f"http://{HOST}:{self._port.result()}"
 
     @property
@@ -108,11 +108,11 @@ class ServerProcess:
         return any(_BIND.search(line) for line in self.log.lines())
 
     async def listening(self) -> bool:
-        """Waits until it can be asked; False where it has ended before."""
+        """Wait until it accepts requests; False if it ended before."""
         return await asyncio.shield(self._port) is not None
 
     def has_loaded(self) -> None:
-        """Said by the caller that has seen it ready."""
+        """Called after the caller has seen it ready."""
         self.is_loaded = True
         self._loading.end()
 
@@ -137,12 +137,12 @@ class ServerProcess:
                     os.killpg(self.pid, signal.SIGKILL)
 
     async def _end_rest(self) -> None:
-        """What it has left behind would keep its log open."""
+        """End its remaining descendants, which would keep its log open."""
         await self._process.wait()
         await run_in_daemon_thread(lambda: end_marked(self._mark))
 
     async def _read(self) -> None:
-        """Its log, and then how it ended."""
+        """Read its log, and then its exit code."""
         stream = self._process.stdout
         assert stream is not None
         while data := await stream.read(_CHUNK):
@@ -163,8 +163,8 @@ class ServerProcess:
 
 
 class ManagedServer:
-    """At most one process, shared by all who :meth:`join`. ``command``: its command line; may take time and is asked
-    for in a thread. May raise BitnetChatError."""
+    """At most one process, shared by all callers of :meth:`join`. ``command``: its command line; may take time and is
+    asked for in a thread. May raise BitnetChatError."""
 
     def __init__(
         self,
@@ -195,11 +195,11 @@ class ManagedServer:
         return self._budget.spent
 
     def join(self) -> None:
-        """One more needs it."""
+        """Register one more user."""
         self._users += 1
 
     async def leave(self) -> None:
-        """One fewer does; the last one ends it."""
+        """Remove one user; the last one ends the process."""
         self._users -= 1
         if self._users > 0:
             return
@@ -215,9 +215,8 @@ class ManagedServer:
             await asyncio.wait(self._watching)
 
     async def running(self) -> ServerProcess:
-        """A process that listens, started now where there is none. Raises ModelError where it cannot load the model,
-        EngineDiedError where it dies more often than restarting helps, EngineNotFoundError where there is nothing to
-        start.
+        """A process that listens, started now if necessary. Raises ModelError if it cannot load the model,
+        EngineDiedError after too many deaths, EngineNotFoundError without a program.
         """
         while True:
             process = self._process
@@ -234,7 +233,7 @@ class ManagedServer:
 
     def _start(self) -> asyncio.Task[ServerProcess]:
         task = asyncio.ensure_future(self._started())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told by running(), if anybody asks
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # running() reports it
         return task
 
     async def _started(self) -> ServerProcess:
@@ -265,12 +264,12 @@ class ManagedServer:
                 return process
 
     async def _watch(self, process: ServerProcess) -> None:
-        """After a death nobody has asked for, another one loads while the user reads."""
+        """After an unexpected death, load another process while the user reads."""
         await process.gone()
         if self._users > 0 and not process.was_killed and process.is_loaded and self._starting is None:
             self._starting = self._start()
 
 
 def described(process: ServerProcess) -> str:
-    """What became of a process that has ended, in words for a line."""
+    """Description of the end of a process, for one line."""
     return f"it {exit_errors.describe(process)}"

@@ -65,7 +65,8 @@ class Session:
         affordable: Callable[[int], bool] | None = None,
         refit: Callable[[EngineProcess], bool] = lambda process: False,
     ) -> None:
-        """``tokenizer``: the model's, where there is one; may take time. For the rest see :class:`EngineSupervisor`."""
+        """Create a session. ``tokenizer``: the model's, if any; may take time. For the rest see
+        :class:`EngineSupervisor`."""
         room = room or ContextPolicy("drop-oldest", by_length)
         self.supervisor = EngineSupervisor(
             protocol, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit
@@ -87,7 +88,7 @@ class Session:
         return ProcessState.STARTING if self.supervisor.starting is not None else ProcessState.DEAD
 
     def interrupt(self, reason: FinishReason = FinishReason.INTERRUPTED) -> None:
-        """Stop the reply that is under way, or the wait for it."""
+        """Stop the running reply, or the wait for it."""
         if self.supervisor.busy and self._stop_reason is None:
             self._stop_reason = reason
             self._stopped.set()
@@ -95,13 +96,13 @@ class Session:
                 self.process.stop()
 
     async def close(self) -> None:
-        """A reply that is under way ends with what it has."""
+        """End the engine. A running reply ends with the text so far."""
         self.interrupt()
         await self.supervisor.close()
 
     async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
-        """See :meth:`bitnet_chat.backend.Backend.reply`. Turns are tried until there is a reply or no hope: a death
-        before the first token costs the user nothing but time."""
+        """See :meth:`bitnet_chat.backend.Backend.reply`. Turns are repeated until a reply or a final error: a death
+        before the first token costs only time."""
         if self.supervisor.busy:
             raise UsageError("a reply is under way already")
         cut, conversation = _cut_reply(conversation)
@@ -125,7 +126,7 @@ class Session:
                     yield event
             for notice in self.supervisor.take_notices(of_launch=False):
                 yield notice
-            # Before the end is told: the next question may follow it at once.
+            # Before the end is reported: the next question may follow it at once.
             self._release(attempts)
             yield attempts.end
         finally:
@@ -156,7 +157,7 @@ class Session:
         return True
 
     async def check(self, conversation: Conversation, options: ReplyOptions) -> None:
-        """Raises BitnetChatError for what would be refused whatever the engine says. A reply may be under way."""
+        """Raises BitnetChatError for a request that would be refused by any engine. A reply may be running."""
         cut, conversation = _cut_reply(conversation)
         if not normalise(conversation.messages[-1].content).text:
             raise _empty()
@@ -165,7 +166,7 @@ class Session:
             await self._trimmer.leaving(question.history, question.text, options)
 
     async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
-        """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
+        """The request for the engine. Raises BitnetChatError for an impossible one."""
         protocol = await self.supervisor.protocol()
         # With others than before the template is rendered, which takes what time it is given.
         is_new, self._arguments = options.template != self._arguments, options.template
@@ -174,7 +175,7 @@ class Session:
             self.supervisor.tell(without_effect)
         question = await self._asked(conversation, cut, options)
         if question.goes_on and question.text:
-            self.supervisor.tell("this engine cannot go on with a reply by itself: it was asked to continue")
+            self.supervisor.tell("this engine cannot continue a reply by itself: it was asked to continue")
         if options.alone:
             history = await self._trimmer.cut(question.history, question.text, options)
             question = replace(question, history=history)
@@ -183,7 +184,7 @@ class Session:
     async def _asked(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
         protocol = await self.supervisor.protocol()
         if options.format is not None and not protocol.carries_all:
-            why = "an engine on a pseudo-terminal takes no grammar for one reply"
+            why = "an engine on a pseudo-terminal accepts no grammar for one reply"
             raise UnsupportedError("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
             *earlier, asked = (await run_beside_loop(conversation, encoded_conversation, conversation)).messages
@@ -194,14 +195,14 @@ class Session:
         )
 
     async def _allowance(self, options: ReplyOptions) -> TokenLimit | None:
-        """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
+        """Allowance for an engine that does not enforce a limit and stops a few tokens after it."""
         if options.max_tokens is None or _matches_prefix(await self.supervisor.protocol(), options.max_tokens):
             return None
         tokenizer = await asyncio.get_running_loop().run_in_executor(None, self._tokenizer)
         return TokenLimit(tokenizer, options.max_tokens) if tokenizer is not None else None
 
     def _estimate(self, protocol: EngineProtocol, question: EnginePrompt) -> Estimate:
-        """Of a turn that is about to begin, for an engine that tells no figures."""
+        """Estimate for the next turn, for an engine without figures."""
         count = self.supervisor.room.count
 
         def asked() -> TokenCount:
@@ -210,7 +211,7 @@ class Session:
         return Estimate(self.supervisor.used(protocol, question.history), asked, count)
 
     async def _begin_turn(self, attempts: _Attempts) -> list[Event]:
-        """Sends the message to a process that is ready for it. Sets the end of the reply where that is not possible."""
+        """Send the message to a process that is ready for it. Sets the end of the reply if that is not possible."""
         options = attempts.options
         try:
             question = attempts.question or await self._question(attempts.conversation, attempts.cut, options)
@@ -259,7 +260,8 @@ class Session:
             process.kill()
 
     async def _end_turn(self, attempts: _Attempts) -> list[Event]:
-        """The turn has ended, or the child has died. Sets the end of the reply, unless another turn is worth a try."""
+        """Handle the end of a turn or the death of the child. Sets the end of the reply, unless the turn is
+        repeated."""
         if attempts.end is not None:
             return []
         process, turn, question = attempts.process, attempts.turn, attempts.question
@@ -285,7 +287,7 @@ class Session:
         return last
 
     def _fail(self, attempts: _Attempts, error: BitnetChatError) -> None:
-        if self.state is ProcessState.DEAD:  # a message that was not even sent is no fault of the child
+        if self.state is ProcessState.DEAD:  # a message that was not sent is not a fault of the child
             self.supervisor.discard()
         self._finish(attempts, Failed(error))
 
@@ -296,8 +298,7 @@ class Session:
             self.supervisor.room.window.restore(attempts.left, attempts.summary)
 
     async def _ready(self, question: EnginePrompt, options: ReplyOptions) -> EngineProcess | None:
-        """The child, idle, in step, and with room for what it is told; None when the user does not want to wait any
-        longer."""
+        """The child, idle, in sync, and with room for the message; None after the user stopped waiting."""
         history, text = question.history, question.text
         deaths = _SilentDeaths()
         if self.supervisor.starting is not None:
@@ -325,8 +326,7 @@ class Session:
         return None
 
     async def _died_before(self, process: EngineProcess, history: Conversation, deaths: _SilentDeaths) -> None:
-        """The child died before it was sent the message. Raises BitnetChatError when another one is not worth a
-        try."""
+        """The child died before it was sent the message. Raises BitnetChatError when another start cannot help."""
         await process.gone()
         if process.ready_after is not None:
             if not process.was_stopped:
@@ -398,7 +398,7 @@ class Session:
         error: EngineError,
         options: ReplyOptions,
     ) -> Completed | Failed | None:
-        """The engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
+        """The engine reported an error instead of a reply, or within it. None: the turn is repeated."""
         if (await self.supervisor.protocol()).carries_all:
             self.supervisor.expect(history)
         else:
@@ -415,7 +415,7 @@ class Session:
         return None
 
     async def _died(self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator) -> Completed | None:
-        """The child died in this turn. None: worth another try."""
+        """The child died in this turn. None: the turn is repeated."""
         reason = await self._reason_of_death(process, question, turn)
         if reason is None:
             return None
@@ -425,9 +425,9 @@ class Session:
     async def _reason_of_death(
         self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator
     ) -> FinishReason | None:
-        """The child died in this turn: why the reply is over, or None where it is worth another try.
+        """The child died in this turn: the reason for the end of the reply, or None to repeat the turn.
 
-        Raises EngineDiedError or ContextOverflowError when there is no hope.
+        Raises EngineDiedError or ContextOverflowError when another try cannot help.
         """
         if process.was_stopped and self._stop_reason is not None:
             return self._stop_reason
@@ -450,7 +450,7 @@ class Session:
             supervisor.discard()
             if supervisor.room.policy != "drop-oldest":  # what is to be done takes time, or is nothing
                 return
-            with contextlib.suppress(ContextOverflowError):  # then the next reply tells
+            with contextlib.suppress(ContextOverflowError):  # then the next reply reports it
                 count = supervisor.to_drop(protocol, memory, "", None)
                 if count == supervisor.room.window.count_left(memory):
                     count = supervisor.room.more_to_drop(memory)
@@ -463,9 +463,9 @@ class _Attempts:
 
     process: EngineProcess
     turn: ReplyAccumulator
-    """Of the turn that was begun last."""
+    """Record of the last turn."""
     limit: int | None = None
-    """Tokens after which the turn is stopped from here."""
+    """Tokens after which this program stops the turn."""
 
     def __init__(
         self,
@@ -481,7 +481,7 @@ class _Attempts:
         self.timer: asyncio.TimerHandle | None = None
         self.question: EnginePrompt | None = None
         self.told = ""
-        """Thoughts that the user has seen."""
+        """Thoughts shown to the user."""
         self.has_started = False
         """The message was sent once at least."""
         self.end: Completed | Failed | None = None
@@ -494,7 +494,7 @@ class _Attempts:
 
 
 class _SilentDeaths:
-    """Counts the children that died without a word while they loaded: a large model is not loaded that often again."""
+    """Counter of children that died without a message while they loaded: limits the loads of a large model."""
 
     def __init__(self) -> None:
         self._count, self._began = 0, time.monotonic()
@@ -505,7 +505,7 @@ class _SilentDeaths:
 
 
 def _events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
-    """What a front end is told of ``frames``; ``turn`` keeps the account."""
+    """Events for a front end from ``frames``; ``turn`` counts them."""
     events: list[Event] = []
     text = ""
     for frame in frames:
@@ -547,9 +547,9 @@ def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation
     if last is not None and last.role == "user":
         return None, conversation
     if last is None or last.role != "assistant" or before.last is None or before.last.role != "user":
-        raise UsageError("there is no user message to reply to")
+        raise UsageError("the conversation has no user message to reply to")
     if not last.was_cut:
-        raise UsageError("the last reply is whole: there is nothing to continue")
+        raise UsageError("the last reply is complete and cannot be continued")
     return (last if last.content else None), before
 
 
@@ -558,8 +558,8 @@ def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation
 
 @dataclass(frozen=True, slots=True)
 class EnginePrompt:
-    """``history``: what the engine has before. ``text``: what it is told, clean; empty where it goes on unasked with
-    the reply that ``history`` ends with. ``goes_on``: whether more of that reply is wanted at all."""
+    """Request to an engine. ``history``: the conversation before. ``text``: the clean message; empty to continue the
+    reply at the end of ``history`` without a message. ``goes_on``: whether that reply is continued."""
 
     history: Conversation
     text: str

@@ -34,7 +34,7 @@ TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class TensorShape:
-    """``width``: of the embedding; ``inner``: of the feed-forward. Heads are of 64."""
+    """Sizes of a model. ``width``: of the embedding; ``inner``: of the feed-forward. Heads are of 64."""
 
     width: int
     inner: int
@@ -46,11 +46,11 @@ _ODD = TensorShape(320, 544, 5, 1)
 """Rows of an uneven number of small blocks: ik_llama.cpp computes Q4_1 wrongly in some, as in SmolLM2-135M (18 blocks),
 and rightly where a row is whole groups of four."""
 _EVEN = TensorShape(512, 768, 8, 2)
-"""For blocks of 256, and for IQ2_BN, which needs rows of 512."""
+"""Shape for blocks of 256, and for IQ2_BN, which needs rows of 512."""
 
 _ANY = bytes(range(256))
 _TERNARY = bytes(sum((byte // 3**place % 3) << 2 * place for place in range(4)) for byte in range(256))
-"""Four codes of two bits, each 0, 1 or 2; 3 is no ternary weight."""
+"""Four codes of two bits, each 0, 1 or 2; 3 is not a ternary weight."""
 _EQUAL_NIBBLES = bytes(0x11 * (8 + byte % 8) for byte in range(256))
 """A scale and the same minimum."""
 
@@ -78,8 +78,8 @@ class Exponent:
 
 @dataclass(frozen=True, slots=True)
 class TensorFormat:
-    """How weights are packed. ``number``: ggml_type. ``block``: weights of a block; 0: a row is one. ``parts``: what a
-    block is made of. ``spread``: standard deviation of the weights where the scale is 1."""
+    """Format of packed weights. ``number``: ggml_type. ``block``: weights of a block; 0: a row is one. ``parts``: what
+    a block is made of. ``spread``: standard deviation of the weights where the scale is 1."""
 
     number: int
     block: int
@@ -115,7 +115,7 @@ FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class SmallModel:
-    """``weights``: a name of :data:`FORMS`."""
+    """A small model. ``weights``: a name of :data:`FORMS`."""
 
     weights: str
     architecture: Architecture = "llama"
@@ -208,7 +208,7 @@ def _packed(weights: str, form: TensorFormat, name: str, rows: int, columns: int
 
 
 def _part(seed: str, part: RandomValues | Scale | Exponent, blocks: int, scale: float) -> list[bytes]:
-    """Its bytes in each block."""
+    """Bytes of a part in each block."""
     match part:
         case RandomValues(count, table):
             data = _random(seed, blocks * count).translate(table)
@@ -245,7 +245,7 @@ def _random(seed: str, count: int) -> bytes:
 
 
 def spelled() -> list[str]:
-    """How a byte-level vocabulary spells each byte (GPT-2's ``bytes_to_unicode``)."""
+    """Spelling of each byte in a byte-level vocabulary (GPT-2's ``bytes_to_unicode``)."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in plain]
     return [chr(byte) if byte in plain else chr(256 + others.index(byte)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""How fast engines are on this computer, as ``bitnet-chat engine bench`` has measured: kept by build and type."""
+"""Speeds of engines on this computer, as measured by ``bitnet-chat engine bench``, by build and type."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class EngineSpeed:
 
     @property
     def seconds(self) -> float:
-        """For a usual exchange."""
+        """Seconds for a usual exchange."""
         return _PROMPT / self.prefill + _REPLY / self.decode
 
 
 Speeds = Mapping[tuple[str, str], EngineSpeed]
-"""By the key of an engine (:func:`bitnet_chat.engine.answer_verdicts.key`) and the quantization of the model."""
+"""Speeds by the key of an engine (:func:`bitnet_chat.engine.answer_verdicts.key`) and the quantization of the model."""
 
 _FILE, _FORMAT = "speeds.json", 1
 

@@ -1,7 +1,7 @@
-"""Loaded children beside the one that answers, for the conversations that a command may go back to.
+"""Loaded spare processes beside the current one, for the conversations that a command may return to.
 
 Their weights are shared with it through the page cache; the context window of each is its own. They are loaded one
-after another and only while nobody waits for a reply.
+after another and only while no reply is awaited.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class StandbyPool:
     def __init__(
         self, launch: Callable[[Conversation], Awaitable[EngineInstance]], affordable: Callable[[int], bool]
     ) -> None:
-        """``launch`` may raise BitnetChatError. ``affordable``: whether there is memory for another process like that
-        of the given id."""
+        """Create an empty standby. ``launch`` may raise BitnetChatError. ``affordable``: whether there is memory for
+        another process like that of the given id."""
         self._launch = launch
         self._affordable = affordable
         self._ready: list[EngineInstance] = []
@@ -54,7 +54,7 @@ class StandbyPool:
         return None
 
     def pause(self, wanted: Conversation) -> None:
-        """Load nothing until the next :meth:`want`: somebody waits for a reply, after ``wanted``."""
+        """Load nothing until the next :meth:`want`: a reply is awaited, after ``wanted``."""
         self._stop_filling()
         self._keep(lambda each: each.process.state is not ProcessState.STARTING or each.memory == wanted)
 

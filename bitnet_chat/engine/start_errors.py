@@ -1,4 +1,4 @@
-"""Why a program cannot be started or ends at once, from its exit code, its output and its first bytes. Pure."""
+"""Reasons why a program cannot be started or ends at once, from its exit code, output and first bytes. Pure."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _MOVED = "a build may look for its libraries only at the path where it was built
 
 @dataclass(frozen=True, slots=True)
 class ProgramName:
-    """What is known of a file before it is run."""
+    """Facts about a file before it is run."""
 
     path: Path
     head: bytes = b""
-    """Its first bytes."""
+    """First bytes of the file."""
 
     @property
     def is_native(self) -> bool:
@@ -42,13 +42,13 @@ class ProgramName:
 
     @property
     def interpreter(self) -> str:
-        """Of a script: what its first line names; empty where it names none."""
+        """Interpreter in the first line of a script; empty without one."""
         first = self.head.partition(b"\n")[0]
         return first[2:].decode("utf-8", "replace").lstrip() if first.startswith(b"#!") else ""
 
 
 def of_start(program: ProgramName, error: OSError) -> EngineNotFoundError:
-    """The operating system has refused to run it."""
+    """Error for a program that the operating system refused to run."""
     path, why = program.path, error.strerror or str(error)
     if (damaged := _carriage_return(program)) is not None:
         return damaged
@@ -74,7 +74,8 @@ def of_start(program: ProgramName, error: OSError) -> EngineNotFoundError:
 def of_end(
     program: ProgramName, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
 ) -> EngineNotFoundError | None:
-    """It has ended with ``code`` (negative: a signal) after it printed ``text``; None where neither tells why.
+    """Error for a program that ended with ``code`` (negative: a signal) and printed ``text``; None if the reason is
+    unknown.
 
     ``libraries``: files of that kind that were found near it. ``crashes``: whether a signal that any program may end by
     counts, too.
@@ -133,7 +134,7 @@ def no_answer(path: Path, flag: str, limit: float) -> EngineNotFoundError:
 
 
 def no_engine(path: Path, code: int, text: str) -> EngineNotFoundError:
-    """It ran, and its ``--help`` is none of an engine."""
+    """Error for a program whose ``--help`` is not that of an engine."""
     ended = f", and ends with exit code {code}{_quoted(_last_line(text))}" if code else ""
     return EngineNotFoundError(
         f"{path} runs but is not a llama-cli, llama-completion or BitNet engine{ended}",
@@ -191,8 +192,8 @@ _SURE = re.compile(r"^(?:E )?error: (?:invalid|unknown) argument: \S+$")
 
 @dataclass(frozen=True, slots=True)
 class RefusedOption:
-    """``word``: what the engine named. ``option``: the added option that it belongs to; empty where there is
-    none."""
+    """An option that an engine refused. ``word``: as named by the engine. ``option``: the added option that it belongs
+    to, if any."""
 
     word: str
     option: str = ""
@@ -202,7 +203,7 @@ class RefusedOption:
 def refused(
     binary: EngineBinary, ours: Sequence[str], extra: Sequence[str], log: Iterable[str]
 ) -> RefusedOption | None:
-    """What the log of a process that ended says of its command line: ``ours``: the words added by this program,
+    """The refused option in the log of a process that ended. ``ours``: the words added by this program,
     ``extra``: those given behind ``--``. Pure."""
     rest = list(ours)
     for line in log:
@@ -223,7 +224,7 @@ def refused(
 
 
 class OptionRetry:
-    """Lets a start be tried once more without an option that was refused; each option once.
+    """Repeats a start without an option that was refused; each option once.
 
     ``probe``: examines the engine anew, and not from memory. ``notify``: for a line to the user.
     """

@@ -1,4 +1,4 @@
-"""Keeps one child in step with a conversation, whatever happens to it.
+"""Supervisor of one engine process, which it keeps in sync with a conversation.
 
 The conversation is the truth; what the child remembers is a copy of it. Whenever the two differ, the child is made to
 forget or replaced by one that is started with the right history.
@@ -52,9 +52,9 @@ class EngineSupervisor:
         self.budget = RestartBudget()
         self.room = room
         self.busy = False
-        """True while somebody deals with the child: its death is then theirs to notice."""
+        """True while a task uses the child: that task then handles its death."""
         self.sampling = Sampling()
-        """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
+        """Sampling of the current reply, and as a guess of the next one."""
         self.protocols = ProtocolOnDemand(protocol)
         self._refit = refit
         self._transport = transport
@@ -80,15 +80,15 @@ class EngineSupervisor:
         return self._standby.pids if self._standby is not None else []
 
     def begin(self, *, alone: bool) -> None:
-        """A request begins. ``alone``: what others were to hear and what left the window for them is none of its."""
+        """Begin a request. ``alone``: without the notices and dropped messages of other requests."""
         self.busy = True
         if alone:
             self._notices.forget_request()
             self.room.window.restore(())
 
     def take_notices(self, *, of_launch: bool) -> list[Notice]:
-        """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
-        of interest when that child is the one that replies."""
+        """Notices that were not shown yet. ``of_launch``: also what could not be kept when the child was started, which
+        is of interest when that child is the one that replies."""
         self._account_for_the_fallen()
         notices = self._notices.take()
         if (note := self.room.window.take_note())[0]:
@@ -102,7 +102,7 @@ class EngineSupervisor:
 
     def prepare(self, history: Conversation) -> None:
         """Have a child for ``history``, in the background, and let leave the window what will have to. A load for
-        another history is given up. What goes wrong is told with the next reply; nothing is done during one."""
+        another history is given up. Errors are reported with the next reply; nothing is done during one."""
         if self._replacing is not None:
             self._replacing.cancel()
         if self.busy or self._closed:
@@ -125,7 +125,7 @@ class EngineSupervisor:
                 if self.room.policy == "drop-oldest":
                     self.release(history, count)
                 elif count > self.room.window.count_left(history):
-                    continue  # a summary is made when somebody waits for it
+                    continue  # a summary is made when a reply is awaited
                 process = await self.synchronise(history)
                 self._watch_over(self._read_ahead(process, protocol, self.room.window.kept(history)))
         except BitnetChatError:
@@ -233,7 +233,7 @@ class EngineSupervisor:
         return spare.process
 
     def spawn(self, history: Conversation) -> EngineProcess:
-        """Replace the child. Raises BitnetChatError when it cannot be started."""
+        """Replace the child. Raises BitnetChatError if it cannot be started."""
         self._history = history
         return self._replace(self.room.window.kept(history))
 
@@ -282,12 +282,12 @@ class EngineSupervisor:
             return
         if self._closed or loaded.memory != memory or process.meter.context_used is not None:
             return
-        with contextlib.suppress(BitnetChatError):  # a template that refuses is told with the next reply
+        with contextlib.suppress(BitnetChatError):  # the next reply reports a template that refuses
             if (told := protocol.preparation(memory)) is not None:
                 process.command(told.data, forgets=True, stop=told.stop)
 
     async def _watch(self, loaded: EngineInstance) -> None:
-        """A child that dies while nobody waits for it is replaced at once, so that the next message finds one."""
+        """Replace a child that dies while no reply is awaited, so that the next message finds one."""
         process = loaded.process
         await process.gone()
         if loaded is self._loaded and not self.busy and not self._closed:
@@ -304,7 +304,7 @@ class EngineSupervisor:
             self.discard()
 
     def try_spawn(self, history: Conversation) -> None:
-        """:meth:`spawn`, behind a reply: what goes wrong is left for the next reply to find out."""
+        """Call :meth:`spawn` after a reply; the next reply reports an error."""
         try:
             self.spawn(history)
         except BitnetChatError:
@@ -335,7 +335,7 @@ class EngineSupervisor:
         self._loaded = None
 
     def abandon(self) -> None:
-        """Nobody hears the rest of the reply that is under way."""
+        """The rest of the running reply is not read."""
         if self._loaded is not None and self.protocols.made is not None and self.protocols.made.carries_all:
             self._loaded.process.stop()
             self._loaded.has_strayed = True
@@ -359,7 +359,7 @@ class EngineSupervisor:
             self._loaded.has_answered = self._loaded.has_strayed = True
 
     async def close(self) -> None:
-        """End the child and its spares, and wait until they are gone, and those before them."""
+        """End the child, its spares and earlier ones, and wait until all have ended."""
         self._closed = True
         if self._replacing is not None:
             self._replacing.cancel()
@@ -404,7 +404,7 @@ class EngineSupervisor:
         return self.room.to_drop(protocol, history, self.used(protocol, history), text, most, alone)
 
     def release(self, history: Conversation, count: int, summary: str = "") -> None:
-        """Have the ``count`` oldest messages out of the window, from the next child on."""
+        """Drop the ``count`` oldest messages from the window, beginning with the next child."""
         window, protocol = self.room.window, self.protocols.made
         if count > window.count_left(history):
             assert protocol is not None, "it was counted with it"
@@ -426,7 +426,7 @@ class EngineSupervisor:
         self._crashed = process
 
     def _account_for_the_fallen(self) -> None:
-        """A line about a death, with as much about the restart as is true by now: the next child may not load."""
+        """A line about a death, with the state of the restart: the next child may not load."""
         if self._crashed is None:
             return
         line = f"the engine {exit_errors.describe(self._crashed)}"
@@ -447,16 +447,16 @@ class EngineSupervisor:
 
 
 class RestartBudget:
-    """At most ``limit`` restarts in any ``window`` seconds."""
+    """Budget of at most ``limit`` restarts in any ``window`` seconds."""
 
     def __init__(self, limit: int = 3, window: float = 60.0) -> None:
         self.limit, self.window = limit, window
         self.spent = 0
-        """All that were ever taken."""
+        """Number of all restarts."""
         self._times: deque[float] = deque()
 
     def spend(self, now: float) -> bool:
-        """Take one restart; False when there is none left."""
+        """Take one restart; False if none is left."""
         while self._times and now - self._times[0] >= self.window:
             self._times.popleft()
         if len(self._times) >= self.limit:

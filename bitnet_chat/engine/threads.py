@@ -1,4 +1,4 @@
-"""How many threads an engine gets. Pure.
+"""Number of threads for an engine. Pure.
 
 At each layer of a model all threads wait for one another, and spin meanwhile: one more than there are processors, and
 replies are many times slower. Measured on one processor of two: the default of llama.cpp gave no token in 100 s, one
@@ -21,8 +21,8 @@ _FLAGS = frozenset(_OF_THREADS.split())
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """``quota``: of a control group, None for no limit. ``cores``: physical ones among those of the affinity, None
-    where that is not known."""
+    """Usable processors. ``quota``: of a control group, None for no limit. ``cores``: physical cores within the
+    affinity, None if unknown."""
 
     machine: int
     affinity: int
@@ -42,7 +42,7 @@ class Processors:
 
     @property
     def origin(self) -> str:
-        """Where :attr:`count` comes from."""
+        """Source of :attr:`count`."""
         if self.quota is not None and self.quota < self.affinity:
             return f"a control group allows {self.quota:g} of {self.machine} (cpu.max)"
         if self.affinity < self.machine:
@@ -52,8 +52,8 @@ class Processors:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Of the processors among engines that are loaded at the same time. ``engines``: of each model. ``models``: that a
-    user may ask one after the other, so that a number of the user's own is not divided by it."""
+    """Division of the processors among engines that are loaded at the same time. ``engines``: of each model.
+    ``models``: that a user may ask one after the other, so that a number of the user's own is not divided by it."""
 
     engines: int = 1
     models: int = 1
@@ -61,7 +61,7 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """``extra``: the flags behind ``--``, as they are to be given. ``notice``: for the user, empty for none."""
+    """Thread flags. ``extra``: the flags after ``--`` to pass on. ``notice``: for the user, empty for none."""
 
     number: int
     extra: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ def threads(
     tiny: bool = False,
     sharing: Sharing = Sharing(),
 ) -> Threads:
-    """``asked``: by the user, 0: nothing."""
+    """Choose the number of threads. ``asked``: by the user; 0: no choice."""
     most = max(1, has.count // sharing.engines)
     number = min(asked, most) if asked > 0 else 1 if tiny else max(1, has.default // (sharing.engines * sharing.models))
     given = list(extra)

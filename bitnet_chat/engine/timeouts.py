@@ -1,4 +1,4 @@
-"""How long a prompt of an engine is waited for. Pure.
+"""Limits of the wait for an engine's prompt. Pure.
 
 What counts is not the time but whether anything happens, as a large model on a cold disk loads for minutes:
 
@@ -21,7 +21,7 @@ _COMPUTED = 0.1  # seconds; a process that waits wakes up now and then
 
 @dataclass(frozen=True, slots=True)
 class WaitingFor:
-    """What a process and those below it have done so far: seconds of processor time, bytes read from a disk, bytes of
+    """Work of a process and its descendants so far: seconds of processor time, bytes read from a disk, bytes of
     memory."""
 
     computed: float = 0.0
@@ -30,10 +30,10 @@ class WaitingFor:
 
 
 class PromptTimeout:
-    """Of one wait. Times in seconds of any clock."""
+    """Limit of one wait. Times in seconds of any clock."""
 
     def __init__(self, limit: float, now: float) -> None:
-        """``limit``: seconds, more than 0."""
+        """Begin a wait. ``limit``: seconds, more than 0."""
         self.limit = limit
         self._loaded_at = self._alive_at = now
         self._work: WaitingFor | None = None
@@ -47,7 +47,7 @@ class PromptTimeout:
         self._loaded_at = self._alive_at = now
 
     def seen(self, work: WaitingFor | None, now: float) -> None:
-        """``work``: None where the platform does not tell."""
+        """Record the work so far. ``work``: None if the platform does not report it."""
         before, self._work = self._work, work or self._work
         if work is None:
             self._alive_at = now

@@ -1,4 +1,4 @@
-"""Lines for the user that were not told yet. May be added to from a thread."""
+"""Pending notices for the user. Threads may add to them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Notices:
         self._of_request: list[Notice] = []
 
     def notify(self, line: str) -> None:
-        """About the engine: told with the next reply."""
+        """Add a notice about the engine, shown with the next reply."""
         self._of_engine.append(Notice(line))
 
     def tell(self, line: str, dropped: int = 0) -> None:
-        """About the request that is under way, and none of another one's. ``dropped``: see :class:`Notice`."""
+        """Add a notice about the current request only. ``dropped``: see :class:`Notice`."""
         self._of_request.append(Notice(line, dropped))
 
     def forget_request(self) -> None:

@@ -9,11 +9,11 @@
              ``around``: what is typed in front of each message and behind it; ``framer``: the form of the replies
 ``out``      ``b64``: bytes that the engine wrote on its terminal or stdout
 ``err``      ``b64``: the same of its log
-``in``       ``b64``: a message that was written to it; a newline alone: go on; ``command``: it was no message
+``in``       ``b64``: a message that was written to it; a newline alone: go on; ``command``: not a message
 ``signal``   ``name``
 ``exit``     ``code``; minus the number of a signal that ended it
 ``gap``      ``bytes`` that were not kept
-``killed``   whoever recorded it ended the engine here
+``killed``   the recording program ended the engine here
 ===========  ==============================================================================
 
 Other kinds are passed over: a bug report has some more of its own, and later versions may.
@@ -31,7 +31,7 @@ from typing import Any
 
 from bitnet_chat.errors import UsageError
 
-# One thing that happened between us and an engine, and its form on the disk. Pure.
+# One entry of the traffic with an engine, and its format on the disk. Pure.
 #
 # A segment is :data:`MAGIC` and frames. A frame is a head of 15 bytes, little endian (u8 kind, u16 number of the
 # process, f64 seconds since the start of the session, u32 length), and that many bytes. A file that ends in the
@@ -47,27 +47,27 @@ class TraceEntryKind(IntEnum):
     """Told in a transcript by the name in small letters."""
 
     ABOUT = 0
-    """Of the session; the bytes are a JSON object."""
+    """Facts about the session; the bytes are a JSON object."""
     SPAWN = 1
     """An engine was started; the bytes are a JSON object with ``argv``."""
     OUT = 2
     ERR = 3
     IN = 4
     COMMAND = 5
-    """Input that is no message, such as ``/clear``."""
+    """Input that is not a message, such as ``/clear``."""
     SIGNAL = 6
-    """Its name."""
+    """A signal; the bytes are its name."""
     EXIT = 7
     """The code, in decimal; negative: minus the number of a signal."""
     GAP = 8
     """Bytes that were not kept, in decimal."""
     KILLED = 9
-    """Whoever recorded it ended the engine here."""
+    """The recording program ended the engine here."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceEntry:
-    """``at``: seconds since the start of the session. ``process``: which engine, from 1; 0: the session itself."""
+    """One entry. ``at``: seconds since the start of the session. ``process``: engine from 1; 0: the session itself."""
 
     at: float
     kind: TraceEntryKind
@@ -89,7 +89,7 @@ class TraceEntry:
 
     @property
     def number(self) -> int:
-        """Of an EXIT or GAP; 0 where it is none."""
+        """Number of an EXIT or GAP; 0 for other entries."""
         try:
             return int(self.data)
         except ValueError:
@@ -102,7 +102,7 @@ class TraceEntry:
 
 
 def of_facts(at: float, kind: TraceEntryKind, process: int, facts: Mapping[str, object]) -> TraceEntry:
-    # Escaped: an argument may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+    # Escaped: an argument may hold bytes that are not UTF-8, which Python keeps as lone surrogates.
     return TraceEntry(at, kind, process, json.dumps(dict(facts)).encode())
 
 
@@ -112,17 +112,17 @@ def pack(entry: TraceEntry) -> bytes:
 
 
 def unpack(segment: bytes) -> Iterator[TraceEntry]:
-    """The entries of a segment as far as it is whole. Raises ValueError for what is no segment or has other bytes
-    where a frame should begin."""
+    """The entries of a segment up to its first incomplete frame. Raises ValueError for data that is not a segment, or
+    has other bytes where a frame should begin."""
     if not segment.startswith(MAGIC):
         if MAGIC.startswith(segment):
             return  # it died before the first frame
-        raise ValueError("it does not begin like a recording")
+        raise ValueError("it does not begin as a recording")
     at = len(MAGIC)
     while at + _HEAD.size <= len(segment):
         kind, process, seconds, length = _HEAD.unpack_from(segment, at)
         if kind not in _KINDS_ON_DISK or length > LARGEST or not 0 <= seconds < 1e9:
-            raise ValueError(f"byte {at} begins no frame")
+            raise ValueError(f"byte {at} does not begin a frame")
         at += _HEAD.size
         if at + length > len(segment):
             return
@@ -133,7 +133,7 @@ def unpack(segment: bytes) -> Iterator[TraceEntry]:
 _KINDS_ON_DISK = frozenset(TraceEntryKind)
 
 
-_MERGED_WITHIN = 0.05  # seconds; when exactly a line of the log came tells nothing
+_MERGED_WITHIN = 0.05  # seconds; the exact time of a log line is not useful
 _PLAIN = {TraceEntryKind.ABOUT: "about", TraceEntryKind.SPAWN: "spawn"}
 
 
@@ -181,20 +181,21 @@ def _with_joined_logs(entries: Iterable[TraceEntry]) -> Iterator[TraceEntry]:
 
 
 def of_lines(lines: Iterable[str], name: str) -> Iterator[TraceEntry]:
-    """Raises UsageError that names the line of what is no recording; ``name`` is that of the file."""
+    """Parse a recording. Raises UsageError with the line that is not one of a recording; ``name`` is that of the
+    file."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             fields = json.loads(line)
             if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
-                raise ValueError("it is no object with a kind")
+                raise ValueError("it is not an object with a kind")
             entry = _entry(fields)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise UsageError(
-                f"line {number} of {name} is not of a recording: {what}",
-                remedy="give a file that bitnet-chat report wrote, as it was written",
+                f"line {number} of {name} is not a line of a recording: {what}",
+                remedy="give a file that bitnet-chat report wrote, unchanged",
             ) from None
         if entry is not None:
             yield entry
@@ -213,7 +214,7 @@ def _entry(fields: dict[str, Any]) -> TraceEntry | None:
         )
     if kind == "spawn":
         if not isinstance(fields["argv"], list) or not all(isinstance(each, str) for each in fields["argv"]):
-            raise ValueError("argv is no list of texts")
+            raise ValueError("argv is not a list of strings")
         return of_facts(at, TraceEntryKind.SPAWN, process, {key: fields[key] for key in _OF_SPAWN if key in fields})
     if kind in ("out", "err", "in"):
         data = base64.b64decode(fields["b64"], validate=True)

@@ -1,7 +1,7 @@
-"""A recording without what is private: the same entries, streams with the same number of bytes. Pure.
+"""Mask private data in a recording: the same entries, and streams with the same number of bytes. Pure.
 
 Always: names, home directories, keys (:mod:`.redaction`). Unless the words are wanted: what was said in either
-direction, wherever it shows (:mod:`.masking`), the debug log of the engine included, which tells every token.
+direction, wherever it shows (:mod:`.masking`), the debug log of the engine included, which has every token.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ _CONSOLE = (
 _TEXTS = """--in-prefix --in-suffix -p --prompt -sys --system-prompt -r --reverse-prompt --chat-template --grammar -j
 --json-schema"""
 _TEXT_FLAGS = frozenset(_TEXTS.split())
-# Of our own command line: what is behind these is no word of a conversation, as the name of a file that somebody asks
-# about may be.
+# Flags of bitnet-chat whose value is not part of a conversation, as the name of a file in a question may be.
 _PLAIN = """-m --model --engine -c --ctx -t --threads --temp --temperature --seed -n --max-tokens --timeout --persona
 --overflow --repeat-limit --stall-timeout --resume --markdown --thinking --io --typing-speed"""
 _PLAIN_FLAGS = frozenset(_PLAIN.split())
 
 
 def mask_session(entries: Sequence[TraceEntry], redactor: Redactor, *, with_text: bool) -> Iterator[TraceEntry]:
-    """In the order they came. ``with_text``: the words of the conversation stay."""
+    """Mask entries in their order. ``with_text``: the words of the conversation stay."""
     session = _SessionMask(entries, redactor, with_text=with_text)
     streams = {key: session.stream(key, data) for key, data in _joined(entries).items()}
     taken = dict.fromkeys(streams, 0)
@@ -74,7 +73,7 @@ class _SessionMask:
         self._words = frozenset[str]() if with_text else _vocabulary(entries, self._argvs, self._fronts, self._natives)
 
     def stream(self, key: tuple[int, TraceEntryKind], data: bytes) -> bytes:
-        """All that one engine wrote to its output or its log."""
+        """Mask all output or log of one engine."""
         process, kind = key
         text = data.decode("utf-8", "surrogateescape")
         if process in self._natives and kind is TraceEntryKind.OUT:
@@ -87,7 +86,7 @@ class _SessionMask:
         return _encoded(self._redactor.same_length(text))
 
     def facts(self, entry: TraceEntry) -> dict[str, Any]:
-        """Of a SPAWN or ABOUT."""
+        """Masked facts of a SPAWN or ABOUT."""
         facts = entry.facts
         if "argv" in facts:
             arguments = list(entry.argv)
@@ -127,7 +126,7 @@ def _encoded(text: str) -> bytes:
 
 
 def engine_arguments(argv: Sequence[str]) -> list[str]:
-    """With the prompts and templates among them masked."""
+    """Arguments with masked prompts and templates."""
     keep = _marks(tuple(argv))
     return [
         mask(argument, keep) if at and argv[at - 1] in _TEXT_FLAGS else argument for at, argument in enumerate(argv)
@@ -135,7 +134,7 @@ def engine_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def our_arguments(argv: Sequence[str]) -> list[str]:
-    """The command line of bitnet-chat with what is said in it masked; what follows ``--`` is for the engine."""
+    """The command line of bitnet-chat with its texts masked; arguments after ``--`` are for the engine."""
     ours, at = list(argv), list(argv).index("--") if "--" in argv else len(argv)
     masked = [
         argument if not number or ours[number - 1] in _PLAIN_FLAGS else _masked_value(argument)
@@ -171,13 +170,13 @@ def _around(fact: object) -> list[str]:
 
 
 def _front(spawn: TraceEntry) -> str:
-    """What is typed to an engine in front of each message, as far as it is made of names of roles."""
+    """The text before each message to an engine, if it consists of names of roles."""
     front, *_ = *_around(spawn.facts.get("around")), ""
     return encode_lines(front).decode().removesuffix("/\n") if front and is_role(front) else ""
 
 
 def _message(entry: TraceEntry, fronts: Mapping[int, str]) -> tuple[str, str]:
-    """What was typed to an engine in front of a message, and the message."""
+    """Split input into the text before a message, and the message."""
     front = fronts.get(entry.process, "")
     return (front, entry.text.removeprefix(front)) if entry.text.startswith(front) else ("", entry.text)
 
@@ -188,7 +187,7 @@ def _vocabulary(
     fronts: Mapping[int, str],
     natives: Collection[int],
 ) -> frozenset[str]:
-    """The words that were said, in small letters: where a log repeats one it is masked."""
+    """The words of the conversation, in lower case: they are masked in a log as well."""
     words: set[str] = set()
     for entry in entries:
         if entry.kind is TraceEntryKind.IN or (entry.kind is TraceEntryKind.COMMAND and entry.process in natives):
@@ -212,7 +211,7 @@ def _conceal_output(text: str, argv: tuple[str, ...], words: Set[str]) -> str:
 
 
 def _parted(text: str, argv: tuple[str, ...]) -> tuple[str, str]:
-    """What a modern engine greets with before anybody has said anything, and all the rest."""
+    """Split the output of a modern engine into its banner before the first message, and the rest."""
     if not is_modern(argv):
         return "", text
     greeting, prompt, said = text.partition(PROMPT)
@@ -228,7 +227,7 @@ def _without(text: str, words: Set[str]) -> str:
 _PREFIXED = re.compile(r"^(?=[DIWE] )", re.MULTILINE)
 _LINES = re.compile(r"^", re.MULTILINE)
 # Records about the model, the machine and figures, which hold no word of a conversation. Those of a server are, at its
-# debug level, not among them: there it tells what it parses.
+# debug level, not among them: there it logs what it parses.
 _OWN = re.compile(
     r"(?:[DIWE] )?(?:llama_(?!completion|server)\w+|llm_load_\w+|print_info|load|load_\w+|graph_\w+|sched_\w+|ggml_\w+"
     r"|done_getting_tensors|system_info|sampler \w+|resolve_\w+|common_\w*(?:fit|memory|perf)\w*) *:"
@@ -301,7 +300,7 @@ _ROLE_LINES = re.compile(rf"(?i)\A(?:{_MARKS.pattern}|{_ROLES}|[\W_])*\Z")
 
 
 def mask(text: str, keep: re.Pattern[str] = _MARK) -> str:
-    """``text`` with as many bytes of UTF-8 (surrogates are one byte each); what ``keep`` matches stays."""
+    """Mask ``text`` to as many bytes of UTF-8 (surrogates are one byte each); matches of ``keep`` stay."""
     parts, at = [], 0
     for match in keep.finditer(text):
         parts += [text[at : match.start()].translate(_TABLE), match.group()]
@@ -319,7 +318,7 @@ def marks(*templates: str) -> re.Pattern[str]:
 
 
 def is_role(text: str) -> bool:
-    """Whether a text is made of nothing but special tokens, names of roles and punctuation."""
+    """Whether a text consists only of special tokens, names of roles and punctuation."""
     return _ROLE_LINES.match(text) is not None
 
 
@@ -333,7 +332,7 @@ def _masked(code: int) -> str:
         character = chr(code)
         return "0" if character.isdigit() else "X" if character.isupper() else "x" if character.isalpha() else character
     if 0xD800 <= code <= 0xDFFF:
-        # A byte that is no UTF-8: it may be a letter of another encoding. Continuations and others stay such.
+        # A byte that is not UTF-8: it may be a letter of another encoding. Continuations and others stay such.
         return "\udcbf" if 0xDC80 <= code < 0xDCC0 else "\udcff" if code >= 0xDCC0 else chr(code)
     size = 2 if code < 0x800 else 3 if code < 0x10000 else 4
     character = chr(code)
@@ -372,7 +371,7 @@ _TABLE = _MaskTable()
 # is white space at its end.
 
 Change = Callable[[str], str]
-"""A text to one of as many bytes of UTF-8."""
+"""Function that changes a text and keeps its number of bytes in UTF-8."""
 
 
 def native_output(text: str, change: Change, told: Change) -> str:
@@ -438,7 +437,7 @@ def _concealed(content: dict[str, Any], text: str, told: Change) -> dict[str, An
 
 
 def _numbers(content: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of tokens tell their texts."""
+    """Mask token numbers, which reveal their texts."""
     tokens = content.get("tokens")
     return {"tokens": [int("1" * len(str(each))) for each in tokens]} if isinstance(tokens, list) else {}
 
@@ -448,7 +447,7 @@ def _line(content: dict[str, Any], before: str) -> str:
 
 
 def _apart(text: str, pieces: Sequence[str]) -> Iterator[str]:
-    """``text`` in parts of as many bytes as ``pieces`` have."""
+    """Split ``text`` into parts of the same numbers of bytes as ``pieces``."""
     data, at = text.encode("utf-8", "surrogateescape"), 0
     for piece in pieces:
         size = len(piece.encode("utf-8", "surrogateescape"))

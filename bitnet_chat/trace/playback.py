@@ -1,4 +1,4 @@
-"""Plays a recording back through our own decoder and framers. Pure: whoever calls it keeps the time."""
+"""Play a recording back through the program's decoder and framers. Pure: the caller keeps the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a
 
 @dataclass(frozen=True, slots=True)
 class PlaybackStep:
-    """An entry, and the frames that our framer made of it."""
+    """An entry, and the frames that the framer made of it."""
 
     entry: TraceEntry
     frames: tuple[Frame, ...] = ()
@@ -48,7 +48,7 @@ class _PlayedEngine:
 
 
 def play(entries: Iterable[TraceEntry]) -> Iterator[PlaybackStep]:
-    """In order. Raises UsageError for bytes of an engine that was never started, or one of no known dialect."""
+    """Steps in order. Raises UsageError for bytes of an engine without a start, or of an unknown dialect."""
     engines: dict[int, _PlayedEngine] = {}
     for entry in entries:
         if entry.kind is TraceEntryKind.SPAWN:
@@ -63,7 +63,7 @@ def play(entries: Iterable[TraceEntry]) -> Iterator[PlaybackStep]:
             engine = engines.get(entry.process)
             if engine is None:
                 raise UsageError(
-                    f"the recording tells of engine {entry.process} before it was started",
+                    f"the recording has data of engine {entry.process} before it was started",
                     remedy="give the whole file, beginning with its spawn",
                 )
             yield PlaybackStep(entry, tuple(_frames(engine, entry)))
@@ -100,7 +100,7 @@ def _frames(engine: _PlayedEngine, entry: TraceEntry) -> list[Frame]:
 
 
 def _goes_on(framer: Framer, data: bytes) -> bool:
-    """Whether an engine was told to go on with its reply, behind its thoughts."""
+    """Whether an engine was instructed to continue its reply after its thoughts."""
     if not isinstance(framer, ThinkingFramer) or framer.kind != native.KIND:
         return data == b"\n"  # no message is empty
     return framer.is_open and not leaves_open(native.prompt_of(data), framer.tags)
@@ -111,12 +111,12 @@ def is_native(spawn: TraceEntry) -> bool:
 
 
 def is_modern(argv: tuple[str, ...]) -> bool:
-    """Whether a command line, not of a native engine, is one that we give to an engine of the modern dialect."""
+    """Whether a command line, not of a native engine, is one for an engine of the modern dialect."""
     return "--in-prefix" not in argv
 
 
 def _framer(spawn: TraceEntry, *, in_reply: bool) -> Framer:
-    """``in_reply``: the beginning was not kept, and the middle of a reply is the likeliest place to be."""
+    """Framer of a recording. ``in_reply``: the beginning was not kept, so the middle of a reply is most likely."""
     argv = spawn.argv
     framer: Framer
     if is_native(spawn):
@@ -148,13 +148,14 @@ def _framer(spawn: TraceEntry, *, in_reply: bool) -> Framer:
 
 
 def _kind(argv: tuple[str, ...]) -> str:
-    """Of a recording that does not tell. Builds whose flag takes a value flush their log before they change colour."""
+    """Guess for a recording without this information. Builds whose flag takes a value flush their log before they
+    change colour."""
     if option(argv, "--color") == "on":
         return "ordered"
     return "logged" if "--log-verbosity" in argv else "unordered"
 
 
 def option(argv: tuple[str, ...], flag: str) -> str:
-    """What stands behind a flag; empty where it is missing."""
+    """Value of a flag; empty without the flag."""
     at = argv.index(flag) if flag in argv else len(argv)
     return argv[at + 1] if at + 1 < len(argv) else ""

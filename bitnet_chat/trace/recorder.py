@@ -1,8 +1,8 @@
-"""Writes down what passes between us and the engines of one session.
+"""Record the bytes between this program and the engines of one session.
 
 The event loop only appends to a list. A thread takes it away once a second while something happens, and sleeps while
-nothing does; so a slow disk delays nobody, and a death of ours costs the last second. Of a flood only the newest
-:data:`_WAITING` bytes wait for that thread: what was pushed out is a gap in the recording.
+nothing does; so a slow disk delays nothing, and a crash of this program loses the last second. Of a flood only the
+newest :data:`_WAITING` bytes wait for that thread: what was pushed out is a gap in the recording.
 
 On the disk a session is a folder of segments. The first one stays, as it shows how everything began; of those behind
 it the last two, so that a session takes at most 4 MB.
@@ -39,10 +39,10 @@ _BYTES = (TraceEntryKind.OUT, TraceEntryKind.ERR)
 
 
 class TraceRecorder:
-    """Of one session, which may have several engines. Never raises: what cannot be written is not kept."""
+    """Recorder of one session, which may have several engines. Never raises: data that cannot be written is dropped."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder``: of all the sessions; made when there is something to write."""
+        """Create a recorder. ``folder``: of all sessions; made with the first entry."""
         self._began = time.monotonic()
         now = datetime.now(UTC)
         self._sessions = folder
@@ -66,7 +66,7 @@ class TraceRecorder:
         self._broken = False
 
     def track(self, facts: Mapping[str, object]) -> TraceWriter:
-        """For an engine that has just been started. ``facts``: its ``argv`` and more, see :mod:`.transcript`."""
+        """Writer for an engine that was just started. ``facts``: its ``argv`` and more, see :mod:`.transcript`."""
         self._engines += 1
         track = TraceWriter(self, self._engines)
         self._note(of_facts(self._now(), TraceEntryKind.SPAWN, self._engines, facts))
@@ -76,7 +76,7 @@ class TraceRecorder:
         self._note(TraceEntry(time.monotonic() - self._began, kind, process, data))
 
     def close(self) -> None:
-        """Write what waits. Gives up after a second: a disk that hangs must not keep us from leaving."""
+        """Write the pending data. Gives up after a second, so that a disk that hangs does not delay the exit."""
         self._closing.set()
         self._work.set()
         if self._thread is not None:
@@ -165,7 +165,7 @@ class TraceRecorder:
             view = view[written:]
 
     def _next_segment(self, at: float) -> None:
-        """Begin a file with what has to be known to understand it: of which session it is, and which engines live."""
+        """Begin a file with its context: the session, and the engines that run."""
         if self._file is None:
             self._sessions.mkdir(parents=True, exist_ok=True)
             _prune(self._sessions)
@@ -187,7 +187,7 @@ class TraceRecorder:
 
 
 class TraceWriter:
-    """What one engine says and hears; see :class:`bitnet_chat.engine.process.TraceListener`."""
+    """Output and input of one engine; see :class:`bitnet_chat.engine.process.TraceListener`."""
 
     def __init__(self, recorder: TraceRecorder, number: int) -> None:
         self._recorder, self._number = recorder, number
@@ -221,7 +221,7 @@ def _in_parts(long: TraceEntry) -> Iterator[TraceEntry]:
 
 
 def _prune(folder: Path) -> None:
-    """Make room for one more. One that is still being written loses what it has, and goes on to no use."""
+    """Remove the oldest sessions. One that is still being written loses its data."""
     with contextlib.suppress(OSError):
         for old in sorted(each for each in folder.iterdir() if each.is_dir())[: 1 - KEPT]:
             shutil.rmtree(old, ignore_errors=True)
@@ -231,12 +231,12 @@ def _prune(folder: Path) -> None:
 
 
 def folder() -> Path:
-    """Where all the recordings are, one folder a session."""
+    """The folder of all recordings, with one folder for each session."""
     return paths.data_dir() / "sessions"
 
 
 def sessions() -> list[Path]:
-    """Those that were kept, the last one first."""
+    """The recordings that were kept, the last one first."""
     try:
         return sorted((each for each in folder().iterdir() if (each / "000000").is_file()), reverse=True)
     except OSError:
@@ -244,31 +244,30 @@ def sessions() -> list[Path]:
 
 
 def forget() -> bool:
-    """Removes all the recordings; False where some are still there.
-
-    A program that is running goes on without its own.
-    """
+    """Remove all recordings; False if some could not be removed. A running program continues without its own."""
     shutil.rmtree(folder(), ignore_errors=True)
     return not sessions()
 
 
 def session(number: int) -> Path:
-    """1: the last one, 2: the one before it. Raises UsageError where there is none."""
+    """Find a recording by number: 1 is the last one, 2 the one before it. Raises UsageError without one."""
     found = sessions()
     if not found:
         raise UsageError(
             "no session was recorded yet",
-            remedy="talk to a model first; with --no-journal or journal = false nothing is recorded",
+            remedy="chat with a model first; with --no-journal or journal = false nothing is recorded",
         )
     if not 1 <= number <= len(found):
-        raise UsageError(f"there is no session {number}", remedy=f"there are {len(found)}; 1 is the last one")
+        raise UsageError(
+            f"session {number} was not recorded", remedy=f"recorded sessions: {len(found)}; 1 is the last one"
+        )
     return found[number - 1]
 
 
 def read(path: Path) -> list[TraceEntry]:
-    """The entries of a session. Raises UsageError for a folder that is none or cannot be read.
+    """The entries of a session. Raises UsageError for a folder that is not a recording or cannot be read.
 
-    Where a segment is missing or damaged stands a GAP; it may be that of a session that is still being written.
+    A GAP replaces a segment that is missing or damaged; the session may still be running.
     """
     try:
         files = sorted(each for each in path.iterdir() if each.name.isdecimal())

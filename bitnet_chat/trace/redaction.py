@@ -1,4 +1,4 @@
-"""Takes out of a text who and where somebody is, and what must stay secret. Pure.
+"""Remove names, places and secrets from a text. Pure.
 
 Home directories, the name of the user and of the computer, e-mail addresses, keys and tokens. What looks like a secret
 is taken for one: a bug report with one word too few is better than one with one too many.
@@ -28,7 +28,7 @@ _KNOWN = re.compile(
     r"\b(?:sk|pk|rk|hf|ghp|gho|ghu|ghs|ghr|github_pat|glpat|xox[abprs]|npm|pypi|dop_v1|AKIA|ASIA|AIza|ya29|eyJ)"
     r"[-_.A-Za-z0-9]{12,}"
 )
-# Letters of both cases and digits, as long as no word is: a hash, which has one case, is no secret.
+# Letters of both cases and digits, longer than any word: a hash, which has one case, is not a secret.
 _RANDOM = re.compile(
     r"(?<![\w/.-])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[A-Za-z0-9_-]{32,}(?![\w/.-])", re.ASCII
 )
@@ -43,7 +43,7 @@ class _Find:
 
 
 class Redactor:
-    """Knows whose words these are. Names of fewer than three letters, and usual ones, are not looked for."""
+    """Redactor of user, host and secrets. Names of fewer than three letters, and common ones, are not searched for."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Redactor:
         hosts: Sequence[str] = (),
         secrets: Sequence[str] = (),
     ) -> None:
-        """``secrets``: keys that are known, whatever they look like and wherever they stand."""
+        """Create a redactor. ``secrets``: known keys, redacted in any form and place."""
         known = sorted({secret for secret in secrets if len(secret) > 2}, key=len, reverse=True)
         patterns = [(re.compile(re.escape(secret)), "<secret>") for secret in known]
         places = sorted({home.rstrip("/\\") for home in homes}, key=len, reverse=True)
@@ -77,7 +77,7 @@ class Redactor:
         self._patterns = patterns
 
     def text(self, text: str) -> str:
-        """With what was found replaced by what it was: ``~``, ``<user>``, ``<host>``, ``<email>``, ``<secret>``."""
+        """Replace each match by its kind: ``~``, ``<user>``, ``<host>``, ``<email>``, ``<secret>``."""
         parts, at = [], 0
         for find in self._found(text):
             parts += [text[at : find.start], find.instead]
@@ -85,7 +85,7 @@ class Redactor:
         return "".join([*parts, text[at:]])
 
     def same_length(self, text: str) -> str:
-        """The same in as many bytes of UTF-8 as before, as a row of ``x``: for the middle of a stream."""
+        """The same with ``x`` for each byte, so that the number of bytes stays: for the middle of a stream."""
         parts, at = [], 0
         for find in self._found(text):
             secret = text[find.start : find.end].encode("utf-8", "surrogateescape")
@@ -94,7 +94,7 @@ class Redactor:
         return "".join([*parts, text[at:]])
 
     def arguments(self, argv: Sequence[str]) -> list[str]:
-        """A command line: also what stands behind a flag whose name speaks of a secret."""
+        """Redact a command line, with the value of each flag whose name indicates a secret."""
         result: list[str] = []
         secret = False
         for argument in argv:
@@ -108,7 +108,7 @@ class Redactor:
         return result
 
     def value(self, value: object) -> object:
-        """Any value of a JSON text."""
+        """Redact any JSON value."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
@@ -116,7 +116,7 @@ class Redactor:
         return [self.value(each) for each in value] if isinstance(value, list | tuple) else value
 
     def _found(self, text: str) -> Iterator[_Find]:
-        """In order, without overlaps: the first that begins, of those the first in the list."""
+        """Matches in order, without overlaps: the first to begin, and of those the first in the list."""
         finds = []
         for rank, (pattern, instead) in enumerate(self._patterns):
             group = "secret" if "secret" in pattern.groupindex else 0

@@ -121,7 +121,7 @@ def test_a_server_is_recognised_and_not_chatted_with(tmp_path: Path) -> None:
         (lambda path: program(path, "", "exit 3"), "is not a llama-cli"),
         (lambda path: (path.write_bytes(b"\x7fELF nonsense"), path.chmod(0o755)), "built for another processor"),
         (lambda path: program(path, "", "head -c 3000000 /dev/zero"), "is not a llama-cli"),
-        (lambda path: path.mkdir(), "holds none of"),
+        (lambda path: path.mkdir(), "has none of"),
     ],
 )
 def test_something_that_is_no_engine(tmp_path: Path, prepare, words: str) -> None:  # type: ignore[no-untyped-def]

@@ -98,7 +98,7 @@ def test_a_prebuilt_engine_has_no_server(prebuilt_engines: dict[str, Path]) -> N
     with pytest.raises(EngineNotFoundError, match="no llama-server was found") as caught:
         find_server()
     assert "bitnet-chat engine install --build --with server" in caught.value.remedy
-    with pytest.raises(EngineNotFoundError, match="there is no llama-server at") as caught:
+    with pytest.raises(EngineNotFoundError, match="llama-server was not found at") as caught:
         find_server("bitnet")
     assert "--build --with server" in caught.value.remedy
 

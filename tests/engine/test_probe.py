@@ -306,7 +306,7 @@ def test_a_folder_whose_programs_all_fail_says_why(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_program(tmp_path: Path) -> None:
-    with pytest.raises(EngineNotFoundError, match="is a folder and no program"):
+    with pytest.raises(EngineNotFoundError, match="is a folder, not a program"):
         probe(tmp_path)
 
 

@@ -53,16 +53,16 @@ def test_addresses() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("host", "wants host:port"),
-        ("host:", "wants host:port"),
-        (":50052", "wants host:port"),
-        ("a:1,", "wants host:port"),
-        ("a:1;b:2", "wants host:port"),
-        ("a:1 b:2", "wants host:port"),
-        ("http://a:1", "wants host:port"),
-        ("--mlock:1", "wants host:port"),
-        ("a\n:1", "wants host:port"),
-        ("höst:1", "wants host:port"),
+        ("host", "host:port is needed"),
+        ("host:", "host:port is needed"),
+        (":50052", "host:port is needed"),
+        ("a:1,", "host:port is needed"),
+        ("a:1;b:2", "host:port is needed"),
+        ("a:1 b:2", "host:port is needed"),
+        ("http://a:1", "host:port is needed"),
+        ("--mlock:1", "host:port is needed"),
+        ("a\n:1", "host:port is needed"),
+        ("höst:1", "host:port is needed"),
         ("::1:50052", "goes in brackets"),
         ("[::1]", "goes in brackets"),
         ("[a]:1", "no IPv6 address"),
@@ -84,7 +84,7 @@ def test_what_is_no_address(text: str, words: str) -> None:
     [
         ("ggml-rpc.cpp:547: Failed to connect to 10.0.0.9:50052", "10.0.0.9:50052 cannot be reached"),
         ("Cannot resolve host 'x'\nggml-rpc.cpp:547: Failed to connect to x:1", "finds no IPv4 address of that name"),
-        ("RPC server version mismatch: 1.0.0\nRPC handshake failed for a:1", "a:1 speaks another version"),
+        ("RPC server version mismatch: 1.0.0\nRPC handshake failed for a:1", "a:1 has another version"),
         ("ggml-rpc.cpp:566: Remote RPC server crashed or returned malformed response", "ended, or is of another"),
         ('error while handling argument "--rpc": RPC not supported in this build', "built without RPC"),
     ],
@@ -154,7 +154,7 @@ def test_install_passes_on_what_is_wanted(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_what_cannot_be_used_is_said_at_once(classic: EngineBinary, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--engine", str(classic.path), "--rpc", "nonsense", "hello"]) == 2
-    assert "'nonsense' is no address of an rpc-server" in capsys.readouterr().err
+    assert "'nonsense' is not an address of an rpc-server" in capsys.readouterr().err
 
 
 # Knocking.

@@ -179,7 +179,7 @@ def test_a_server_that_never_says_where_it_listens(classic: EngineBinary, tmp_pa
     path.chmod(0o755)
     flags = ("--backend", "llama-server", "--engine", str(tmp_path), "-t", "1", "--stall-timeout", "2")
     done = run(*flags, "hello")
-    assert done.returncode == 124 and b"the engine did not get ready to answer: for 2 s" in done.stderr
+    assert done.returncode == 124 and b"the engine did not become ready: for 2 s" in done.stderr
 
 
 # Engines that close their terminal and live on

@@ -1,4 +1,4 @@
-"""The native engine: a resident child of our own around a prebuilt library, that speaks one line of JSON each way.
+"""The native engine: a resident child process around a prebuilt library, with one line of JSON for each message.
 
 The child imports nothing of this package outside this folder; the parent imports :mod:`protocol` alone.
 """

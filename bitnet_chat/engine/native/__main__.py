@@ -24,7 +24,7 @@ _FLUSH = 5.0
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """Ends the process: nothing of a library is taken down in order, which could wait for a reply."""
+    """End the process without unloading the library, which could wait for a reply."""
     name, settings = arguments(argv)
     input, output = _streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has heard it as well, and decides
@@ -73,7 +73,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, LibrarySettings]:
 
 
 def _serve(name: str, settings: LibrarySettings, next_line: Callable[[], bytes], output: OutputWriter) -> int:
-    """Until a line is none of the protocol; its exit status."""
+    """Run until a line is not one of the protocol; returns the exit status."""
     output.send_first(Loading())
     try:
         library = _load(name, settings, output)
@@ -110,7 +110,7 @@ def _load(name: str, settings: LibrarySettings, output: OutputWriter) -> Library
 
 
 def _streams() -> tuple[int, int]:
-    """Descriptors for the protocol alone: a library that prints prints to stderr, and one that reads reads nothing."""
+    """Descriptors for the protocol alone: the library's output goes to stderr, and its input is empty."""
     input, output = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -120,7 +120,7 @@ def _streams() -> tuple[int, int]:
 
 
 def _read(descriptor: int, put: Callable[[bytes], None]) -> NoReturn:
-    """Lines as they come. The end of the input is the end of the child, at once."""
+    """Lines as they arrive. The child ends at once at the end of the input."""
     rest = bytearray()
     while True:
         try:

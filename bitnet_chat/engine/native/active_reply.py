@@ -1,4 +1,4 @@
-"""One reply while it is made: what it says, whether it is to end, and its figures."""
+"""A running reply: its text, its end, and its figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDS: dict[Outcome, EndReason] = {"stop": "stop", "length": "length", "context_
 
 
 class RunningReply:
-    """See :class:`bitnet_chat.engine.native.library.ReplySink`."""
+    """A reply in progress; see :class:`bitnet_chat.engine.native.library.ReplySink`."""
 
     def __init__(self, request: Complete, send: Callable[[Message], None]) -> None:
         self._request, self._send = request, send
@@ -33,7 +33,7 @@ class RunningReply:
         return self._is_stopped or self._text.has_ended
 
     def stop(self) -> None:
-        """End it, as the parent wants."""
+        """End the reply at the request of the parent."""
         with self._lock:
             self._is_stopped = True
             callback, self._callback = self._callback, None
@@ -48,7 +48,7 @@ class RunningReply:
         callback()
 
     def begin(self, tokens: tuple[int, ...]) -> None:
-        """The prompt is known, and its evaluation begins."""
+        """Begin the evaluation of the prompt."""
         self._size = len(tokens)
         self._begun = self._first = time.perf_counter()
 
@@ -71,7 +71,7 @@ class RunningReply:
         return self.is_cut
 
     def ended(self, outcome: Outcome) -> NativeReplyEnded:
-        """Sends what was held back, before the message that is returned."""
+        """Send held text, before the message that is returned."""
         text, tokens = self._text.end(by_token=outcome == "stop" and not self._is_beyond)
         if text or tokens:
             self._send(Token(self._request.id, text, tokens))
@@ -95,7 +95,7 @@ class RunningReply:
 
 
 def never_begun(id: int) -> NativeReplyEnded:
-    """The end of a request that still waited."""
+    """End of a request that was still waiting."""
     return NativeReplyEnded(id=id, reason="interrupted")
 
 
@@ -103,13 +103,13 @@ def never_begun(id: int) -> NativeReplyEnded:
 
 
 class ReplyTextDecoder:
-    """``add`` tokens as they come; what it returns can be sent."""
+    """Text of a reply: ``add`` tokens as they arrive; the returned text can be sent."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._decoder, self._scanner = Utf8Decoder(), StopTextScanner(stops)
         self._held: list[int | None] = []
         self.count = 0
-        """Tokens that were added."""
+        """Number of added tokens."""
 
     @property
     def has_ended(self) -> bool:
@@ -124,7 +124,7 @@ class ReplyTextDecoder:
         return (text, self._released()) if text else ("", ())
 
     def end(self, *, by_token: bool) -> tuple[str, tuple[int, ...]]:
-        """What was held back, now that nothing follows. ``by_token``: the last token ended the reply and is none of
+        """Held text, at the end of the reply. ``by_token``: the last token ended the reply and is none of
         it."""
         if by_token:
             self.count -= 1

@@ -1,9 +1,10 @@
-"""How many tokens of a prompt are evaluated at once. Pure.
+"""Number of tokens of a prompt that are evaluated at once. Pure.
 
-Between two batches progress is told, and llama.cpp hears a stop only there, as its server does, so a batch should take
-less than half a second. Behind 6,000 tokens a small model takes three times as long for one as at the beginning.
-What a small one costs was measured with one thread: 2B4T's shape in TQ2_0 reads 21.8 tokens/s in batches of 16 and 22.1
-in those of 128, SmolLM2-135M in Q4_1 118 and 157; ik_llama.cpp reads 2B4T in IQ2_BN as fast by 32 as by 256.
+Progress is reported between two batches, and llama.cpp checks for a stop only there, as its server does, so a batch
+should take less than half a second. Behind 6,000 tokens a small model takes three times as long for one as at the
+beginning. What a small one costs was measured with one thread: 2B4T's shape in TQ2_0 reads 21.8 tokens/s in batches of
+16 and 22.1 in those of 128, SmolLM2-135M in Q4_1 118 and 157; ik_llama.cpp reads 2B4T in IQ2_BN as fast by 32 as by
+256.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The child at work: requests are taken, done by the library on threads, and answered."""
+"""Request handling of the child: the library processes requests on threads."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from bitnet_chat.engine.native.protocol import (
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _Job = Complete | Embed | Save | Restore
-"""What waits for a sequence."""
+"""Requests that wait for a sequence."""
 
 
 class NativeServer:
-    """Answers the requests of lines. As many replies are made at once as the library has sequences, the others wait."""
+    """Answer requests. As many replies run at once as the library has sequences; the others wait."""
 
     def __init__(self, library: Library, sequences: int, send: Callable[[Message], None]) -> None:
         self._library, self._send = library, send
@@ -102,7 +102,7 @@ class NativeServer:
                 self._running.pop(request.id, None)
 
     def _attempt(self, request: Request) -> None:
-        """Whatever happens, the request is answered and the child lives on."""
+        """Answer a request in every case, and keep the child running."""
         try:
             self._send(self._answer(request))
         except RequestError as error:
@@ -150,8 +150,8 @@ class NativeServer:
         return running.ended("cut" if running.is_cut else self._library.complete(generation, running))
 
     def _grammar(self, schema: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-        """The grammar of a schema, or the schema itself for a library that reads what no grammar here can say. Nothing
-        that a schema demands is passed over: the library would not tell."""
+        """The grammar of a schema, or the schema itself for a library that reads what no grammar here can say. No part
+        of a schema is ignored: the library would not report it."""
         try:
             try:
                 return of_schema(schema), None
@@ -166,7 +166,7 @@ class NativeServer:
             return self._pieces.tokens(prompt)
 
     def _text_tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
-        """One piece is a whole text; several are as they are given."""
+        """One piece is a whole text; several are tokenized as given."""
         if len(prompt) == 1 and prompt[0][0]:
             return self._library.tokenize(prompt[0], whole=True)
         return self._tokens(prompt)

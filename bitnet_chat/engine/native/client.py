@@ -48,7 +48,7 @@ Prompt = str | Sequence[int] | Sequence[Piece]
 
 
 class NativeClientError(Exception):
-    """The child refused a request or ended. ``failed``: its message, if there was one; ``log``: its stderr."""
+    """The child refused a request or ended. ``failed``: its message, if any; ``log``: its stderr."""
 
     def __init__(self, what: str, failed: NativeFailed | None = None, log: str = "") -> None:
         super().__init__(what)
@@ -69,7 +69,8 @@ class NativeClient:
     """A running child; a context manager. Starting it returns when the model is loaded, or raises NativeClientError."""
 
     def __init__(self, argv: Sequence[str], *, timeout: float = 600.0) -> None:
-        """``argv``: see :func:`bitnet_chat.engine.native.command.command`. ``timeout``: seconds without a message."""
+        """Start a child. ``argv``: see :func:`bitnet_chat.engine.native.command.command`. ``timeout``: seconds without
+        a message."""
         self._timeout = timeout
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115  # closed with the client
         # Not this program's group: a Ctrl-C of the user's is for this program to handle.
@@ -93,7 +94,7 @@ class NativeClient:
         return self._process.pid
 
     def log(self) -> str:
-        """What the library wrote to stderr until now."""
+        """The library's stderr so far."""
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")
 
@@ -113,7 +114,7 @@ class NativeClient:
         self._log.close()
 
     def wait(self) -> int:
-        """Its exit status, when it has ended by itself."""
+        """The exit status of a child that has ended by itself."""
         return self._process.wait(self._timeout)
 
     def __enter__(self) -> Self:
@@ -136,7 +137,7 @@ class NativeClient:
             self._process.stdin.write(line)
 
     def messages(self, id: int | None) -> Iterator[Message]:
-        """Those of one request, the last one included; messages of others wait for their turn. Raises
+        """Messages of one request, up to its last one; messages of other requests are kept. Raises
         NativeClientError when the child ends."""
         while True:
             message = self._waiting[id].popleft() if self._waiting[id] else self._next()

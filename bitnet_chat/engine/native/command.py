@@ -32,7 +32,8 @@ def command(
     state_folder: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> list[str]:
-    """``engine``: of the dialect NATIVE. ``context_size``: of one sequence. None: the child's own choice.
+    """Command line of a child. ``engine``: of the dialect NATIVE. ``context_size``: of one sequence. None: the child's
+    own choice.
 
     ``overrides``: ``KEY=TYPE:VALUE`` for metadata of the model, as llama.cpp's ``--override-kv`` has them.
     """

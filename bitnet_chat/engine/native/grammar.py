@@ -1,7 +1,7 @@
-"""JSON and JSON schemas as grammars (GBNF), for a library that reads no schemas itself. Pure.
+"""Grammars (GBNF) for JSON and JSON schemas, for a library that cannot read schemas. Pure.
 
 Properties come in the order of the schema, as in llama.cpp; others only where the schema names no property, or allows
-them by ``additionalProperties``. What a schema demands and this cannot is refused by name, never left out.
+them by ``additionalProperties``. Unsupported keywords of a schema are refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "format", "deprecated", "readOnly", "writeOnly"}
     | {"$schema", "$id", "$comment", "$defs", "definitions"}
 )
-"""Keywords that demand nothing of a value."""
+"""Keywords without a constraint on the value."""
 _PLAIN = r'"\\\x00-\x1f\x7f'
-"""What no text of JSON has without an escape; DEL, too, is left out."""
+"""Characters that JSON strings must escape, and DEL."""
 _NEEDS_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f]')
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
 class SchemaError(ValueError):
-    """A schema that cannot be made a grammar."""
+    """A schema that cannot be written as a grammar."""
 
 
 def of_schema(schema: Mapping[str, Any], also: Collection[str] = ()) -> str:
@@ -89,7 +89,7 @@ class _Grammar:
         return self._typed(kinds, wanted)
 
     def _of_kind(self, kind: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Those keywords of a schema for several types that are about one of them."""
+        """The keywords for one type of a schema for several types."""
         others = {key for keys in (_KEYWORDS[each] for each in _TYPES if each != kind) for key in keys}
         return {key: value for key, value in schema.items() if key in _KEYWORDS.get(kind, ()) or key not in others}
 
@@ -128,7 +128,7 @@ class _Grammar:
         return self._rule(f'"{{" space {begin} space "}}"')
 
     def _other_key(self, names: Collection[str]) -> str:
-        """A key that is none of ``names``; without escapes, by which it could be one after all."""
+        """A key that is not in ``names``; without escapes, which could spell one of them."""
         return (
             f'"\\"" {self._rest({name for name in names if not _NEEDS_ESCAPE.search(name)})} "\\""'
             if names
@@ -136,7 +136,7 @@ class _Grammar:
         )
 
     def _rest(self, taken: Collection[str]) -> str:
-        """Characters that are none of the texts ``taken``."""
+        """Strings of characters other than the texts ``taken``."""
         starts = sorted({text[0] for text in taken if text})
         options = [f"[^{_PLAIN}{''.join(map(_code, starts))}] [^{_PLAIN}]*"]
         for start in starts:

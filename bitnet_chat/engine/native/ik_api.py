@@ -1,7 +1,7 @@
 """Declarations of ik_llama.cpp's library, of exactly the version that is pinned in
 :mod:`bitnet_chat.engine.install.packages`.
 
-The structures have no version in them, so what the library says of its own defaults is checked before anything else.
+The structures have no version, so the defaults that the library reports are checked first.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Batch(Structure):
 
 
 class Candidates(Structure):
-    """``data``: of :data:`CANDIDATE_SIZE` bytes each: token, logit, probability."""
+    """Array of candidates. ``data``: of :data:`CANDIDATE_SIZE` bytes each: token, logit, probability."""
 
     _fields_ = (("data", c_void_p), ("size", c_size_t), ("selected", c_int64), ("sorted", c_bool))
 
@@ -220,7 +220,7 @@ def load(site: Path) -> Any:
 
 
 def unexpected(library: Any) -> str:
-    """Which of its defaults are not where they are expected; empty if all are."""
+    """Defaults of the library at an unexpected place; empty if all are as expected."""
     found = {name: getattr(library, name)() for name in _DEFAULTS}
     return ", ".join(
         f"{field} is {value}"
@@ -231,7 +231,7 @@ def unexpected(library: Any) -> str:
 
 
 def overrides(words: tuple[str, ...]) -> Any:
-    """``KEY=TYPE:VALUE`` as the library takes them. Raises LoadError."""
+    """Convert ``KEY=TYPE:VALUE`` to the library's structures. Raises LoadError."""
     entries = (Override * (len(words) + 1))()  # the last one ends the list
     for entry, word in zip(entries, words, strict=False):
         key, _, rest = word.partition("=")

@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 
 
 class _Task:
-    """A reply that is being made. ``tokens``: all of its sequence, of which the first ``done`` are evaluated."""
+    """A running reply. ``tokens``: all of its sequence, of which the first ``done`` are evaluated."""
 
     def __init__(self, generation: GenerationRequest, sink: ReplySink, sampler: IkSampler) -> None:
         self.sink, self.sampler, self.limit = sink, sampler, generation.max_tokens
@@ -30,7 +30,7 @@ class _Task:
 
     @property
     def waiting(self) -> int:
-        """Tokens that are to be evaluated."""
+        """Tokens to evaluate."""
         return len(self.tokens) - self.done
 
     @property
@@ -42,10 +42,10 @@ class _Task:
 
 
 class IkScheduler:
-    """:meth:`complete` and :meth:`call` are for any thread; both wait."""
+    """Scheduler of replies. :meth:`complete` and :meth:`call` may be called on any thread; both block."""
 
     def __init__(self, model: IkModel, context: IkContext, *, window: int, batch: int, sequences: int) -> None:
-        """``window``: tokens of one sequence."""
+        """Start the thread. ``window``: tokens of one sequence."""
         self._model, self._context, self._window, self._batch = model, context, window, batch
         self._sequences = Sequences(sequences)
         self._tasks: list[_Task] = []
@@ -71,7 +71,7 @@ class IkScheduler:
         return task.outcome
 
     def call(self, work: Callable[[IkContext, Sequences], _Result]) -> _Result:
-        """Between two batches."""
+        """Run ``work`` between two batches."""
         results: list[_Result] = []
         errors: list[Exception] = []
         done = threading.Event()
@@ -138,7 +138,7 @@ class IkScheduler:
                 self._continue(task, self._context.logits(next(outputs)))
 
     def _evaluated(self) -> tuple[list[tuple[_Task, BatchPart]], list[int]]:
-        """What was evaluated, and the places of its outputs; nothing where it was aborted."""
+        """The evaluated parts, and the places of their outputs; nothing after an abort."""
         room = self._batch
         while plan := self._plan(room):
             try:
@@ -151,7 +151,7 @@ class IkScheduler:
         return [], []
 
     def _plan(self, room: int) -> list[tuple[_Task, BatchPart]]:
-        """Replies before prompts."""
+        """Parts of the next batch, replies before prompts."""
         plan = []
         for task in sorted(self._tasks, key=lambda task: task.waiting):
             tokens = task.tokens[task.done : task.done + room]

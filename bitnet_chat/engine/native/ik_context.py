@@ -1,4 +1,4 @@
-"""A context of ik_llama.cpp's library: what sequences of tokens have left in its cache, and evaluating more."""
+"""A context of ik_llama.cpp's library: the cache of its sequences, and the evaluation of tokens."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class BatchPart:
 
 
 class IkContext:
-    """Not for two threads at once, but for :meth:`abort`."""
+    """A context. Not thread-safe, except :meth:`abort`."""
 
     def __init__(
         self, model: IkModel, *, size: int, batch: int, sequences: int, threads: int, embeddings: bool = False
     ) -> None:
-        """``size``: tokens in all. ``batch``: tokens that are evaluated at once. Raises LoadError."""
+        """Create a context. ``size``: tokens in all. ``batch``: tokens that are evaluated at once. Raises LoadError."""
         self._model, self._library = model, model.library
         parameters = self._library.llama_context_default_params()
         parameters.n_ctx, parameters.n_seq_max = size, sequences
@@ -63,7 +63,7 @@ class IkContext:
         self._owner_pointers = (POINTER(c_int32) * batch)(*pointers)
 
     def arm(self) -> None:
-        """From now on :meth:`abort` is heard."""
+        """Make :meth:`abort` effective from now on."""
         self._flag.value = b""
 
     def abort(self) -> None:
@@ -71,8 +71,8 @@ class IkContext:
         self._flag.value = b"1"
 
     def evaluate(self, parts: Sequence[BatchPart]) -> list[int] | None:
-        """The places of the outputs that are wanted, in order; see :meth:`logits`. None: aborted. What was evaluated of
-        these parts is not in the cache then. Raises ContextFullError, RuntimeError."""
+        """The places of the outputs that are wanted, in order; see :meth:`logits`. None: aborted. Their evaluated
+        tokens are then not in the cache. Raises ContextFullError, RuntimeError."""
         at, places = 0, list[int]()
         for part in parts:
             end = at + len(part.tokens)
@@ -149,14 +149,15 @@ class IkContext:
 
 
 class ContextFullError(Exception):
-    """No free place of the cache is long enough for a batch."""
+    """The cache has no free place that is long enough for a batch."""
 
 
 # One vector for a text from those of its tokens. Pure.
 
 
 def mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Of length 1. A library that pools the tokens itself, as a model of embeddings asks for, gives a single row."""
+    """Mean of vectors, with length 1. A library that pools the tokens itself, as a model of embeddings asks for, gives
+    a single row."""
     sums = [math.fsum(column) for column in zip(*rows, strict=True)]
     length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
     return tuple(value / length for value in sums)

@@ -1,4 +1,4 @@
-"""ik_llama.cpp's library, by declarations of our own: the engine ``bitnet``."""
+"""ik_llama.cpp's library, used through own declarations: the engine ``bitnet``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load(settings: LibrarySettings, progress: Callable[[float], None]) -> IkLlam
 
 
 class IkLlamaCpp:
-    """See :class:`bitnet_chat.engine.native.library.Library`."""
+    """Library ik_llama.cpp; see :class:`bitnet_chat.engine.native.library.Library`."""
 
     schema_keywords: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ class IkLlamaCpp:
         def work(context: IkContext, sequences: Sequences) -> int:
             tokens = sequences.evaluated(sequences.last)
             if not tokens:
-                raise RequestError("failed", "nothing has been evaluated that could be saved")
+                raise RequestError("failed", "no evaluated tokens to save")
             if not context.save(path, sequences.last, tokens):
                 raise RequestError("failed", f"the state cannot be written to {path}; the engine's log says why")
             return len(tokens)

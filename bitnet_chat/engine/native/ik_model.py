@@ -12,11 +12,11 @@ from bitnet_chat.engine.native.library import LibrarySettings, LoadError, Reques
 from bitnet_chat.text.utf8 import well_formed
 
 _STEP = 0.05
-"""Of the file, between two reports of how far it is loaded."""
+"""Part of the file between two progress reports."""
 
 
 class IkModel:
-    """Its methods may be called by several threads at once: the library does not change what it loaded."""
+    """A loaded model. Thread-safe: the library does not change a loaded model."""
 
     def __init__(self, library: Any, settings: LibrarySettings, progress: Callable[[float], None]) -> None:
         """Raises LoadError."""
@@ -57,7 +57,7 @@ class IkModel:
         return tuple(tokens[:count])
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """Its bytes; none for a token that stands for something else than text, unless ``special``."""
+        """Bytes of a token; empty for a token that is not text, unless ``special``."""
         room = 64
         while True:
             data = ctypes.create_string_buffer(room)
@@ -70,13 +70,13 @@ class IkModel:
         return bool(self.library.llama_token_is_eog(self.pointer, token))
 
     def check(self, tokens: tuple[int, ...]) -> None:
-        """Raises RequestError for a token that is none of the vocabulary: the library would end the process."""
+        """Raises RequestError for a token outside the vocabulary: the library would end the process."""
         if max(tokens, default=0) >= self.size:
             raise RequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self.size}")
 
 
 class _ErrorLog:
-    """The library's log, to stderr as without it; what it says of errors is kept."""
+    """Forwards the library's log to stderr and keeps its errors."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []

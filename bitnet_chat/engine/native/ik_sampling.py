@@ -1,4 +1,4 @@
-"""How ik_llama.cpp's library draws a token: llama.cpp's order and defaults, by the library's own samplers."""
+"""Sampling with ik_llama.cpp's library: llama.cpp's order and defaults, with the library's own samplers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAST = 64
 
 
 class IkSampler:
-    """Draws the tokens of one reply. Its random numbers are its own, so replies made at once do not share them."""
+    """Sampler of one reply. Its random numbers are its own, so replies made at once do not share them."""
 
     def __init__(self, library: Any, context: int, vocabulary: int, size: int, sampling: dict[str, float]) -> None:
         """``vocabulary``: of ``size`` tokens. ``sampling``: see :data:`DEFAULTS`, and ``seed``."""
@@ -64,7 +64,7 @@ class IkSampler:
         self._fill(logits)
         token = self._drawn(before)
         if self._grammar and not self._allows(token):
-            # Most tokens are as the grammar wants them, and asking for each of a vocabulary costs much.
+            # Most tokens match the grammar, and a check of the whole vocabulary is expensive.
             self._fill(logits)
             self._library.llama_grammar_sample(self._grammar, self._context, self._candidates)
             if max(self._logit_column) == float("-inf"):
@@ -73,7 +73,7 @@ class IkSampler:
         return token
 
     def accept(self, token: int) -> None:
-        """``token`` is part of the reply; not for one that ends it."""
+        """Add ``token`` to the reply; not for one that ends it."""
         if self._grammar:
             self._library.llama_grammar_accept_token(self._grammar, self._context, token)
 

@@ -1,4 +1,4 @@
-"""What the child needs of a library, and what a library is told about a request."""
+"""Interface between the child and a library."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
-"""Why a library ended a reply: by a token that ends one, at ``max_tokens``, at the end of the window, or because a
+"""Reason for the end of a reply: a token that ends one, at ``max_tokens``, at the end of the window, or because a
 :class:`ReplySink` asked for it."""
 
 
 class RequestError(Exception):
-    """A request that cannot be done; becomes ``Failed`` with the same words."""
+    """A request that cannot be done; becomes ``Failed`` with the same message."""
 
     def __init__(self, why: FailureKind, what: str) -> None:
         super().__init__(what)
@@ -25,7 +25,7 @@ class RequestError(Exception):
 
 
 class LoadError(Exception):
-    """The model cannot be loaded, or the library cannot; ends the child."""
+    """The model or the library cannot be loaded; ends the child."""
 
     def __init__(self, what: str, why: FailureKind = "model") -> None:
         super().__init__(what)
@@ -55,24 +55,24 @@ class LibrarySettings:
 
 
 class ReplySink(Protocol):
-    """Hears of one reply, on the thread that the library likes. Each call returns True to end the reply."""
+    """Receiver of one reply, called on a thread of the library's choice. Each call returns True to end the reply."""
 
     def prefill(self, done: int, total: int, cached: int) -> bool: ...
 
     def token(self, token: int | None, piece: bytes, count: int = 1) -> bool:
-        """``count`` tokens have ``piece`` as their bytes; None where a library does not tell which."""
+        """Receive ``count`` tokens with the bytes ``piece``; ``token`` is None if the library does not report it."""
 
     @property
     def is_cut(self) -> bool:
-        """Whether the reply is to end, by a request or for what it says."""
+        """Whether the reply has to end, by a request or by its text."""
 
     def when_stopped(self, callback: Callable[[], None]) -> None:
-        """``callback``: called once, on another thread, when a request stops the reply; at once if it has."""
+        """Register ``callback``: called once, on another thread, when a request stops the reply; at once if it has."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """How a reply is to be made from tokens; the texts that end it are the sink's matter."""
+    """Options of a reply; the sink handles the texts that end it."""
 
     tokens: tuple[int, ...]
     max_tokens: int | None
@@ -101,10 +101,10 @@ class Library(Protocol):
 
     @property
     def schema_keywords(self) -> tuple[str, ...]:
-        """Those of JSON schemas that it reads itself, beyond :mod:`bitnet_chat.engine.native.grammar`."""
+        """Keywords of JSON schemas that it supports itself, beyond :mod:`bitnet_chat.engine.native.grammar`."""
 
     def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
-        """``whole``: with the tokens that the model begins and ends a text with."""
+        """Tokens of a piece. ``whole``: with the tokens that the model adds at the begin and end of a text."""
 
     def detokenize(self, tokens: tuple[int, ...]) -> bytes: ...
 

@@ -1,7 +1,7 @@
-"""llama.cpp as the package xllamacpp has it: its server inside this process.
+"""llama.cpp in the package xllamacpp: its server inside this process.
 
 Replies come by a call with a callback for each token; the server's own loopback port, closed to others by a random key,
-serves for what has no call: tokens, text, saved states.
+serves requests without a call: tokens, text, saved states.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
 
 
 class LlamaCpp:
-    """See :class:`bitnet_chat.engine.native.library.Library`. The server calls a sequence a slot."""
+    """Library llama.cpp; see :class:`bitnet_chat.engine.native.library.Library`. A sequence is a slot of the server."""
 
     schema_keywords = ("pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "prefixItems")
 
@@ -131,7 +131,7 @@ class LlamaCpp:
             slot = self._slots.last
         saved = int(self._state("save", slot, file)["n_saved"])
         if not saved:
-            raise RequestError("failed", "nothing has been evaluated that could be saved")
+            raise RequestError("failed", "no evaluated tokens to save")
         return saved
 
     def restore(self, file: str) -> int:
@@ -167,7 +167,7 @@ class _CompletionStream:
         self._error: Any = None
 
     def take(self, chunk: str) -> bool:
-        """True ends the completion."""
+        """Handle a chunk; True ends the completion."""
         content = json.loads(chunk)
         if "error" in content:
             self._error = content
@@ -178,7 +178,7 @@ class _CompletionStream:
             return self._sink.prefill(self.done, progress["total"], progress["cache"])
         self.done = self._size
         self._finish = choice["finish_reason"] or self._finish
-        # Of tokens that end within a character the server tells nothing, until one completes it; but it counts them.
+        # The server reports tokens that end within a character only after one completes it; but it counts them.
         count = content["timings"]["predicted_n"] - self._count
         self._count += count
         if not count:
@@ -220,15 +220,15 @@ def _request(generation: GenerationRequest, slot: int) -> dict[str, Any]:
 
 
 def _checked(answer: Any) -> Any:
-    """Raises RequestError for the server's answer to a request that it refuses."""
+    """Raises RequestError for a request that the server refused."""
     if isinstance(answer, dict) and (error := answer.get("error")):
         raise RequestError(_WHY.get(error.get("type", ""), "failed"), str(error.get("message", error)))
     return answer
 
 
 def _reason(load: Callable[[], object]) -> str:
-    """Why loading fails, from the library's log. It is loaded once more for that: a log that was read here while it
-    loads, which it does without letting another thread run, would be lost where the process dies of it."""
+    """Reason for a failed load, from the library's log. It is loaded once more for that: a log that was read here while
+    it loads, which it does without letting another thread run, would be lost where the process dies of it."""
     import tempfile
 
     with tempfile.TemporaryFile() as log:

@@ -1,4 +1,4 @@
-"""Lines to the parent. A thread writes, so that whatever makes a reply never waits for a parent that does not read."""
+"""Lines to the parent. A thread writes, so that a reply never waits for a parent that does not read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bitnet_chat.engine.native.protocol import Message, encode
 
 
 class OutputWriter:
-    """What waits is limited by what a window holds: a reply ends there, and requests come from the parent alone."""
+    """The queue is limited by the size of a window: a reply ends there, and requests come from the parent alone."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -19,7 +19,7 @@ class OutputWriter:
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Returns at once."""
+        """Queue a message. Returns at once."""
         self._lines.put(encode(message))
 
     def send_first(self, message: Message) -> None:
@@ -27,7 +27,7 @@ class OutputWriter:
         self._put(encode(message))
 
     def close(self, timeout: float) -> None:
-        """Write what waits, for at most ``timeout`` seconds."""
+        """Write the queued lines, for at most ``timeout`` seconds."""
         self._lines.put(None)
         self._thread.join(timeout)
 

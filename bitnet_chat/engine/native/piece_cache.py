@@ -1,4 +1,4 @@
-"""Tokens of the pieces of prompts, remembered: each message brings the whole prompt, most of which was there before."""
+"""Cache of the tokens of prompt pieces: each message has the whole prompt, most of which is unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LIMIT = 1 << 22
 
 
 class PieceCache:
-    """Forgets what was used longest ago. Not for two threads at once."""
+    """Least recently used cache. Not thread-safe."""
 
     def __init__(self, tokenize: Callable[[Piece], tuple[int, ...]], limit: int = _LIMIT) -> None:
         """``limit``: characters that are remembered."""
@@ -19,7 +19,7 @@ class PieceCache:
         self._size = 0
 
     def tokens(self, pieces: Iterable[Piece]) -> tuple[int, ...]:
-        """Those of all pieces. Raises what ``tokenize`` raises."""
+        """The tokens of all pieces. Raises the errors of ``tokenize``."""
         return tuple(token for piece in pieces if piece[0] for token in self._of(piece))
 
     def _of(self, piece: Piece) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ meet beside a special token. No BOS token is added."""
 
 
 class ProtocolError(ValueError):
-    """A line that is none of this protocol. ``id``: of the request or message, where it can be read."""
+    """A line that is not one of this protocol. ``id``: of the request or message, where it can be read."""
 
     def __init__(self, what: str, id: int | None = None) -> None:
         super().__init__(what)
@@ -78,7 +78,7 @@ class Complete:
     max_tokens: int | None = None
     """None: up to the end of the window. A reply of just so many is whole where the next token would end it."""
     sampling: dict[str, float] = field(default_factory=dict)
-    """By the names of :class:`bitnet_chat.backend.Sampling`; what is absent is the library's default."""
+    """Values by the names of :class:`bitnet_chat.backend.Sampling`; the library's default for others."""
     stop: tuple[str, ...] = ()
     """Texts that end the reply where they would begin; no part of one is ever sent."""
     grammar: str = ""
@@ -89,7 +89,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the request ``id`` within a token. A request that has ended is left alone."""
+    """End the request ``id`` within a token. No effect on a request that has ended."""
 
     kind: ClassVar[str] = "stop"
     id: int
@@ -141,7 +141,7 @@ Request = Complete | Stop | Tokenize | Detokenize | Embed | Save | Restore
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """``done``: of 1."""
+    """Progress of loading. ``done``: from 0 to 1."""
 
     kind: ClassVar[str] = "loading"
     done: float = 0.0
@@ -149,8 +149,8 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class NativeReady:
-    """``context_size``: tokens of one sequence. ``sequences``: requests that are worked on at once. ``can``: what this
-    library can beyond completing: ``grammar``, ``schema``, ``embed``, ``state``."""
+    """The model is loaded. ``context_size``: tokens of one sequence. ``sequences``: parallel requests. ``can``: what
+    this library can beyond completing: ``grammar``, ``schema``, ``embed``, ``state``."""
 
     kind: ClassVar[str] = "ready"
     library: str = ""
@@ -162,7 +162,7 @@ class NativeReady:
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """``done`` of ``total`` tokens of the prompt are evaluated; ``cached`` of them were before."""
+    """Progress of prefill: ``done`` of ``total`` tokens are evaluated; ``cached`` of them were before."""
 
     kind: ClassVar[str] = "prefill"
     id: int
@@ -173,7 +173,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Whole characters of the reply. ``tokens``: those that they came from, where the library tells."""
+    """Whole characters of the reply. ``tokens``: their tokens, if the library reports them."""
 
     kind: ClassVar[str] = "token"
     id: int
@@ -183,7 +183,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class NativeReplyEnded:
-    """``stop``: the model ended the reply. ``stop_text``: a text of the request did. ``context_full``: the window did.
+    """End of a reply. ``stop``: the model ended it. ``stop_text``: a text of the request did. ``context_full``: the
+    window did.
 
     ``prompt_tokens``: evaluated anew; ``prompt_size``: of the whole prompt; ``tokens``: of the reply, without the one
     that ended it; ``context_used``: in the window now. Seconds: of the prefill and of the reply.
@@ -238,8 +239,8 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class NativeFailed:
-    """``context_full``: the prompt is longer than the window. ``unsupported``: this library cannot do it. ``model``:
-    the model cannot be loaded."""
+    """A failed request. ``context_full``: the prompt is longer than the window. ``unsupported``: this library cannot do
+    it. ``model``: the model cannot be loaded."""
 
     kind: ClassVar[str] = "failed"
     id: int | None = None
@@ -315,7 +316,7 @@ def _decoded(line: bytes | str, kinds: dict[str, type[Any]]) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples, as the dataclasses have them."""
+    """Convert lists to tuples, as in the dataclasses."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
@@ -341,7 +342,7 @@ _WHOLE = ("top_k", "seed")
 
 
 def problem(request: Request) -> str:
-    """What is wrong with a request; empty if nothing is."""
+    """The error of a request; empty for a valid one."""
     for each in fields(request):
         is_right, expected = _FIELDS[each.name]
         if not is_right(getattr(request, each.name)):

@@ -1,4 +1,4 @@
-"""Which sequence of a library continues which prompt. Pure."""
+"""Choice of the sequence of a library that continues a prompt. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 
 class Sequences:
-    """What each sequence has evaluated, by its number; the busy ones are in use by a reply. Not for two threads at
-    once."""
+    """Evaluated tokens of each sequence, by its number; busy sequences are in use by a reply. Not thread-safe."""
 
     def __init__(self, count: int) -> None:
         self._evaluated: list[tuple[int, ...]] = [()] * count
@@ -33,19 +32,19 @@ class Sequences:
         return chosen
 
     def put(self, number: int, evaluated: tuple[int, ...]) -> None:
-        """What it has evaluated now."""
+        """Set the evaluated tokens of a sequence."""
         self._evaluated[number] = evaluated
 
     def release(self, number: int) -> None:
         self._busy.discard(number)
 
     def donor(self, prompt: Sequence[int]) -> int:
-        """The one that has most of a prompt, a busy one included."""
+        """The sequence with the longest beginning of a prompt, a busy one included."""
         return max(self._order, key=lambda number: common(self._evaluated[number], prompt))
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the beginning that two have in common."""
+    """Length of the common beginning of two sequences of tokens."""
     for at, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return at

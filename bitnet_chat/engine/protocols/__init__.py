@@ -1,4 +1,4 @@
-"""How each dialect is started, addressed and understood. A dialect does no I/O; it says what is to be written."""
+"""Dialects of engines: command line, input and output. A dialect does no I/O; it returns the bytes to be written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["GO_ON", "EncodedMessage", "EngineOptions", "EngineProtocol", "Launch
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What an engine is started with. None or 0: the engine's own default."""
+    """Options for the start of an engine. None or 0: the engine's own default."""
 
     model: Path
     context_size: int = 0
@@ -27,7 +27,7 @@ class EngineOptions:
     temperature: float | None = None
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    """What one reply wants otherwise, and what there are no settings for."""
+    """Options of a single reply that differ from the settings or have no setting."""
     max_tokens: int | None = None
     batch_size: int | None = None
     """Tokens of a prompt that are evaluated at once: a stop is heard only between two batches."""
@@ -41,7 +41,7 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class LaunchCommand:
-    """A command line in two parts: ``prompt_flag`` wants the name of a file that holds ``prompt``.
+    """A command line in two parts: ``prompt_flag`` takes the name of a file that holds ``prompt``.
 
     ``context``: what the engine has evaluated then, as :class:`bitnet_chat.templates.segments.PromptSegments` writes
     it; empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message.
@@ -65,7 +65,7 @@ class LaunchCommand:
 
 @dataclass(frozen=True, slots=True)
 class EncodedMessage:
-    """What is written to an engine for a message: ``data``. ``context``: what it has evaluated then. ``goes_on``: the
+    """Input of an engine for a message: ``data``. ``context``: what it has evaluated then. ``goes_on``: the
     reply begins with an answer, as more of an earlier one does, and not with thoughts. ``overlap``: the end of a
     reply that is to go on which the engine does not have; see :mod:`bitnet_chat.filters.continuation`. ``stop``: what
     is written to end the reply; empty: a signal does."""
@@ -78,7 +78,7 @@ class EncodedMessage:
 
 
 GO_ON = b"\n"
-"""Input that makes a classic engine go on with what its context ends with. It puts nothing in front of it."""
+"""Input that makes a classic engine continue the end of its context, without a prefix."""
 
 
 class EngineProtocol(Protocol):
@@ -89,21 +89,20 @@ class EngineProtocol(Protocol):
     hears_while_reading: bool
     """Whether an interrupt ends the reading of a prompt, between two batches; where not, all of it is read first."""
     no_message: bytes | None
-    """Input that makes the engine show its prompt again and do nothing else; None where there is none."""
+    """Input that makes the engine show its prompt again and do nothing else; None without such an input."""
     max_tokens: int | None
     """The limit of each turn that the engine itself keeps to, if there is one."""
     context_size: int
-    """Tokens of the context window that were asked for; 0: whatever the engine takes."""
+    """Requested tokens of the context window; 0: the engine's default."""
 
     go_on_message: str
-    """What asks for more of a reply that was cut; empty where the engine goes on with it without being asked."""
+    """Request to continue a reply that was cut; empty for an engine that continues it without a request."""
     carries_all: bool
     """Whether each message carries the whole conversation and the options of its reply: a running engine then fits any
     history, draws tokens in any way, and keeps to limits and formats by itself."""
 
     def use(self, arguments: Mapping[str, object]) -> str:
-        """The chat template is given these from now on. A line for the user about those without effect; mostly empty.
-
+        """Set the variables of the chat template. Returns a line for the user about those without effect; mostly empty.
         Raises ModelError as launch does."""
 
     def launch(
@@ -114,9 +113,9 @@ class EngineProtocol(Protocol):
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> LaunchCommand:
-        """``message``: one that is answered as soon as the engine is told to go on; its :class:`EncodedMessage` is
-        :data:`GO_ON`. ``unfinished``: the last message of ``history`` is a reply that the engine goes on with in the
-        same way. ``sampling``: in place of what the options say.
+        """Command line for a start. ``message``: the last one of the prompt, answered after the input to go on; its
+        :class:`EncodedMessage` is :data:`GO_ON`. ``unfinished``: the last message of ``history`` is a reply that the
+        engine goes on with in the same way. ``sampling``: in place of what the options say.
 
         Raises ModelError when the history cannot be written in the model's template.
         """
@@ -133,7 +132,7 @@ class EngineProtocol(Protocol):
         and this is called in a thread. What goes wrong is raised where it is needed."""
 
     def preparation(self, history: Conversation) -> EncodedMessage | None:
-        """What makes a running engine read ``history`` before a message is known; None where nothing does."""
+        """Input that makes a running engine read ``history`` before a message is known; None without such an input."""
 
     def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         """Whether no other start of an engine would be better for a message after ``history`` that is not known yet."""
@@ -146,7 +145,7 @@ class EngineProtocol(Protocol):
         """A line for the user about what is not as in ``text`` when it is sent; mostly empty."""
 
     def clearing(self) -> bytes | None:
-        """What makes a running engine forget all but its system prompt; None where nothing does."""
+        """Input that makes a running engine forget all but its system prompt; None without such an input."""
 
     def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
         """Tokens in the context of an engine that was started with ``history``. Raises ModelError as launch does."""
@@ -156,7 +155,7 @@ class EngineProtocol(Protocol):
 
 
 def _drawn(options: EngineOptions) -> dict[str, float | None]:
-    """How tokens are drawn, by option; None: the engine's own default."""
+    """Sampling values by option; None: the engine's own default."""
     sampling = options.sampling
     return {
         "--temp": options.temperature if sampling.temperature is None else sampling.temperature,
@@ -171,13 +170,13 @@ def _drawn(options: EngineOptions) -> dict[str, float | None]:
 
 
 def left_out(binary: EngineBinary, options: EngineOptions) -> str:
-    """A line about what was asked for and no option of this engine can say; empty where all can be said."""
+    """A line about requested values that this engine has no option for; empty without any."""
     names = [name for name, value in _drawn(options).items() if value is not None and not binary.has(name)]
     return f"this engine does not list {', '.join(names)}: left out" if names else ""
 
 
 def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
-    """What both dialects share."""
+    """Common parts of both dialects."""
     option = binary.option
     valued: dict[str, object] = {
         "--ctx-size": options.context_size,
@@ -197,7 +196,7 @@ def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
 
 
 def log_flags(binary: EngineBinary) -> list[str]:
-    """What makes the lines of an engine's log those that are understood here."""
+    """Flags for a log in the format that is parsed here."""
     option = binary.option
     flags = [*option("--log-colors", "off"), *option("--log-prefix"), *option("--log-timestamps", "off")]
     if not binary.has("--log-verbosity"):

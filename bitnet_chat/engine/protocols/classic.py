@@ -261,10 +261,10 @@ class ClassicFramer:
 
 
 # The classic dialect: BitNet before July 2026, llama-completion, llama-cli before December 2025.
-#
-# Its history is ours. The rendered conversation goes in as the initial prompt, and what stands around each user message
-# is given once, as ``--in-prefix`` and ``--in-suffix``, as far as :mod:`bitnet_chat.templates.segments` says. It has no
-# commands, and reads a typed message as plain text. An empty line makes it go on with what its context ends with.
+# This program keeps its history. The rendered conversation goes in as the initial prompt, and what stands around each
+# user message is given once, as ``--in-prefix`` and ``--in-suffix``, as far as :mod:`bitnet_chat.templates.segments`
+# says. The console has no commands, and reads a typed message as plain text. An empty line makes it go on with what its
+# context ends with.
 #
 # At each message the whole prompt is rendered anew. A child whose context is not the beginning of it (the template
 # leaves out thoughts, trims a reply, has another prefix for the first message; an interrupted reply has no end token)
@@ -322,7 +322,7 @@ class ClassicProtocol:
         # A limit here would be one budget for the whole life of the process, the user's own tokens included.
         argv += option("--n-predict", binary.endless)
         argv += option("--context-shift", "off")  # a context that is full must say so, not forget in silence
-        # The level that tells every token. Measured: no difference in speed (5,000 tokens/s with or without).
+        # The level that logs every token. Measured: no difference in speed (5,000 tokens/s with or without).
         if verbosity := binary.verbosity():
             argv += option("--log-verbosity", verbosity)
         prompt, changed = joined(opening.prompt)
@@ -401,9 +401,8 @@ def _valid(text: str) -> str:
     return encode(text).decode("utf-8", "replace")
 
 
-# The classic console of a build whose log tells when it waits for input.
-#
-# The console alone does not tell the end of a turn for certain: builds that do not flush what they printed before they
+# The classic console of a build that logs when it waits for input.
+# The console alone does not show the end of a turn for certain: builds that do not flush what they printed before they
 # change colour (BitNet 2024, llama.cpp from September 2024 to 2025) can write the user-input colour before the last
 # tokens; with a template that has nothing in front of a message (BitNet 2B4T) the colour is all there is; and a model
 # can write both, in-prefix and colour. What stands behind such a forged prompt would be lost.
@@ -420,7 +419,7 @@ def _valid(text: str) -> str:
 
 _BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
 _LATE = 4096
-"""Characters behind a colour without a sign of the end: it was the model's own."""
+"""Characters after a colour without another sign of the end: the model wrote the colour."""
 
 
 class LoggedClassicFramer(ClassicFramer):
@@ -473,7 +472,7 @@ class LoggedClassicFramer(ClassicFramer):
         return frames
 
     def settle(self) -> list[Frame]:
-        # A log that was switched off behind our back.
+        # The log was switched off by other means.
         frames: list[Frame] = []
         if self._state is ClassicState.REPLY and (body := self._body(self._held)) is not None:
             self._finish(body, "", frames)

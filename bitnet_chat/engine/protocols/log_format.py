@@ -1,4 +1,4 @@
-"""The forms of an engine's log, for the case that it arrives where replies are read. Pure.
+"""Formats of an engine's log, to detect it in the output with the replies. Pure.
 
 As written by llama.cpp of 2023 to 2026, BitNet 2024 and ik_llama.cpp:
 
@@ -44,7 +44,7 @@ def log_line(text: str) -> str:
 
 
 class LogDetector:
-    """Fed with what comes before a prompt, cut anywhere."""
+    """Detector of a log in the output before a prompt, which may be cut at any place."""
 
     def __init__(self) -> None:
         self._open = ""

@@ -11,9 +11,9 @@ As measured on llama-cli 0.5.0 with ``--simple-io`` and colours on:
 - thinking: grey, ``[Start thinking]`` … ``[End thinking]``, each with blank lines around, reset.
 
 A model can write such a prompt, too. The server inside logs ``all slots are idle`` when it has loaded, and behind the
-last token of each reply its timings and ``stop processing``: where the log tells that, no prompt before it ends one.
-The last line may wait in the engine's queue until another follows (seen in 10 of 200 replies), so the timings count
-alone. After an interrupt or an error they may come late, or not at all.
+last token of each reply its timings and ``stop processing``: if the log has these, a prompt before them does not end a
+reply. The last line may wait in the engine's queue until another follows (seen in 10 of 200 replies), so the timings
+count alone. After an interrupt or an error they may come late, or not at all.
 
 The console adds a newline only where the reply has none at its end, so whether a reply ended in one cannot be known;
 one is taken away.
@@ -61,7 +61,7 @@ _TIMINGS_LIMIT = 80
 _IDLE = "all slots are idle"
 _STOPPED = re.compile(r"slot .*(?:stop processing: n_tokens = |print_timing: .* total time = )")
 _LATE = 4096
-"""Characters behind a prompt without a sign of the end: it was the model's own."""
+"""Characters after a prompt without another sign of the end: the model wrote the prompt."""
 _TIMINGS_START = INFO + "\n[ Prompt: "
 # The text between the colours is free but short; while it may still become a timings line it is held back.
 _TIMINGS_OPEN = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{0,40}(?:\](?:\n(?:\x1b(?:\[(?:0m?)?)?)?)?)?\Z")
@@ -85,10 +85,10 @@ class ModernFramer:
         self._held = ""
         self._interrupted = False
         self._is_told = False
-        """The log tells of each end."""
+        """The log has each end of a reply."""
         self._has_stopped = True
         self.commands: frozenset[str] = frozenset()
-        """The commands that this engine's banner names."""
+        """The commands in this engine's banner."""
 
     @property
     def kind(self) -> str:
@@ -150,7 +150,7 @@ class ModernFramer:
         return [EngineError(held.strip())] if state is _ModernState.ERROR else []
 
     def _step(self, text: str, frames: list[Frame]) -> str:
-        """Consumes the front of ``text``; what it gives back is looked at again, what it cannot decide yet is held."""
+        """Consume the front of ``text``. The returned rest is parsed again; undecided text is held."""
         if self._state in (_ModernState.LOADING, _ModernState.COMMAND):
             at = text.find(PROMPT)
             if at < 0:
@@ -210,7 +210,7 @@ class ModernFramer:
         return ""
 
     def _not_the_end(self, text: str, at: int, frames: list[Frame]) -> str:
-        """A prompt before the log has told of an end: what stands before it is shown, the rest waits for that."""
+        """Handle a prompt before a logged end: the text before it is shown, the rest waits for that end."""
         behind = at + len(PROMPT)
         cut = behind if len(text) - at > _LATE else at - self._held_length(text[:at])
         if cut > 0:
@@ -316,7 +316,7 @@ class ModernProtocol:
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
         argv += binary.option("--batch-size", options.batch_size) if options.batch_size else []
-        # "trace" tells the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
+        # "trace" logs the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
         if verbosity := binary.verbosity("debug" if options.max_tokens else "trace"):
             argv += binary.option("--log-verbosity", verbosity)
         if self._template:
@@ -368,6 +368,6 @@ class ModernProtocol:
 
 
 def replay_prompt(history: Conversation) -> str:
-    """The turns of a history in words."""
+    """The turns of a history as text."""
     turns = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in history.turns)
     return f"The conversation so far, which you continue:\n\n{turns}"

@@ -1,4 +1,5 @@
-"""The native dialect: our own program around a prebuilt library; see :mod:`bitnet_chat.engine.native.protocol`.
+"""The native dialect: the child process of bitnet-chat around a prebuilt library; see
+:mod:`bitnet_chat.engine.native.protocol`.
 
 Each message carries the whole prompt, and the engine keeps what it has in common with the one before. So a running
 engine fits any conversation, and any way to draw tokens: nothing is ever replaced for one.
@@ -146,7 +147,7 @@ class NativeProtocol:
             yield unguarded(prompt[at:]), False
 
     def _drawn(self, sampling: Sampling) -> dict[str, float]:
-        """How tokens are drawn: as the reply wants, else as the options say, else by the library's default."""
+        """Sampling values: those of the reply, else of the options, else the library's defaults."""
         options = self._options
         wanted = {"temperature": options.temperature, "seed": options.seed}
         for each in (options.sampling, sampling):
@@ -197,10 +198,10 @@ class NativeFramer:
         self._within = self._skips = within
         self._open = ""
         self._id: int | None = None
-        """Of the request that is worked on."""
+        """Identifier of the current request."""
         self._said: list[str] = []
         self._is_command = False
-        """Whether that request is no message."""
+        """Whether that request is not a message."""
 
     @property
     def reply(self) -> str:
@@ -270,7 +271,7 @@ class NativeFramer:
         self._is_command = True
 
     def interrupted(self) -> None:
-        """The end of the reply says it."""
+        """Reported with the end of the reply."""
 
     def settle(self) -> list[Frame]:
         return []
@@ -295,7 +296,7 @@ def is_stop(data: bytes) -> bool:
 
 
 def prompt_of(data: bytes) -> str:
-    """The prompt in a line to the engine; empty where there is none."""
+    """The prompt in a line to the engine; empty without one."""
     try:
         request = decode_request(data)
     except ProtocolError:

@@ -1,4 +1,4 @@
-"""The dialect of an engine, made when it is first needed, and its work that may take long, beside the event loop."""
+"""The dialect of an engine, made on first use, with its slow work outside the event loop."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ProtocolOnDemand:
         return self.made
 
     def forget(self) -> None:
-        """Make another one next time."""
+        """Make a new one on the next use."""
         self.made = self._making = None
 
     async def render_ahead(self, memory: Conversation, text: str = "") -> None:
-        """Have at hand what ``text`` after ``memory`` needs rendered. A chat template is foreign code, which takes what
-        time it is given: never on the event loop."""
+        """Render the prompt for ``text`` after ``memory`` in advance. A chat template is foreign code, which may take
+        all its permitted time: never on the event loop."""
         protocol = await self.get()
         await run_in_daemon_thread(lambda: protocol.render_ahead(memory, text))
 

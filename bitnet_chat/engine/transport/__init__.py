@@ -1,4 +1,4 @@
-"""One engine process and its three streams, as bytes. Small files, one per transport; nothing here decides."""
+"""Transports: one engine process and its three streams, as bytes. One file per transport, without decisions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ TransportKind = Literal["auto", "pty", "pipe"]
 
 
 class TransportListener(Protocol):
-    """Who hears of a child. Calls come from the event loop, in order; ``exited`` is the last one."""
+    """Receiver of a child's output. Calls come from the event loop, in order; ``exited`` is the last one."""
 
     def output(self, data: bytes) -> None: ...
 
     def logged(self, data: bytes) -> None: ...
 
     def closed(self) -> None:
-        """Nothing more can come from its output. ``exited`` follows at once, unless it lives on without one."""
+        """End of its output. ``exited`` follows at once, unless the process continues without one."""
 
     def exited(self, code: int) -> None:
-        """``code``: exit status, or minus the number of the signal that ended it."""
+        """The process has ended. ``code``: exit status, or minus the number of the signal that ended it."""
 
 
 class Transport(Protocol):
-    """A running process in a session of its own, that ends when this program does."""
+    """A running process in its own session, which ends with this program."""
 
     @property
     def pid(self) -> int: ...
@@ -50,19 +50,19 @@ class Transport(Protocol):
         """Queue input. Returns at once, whatever the size."""
 
     def interrupt(self) -> None:
-        """SIGINT, as Ctrl-C on a terminal of its own would send."""
+        """Send SIGINT, as Ctrl-C on its own terminal would."""
 
     def has_output(self) -> bool:
-        """False where it has closed its output and lives on, which no read tells while its input is open."""
+        """False for a process that has closed its output and continues, which no read shows while its input is open."""
 
     def drain_log(self) -> None:
         """Deliver what the log holds by now, so that it is not behind the output."""
 
     def after_output(self, callback: Callable[[], None]) -> None:
-        """Call back, on the event loop, when all that it has written to its output until now was delivered."""
+        """Call back, on the event loop, after all its output so far was delivered."""
 
     def kill(self) -> None:
-        """SIGKILL to the process and its group. ``exited`` follows, when all it started is ended as well."""
+        """Send SIGKILL to the process and its group. ``exited`` follows after the end of all its descendants."""
 
 
 def pty_is_available() -> bool:
@@ -76,6 +76,6 @@ def pty_is_available() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """That of an engine or a server: ours, without what would change its flags; see
+    """Environment of an engine or a server: this program's, without variables that change its flags; see
     :mod:`bitnet_chat.engine.environment_variables`."""
     return environment_variables.passed(os.environ)

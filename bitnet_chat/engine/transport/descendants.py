@@ -1,8 +1,8 @@
-"""Processes that a child has started and that are in no group of ours any more: they do not outlive the child.
+"""End of the processes that a child has started outside its process group: they do not outlive the child.
 
 A script can start an engine in a session of its own, or leave a second process behind: a signal to the child's group
-does not reach it, and the kernel does not end it with us. Each child therefore carries a mark in its environment, which
-all that it starts inherit.
+does not reach it, and the kernel does not end it with this program. Each child therefore carries a mark in its
+environment, which all that it starts inherit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 _VARIABLE = "BITNET_CHAT_STARTED"
 _ROUNDS = 5
-"""Looks for more: one that is being looked for may start another."""
+"""Number of searches: a process may start another during a search."""
 
 
 def new_mark() -> dict[str, str]:
@@ -38,7 +38,7 @@ def _processes() -> Iterator[int]:
 
 
 def _end(pid: int, words: list[bytes]) -> bool:
-    """Through a descriptor of the process, so that its number is not another one's by the time of the signal."""
+    """Send a signal through a descriptor of the process, because its number may be reused meanwhile."""
     if sys.platform == "linux":
         try:
             if not _is_marked(pid, words):
@@ -64,7 +64,7 @@ def _is_marked(pid: int, words: list[bytes]) -> bool:
 
 def has_terminal(pid: int, terminal: str) -> bool:
     """Whether a process or one below it can write to ``terminal``, as ``/dev/pts/1``: has it open, and not only for its
-    input. True where nothing tells."""
+    input. True if unknown."""
     try:
         import psutil
 

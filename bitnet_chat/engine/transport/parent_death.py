@@ -1,6 +1,7 @@
-"""Ends a process when this program is gone, kill -9 included, where the kernel does not do so by itself.
+"""End a process when this program ends, kill -9 included, where the kernel does not do so by itself.
 
-Linux has a signal for that; elsewhere a second, tiny process waits at the end of a pipe that nobody but us can close.
+Linux has a signal for that; elsewhere a second, small process waits at the end of a pipe that only this program can
+close.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# A byte before the end of the input means that there is nothing to end any more: the number may be another process's.
+# A byte before the end of the input: the process has ended already, and its number may be that of another process.
 _WATCH = """
 import os, signal, sys
 if not sys.stdin.buffer.read(1):
@@ -25,7 +26,7 @@ if not sys.stdin.buffer.read(1):
 
 
 class ParentDeathWatchdog:
-    """``pid``: a process that leads a group of its own. Does nothing where no Python can be started."""
+    """Watchdog of a process ``pid`` that leads its own group. Does nothing if no Python can be started."""
 
     def __init__(self, pid: int) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,7 +37,7 @@ class ParentDeathWatchdog:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C is for us
+                    start_new_session=True,  # Ctrl-C is for this program
                     cwd=Path(sys.executable).anchor,  # it holds no folder
                 )
 

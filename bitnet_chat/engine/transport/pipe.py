@@ -1,4 +1,4 @@
-"""A child on pipes, where there is no pseudo-terminal: on Windows, or with ``--io pipe``.
+"""A child on pipes, without a pseudo-terminal: on Windows, or with ``--io pipe``.
 
 Threads read and write, since Windows cannot wait for a pipe in an event loop; what they read is delivered there.
 """
@@ -25,7 +25,7 @@ _LAG, _LONG_LAG = 0.001, 0.05
 
 
 class PipeTransport:
-    """See :class:`bitnet_chat.engine.transport.Transport`."""
+    """Transport on pipes; see :class:`bitnet_chat.engine.transport.Transport`."""
 
     is_terminal = False
     log_lag = 0.01  # two threads read; what the engine wrote first may be delivered second
@@ -84,7 +84,7 @@ class PipeTransport:
         return True  # the end of a pipe is told
 
     def drain_log(self) -> None:
-        """Nothing to do: the thread reads at once, and what it read is on its way."""
+        """Nothing to do: the thread reads at once and delivers."""
 
     def kill(self) -> None:
         if self._open:
@@ -100,7 +100,7 @@ class PipeTransport:
         return thread
 
     def _deliver(self, function: Callable[..., None], *args: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed and reads nothing
             self._loop.call_soon_threadsafe(function, *args)
 
     def after_output(self, callback: Callable[[], None]) -> None:
@@ -138,7 +138,7 @@ class PipeTransport:
             self._sink.closed()
 
     def _read(self, descriptor: int, deliver: Callable[[bytes], None], reading: threading.Lock) -> None:
-        """``reading`` is held from before a piece is read until it is on its way."""
+        """Read and deliver. ``reading`` is held from before the read of a piece until its delivery is scheduled."""
         wait = _readiness(descriptor)
         with contextlib.suppress(OSError):
             while True:

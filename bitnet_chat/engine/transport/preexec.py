@@ -1,4 +1,4 @@
-"""What a child does between fork and exec so that it starts clean and cannot outlive this program."""
+"""Steps of a child between fork and exec, for a clean start and an end with this program."""
 
 from __future__ import annotations
 
@@ -59,9 +59,8 @@ def _raw_mode() -> Callable[[], None] | None:
 
 
 def _linux_death_signal() -> Callable[[], None] | None:
-    """On Linux the kernel kills the child when we are gone, kill -9 of us included.
-
-    Elsewhere a pty child gets SIGHUP when our end of its terminal closes, and a pipe child the end of its input.
+    """On Linux the kernel kills the child when this program ends, kill -9 included. Elsewhere a pty child gets SIGHUP
+    when this program's end of its terminal closes, and a pipe child the end of its input.
     """
     if sys.platform != "linux":
         return None

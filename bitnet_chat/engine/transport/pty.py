@@ -1,6 +1,6 @@
-"""A child on a pseudo-terminal: its output is unbuffered, because it believes to talk to a person.
+"""A child on a pseudo-terminal: its output is unbuffered, because it writes to a terminal.
 
-The line discipline is raw. A canonical one cuts lines at 4095 bytes without a word, and ECHO, ISIG, ICRNL, IXON and
+The line discipline is raw. A canonical one cuts lines at 4095 bytes without an error, and ECHO, ISIG, ICRNL, IXON and
 OPOST change text (measured). Standard error is a pipe of its own: it carries the log.
 """
 
@@ -28,13 +28,13 @@ _CHUNK = 1 << 16
 _TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: the number of the terminal
 _ONE_TURN = 1 << 18  # bytes taken in one go, so that a flood does not keep the loop from anything else
 _READ_ERRORS = (BlockingIOError, InterruptedError)
-# Seconds without output after which the log is watched again. An engine that tells its loading in 500 kB while it draws
-# a sign of life now and then would wait for us otherwise.
+# Seconds without output after which the log is watched again. Otherwise an engine that logs 500 kB while it loads and
+# prints some output now and then would wait for this program.
 _SILENCE = 0.05
 
 
 class PtyTransport:
-    """See :class:`bitnet_chat.engine.transport.Transport`."""
+    """Transport on a pseudo-terminal; see :class:`bitnet_chat.engine.transport.Transport`."""
 
     is_terminal = True
     can_interrupt = True
@@ -125,7 +125,7 @@ class PtyTransport:
             self._loop.remove_reader(self._terminal)
             self._sink.closed()
         elif data:
-            # An engine that tells every token in its log would wake us three times for each: while words come, the
+            # An engine that logs every token would cause three wake-ups for each: while words come, the
             # log is read along with them and not watched.
             if self._log_is_watched:
                 self._log_is_watched = False
@@ -136,7 +136,7 @@ class PtyTransport:
             self._sink.output(data)
 
     def _watch_log(self) -> None:
-        """Without this, an engine that only logs would fill the pipe and then wait for ever."""
+        """Watch the log again: otherwise an engine that only logs would fill the pipe and then wait forever."""
         if not self._open:
             return
         if self._spoke:
@@ -148,7 +148,7 @@ class PtyTransport:
 
     @staticmethod
     def _read(descriptor: int) -> bytes | None:
-        """All there is for now; None at the end. The end of a terminal is EIO on Linux, no bytes elsewhere."""
+        """All available bytes; None at the end. The end of a terminal is EIO on Linux, no bytes elsewhere."""
         chunks: list[bytes] = []
         size = 0
         while size < _ONE_TURN:
@@ -190,7 +190,7 @@ class PtyTransport:
         except ChildProcessError:  # reaped elsewhere
             code = 0
         end_marked(self._mark)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed and reads nothing
             self._loop.call_soon_threadsafe(self._ended, code)
 
     def _ended(self, code: int) -> None:
@@ -205,5 +205,5 @@ class PtyTransport:
         # Through the object that owns the terminal: closed by number, it would be closed once more when that object is
         # collected, and by then the number may be another child's.
         self._process.fileobj.close()
-        self._process.closed = True  # or it would send signals to a process number that may be someone else's
+        self._process.closed = True  # or it would send signals to a number that may be another process's
         self._sink.exited(code)
