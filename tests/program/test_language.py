@@ -23,19 +23,12 @@ PERSONAL = re.compile(
 )
 # Packages and modules that are not rewritten yet. To extend the rule, remove a name and rewrite what then fails.
 EXCEPTIONS = (
-    "backend.py",
-    "backends",
-    "batch.py",
-    "config.py",
-    "context",
+    # Their strings are read by models ("it is no JSON"), which know these words.
+    "backends/http/tool_errors.py",
+    "backends/http/wire_format.py",
+    "backends/wrappers/tool_prompting.py",
+    "filters/tool_calls.py",
     "engine",
-    "errors.py",
-    "events.py",
-    "filters",
-    "journal",
-    "server/chats/endpoints.py",
-    "server/ollama/endpoints.py",
-    "tools/loop.py",
     "trace",
 )
 # Parts of these that follow the rule already.
