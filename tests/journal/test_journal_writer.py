@@ -456,7 +456,7 @@ def test_a_disk_that_damages_all_that_is_written(journal: Journal, monkeypatch: 
     work.put(Follow(None))
     work.stop()
     assert ended.wait(PATIENCE)
-    assert "again and again" in complaints[-1] and len(complaints) == 4
+    assert "damaged repeatedly" in complaints[-1] and len(complaints) == 4
 
 
 def test_a_fault_of_ours_ends_no_chat(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
