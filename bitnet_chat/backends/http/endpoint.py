@@ -68,7 +68,7 @@ class Endpoint(Protocol):
         """The names of its models. Raises as ``ready`` does."""
 
     async def after_loss(self) -> str:
-        """The connection was lost: what happened, in words that fit behind "the reply was cut off: "; or nothing."""
+        """Handle a lost connection: return its cause, as a suffix of "the reply was cut off: "; or an empty text."""
 
     def after_stop(self) -> None:
         """A reply was stopped that was not whole: the server may be busy with it for good, or have stopped itself."""
