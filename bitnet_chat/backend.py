@@ -1,4 +1,4 @@
-"""The protocol of a backend, and its data: sampling, options of a reply, status. A front end needs nothing else."""
+"""The protocol of a backend, and its data: sampling, options of a reply, status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bitnet_chat.events import Event
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn. None: the setting of the backend, or its default without one."""
+    """Sampling parameters. None: the setting of the backend, or its default without one."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -29,24 +29,24 @@ class Sampling:
     frequency_penalty: float | None = None
 
     def over(self, other: Sampling) -> Sampling:
-        """These values, and those of ``other`` where they are None."""
+        """Return these values, with those of ``other`` where they are None."""
         mine = {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
         return replace(other, **mine)
 
     @property
     def starts_over(self) -> bool:
-        """Whether the reply depends on a generator of random numbers that starts with it."""
+        """Whether the reply depends on a random number generator that is seeded with it."""
         return self.seed is not None and self.temperature != 0
 
     @property
     def repeats(self) -> bool:
-        """Whether the same conversation gets the same reply, as far as sampling decides."""
+        """Whether sampling gives the same reply to the same conversation."""
         return self.temperature == 0 or self.seed is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """A grammar for the reply: JSON of any kind, or such as ``schema`` allows."""
+    """A grammar for the reply: any JSON, or JSON that ``schema`` allows."""
 
     schema: Mapping[str, object] | None = field(default=None, hash=False)
 
@@ -61,7 +61,7 @@ class ReplyOptions:
     """Wall clock seconds, loading included. None: no limit."""
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
-    """Texts that end the reply where they would begin; no part of them is in the reply."""
+    """Stop texts: the reply ends before the first of them, and contains no part of it."""
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
     """``auto``, ``none``, ``required`` or the name of a tool."""
@@ -69,27 +69,27 @@ class ReplyOptions:
     template: Mapping[str, object] = field(default_factory=dict, hash=False)
     """Arguments of the chat template beside the messages, such as ``enable_thinking``."""
     overflow: Policy | None = None
-    """What happens to a conversation that has outgrown the window; None: as the backend was set up."""
+    """The policy for a conversation that is longer than the window; None: that of the backend."""
     alone: bool = False
-    """Whether the request stands for itself, as each of a stateless API does: what other requests said or cost changes
-    nothing in what it gets, and what its reply is made without is told with that reply, however often it is asked."""
+    """Whether the request is independent, as in a stateless API: other requests have no effect on its reply, and each
+    reply reports its dropped messages, also where the request is repeated."""
 
 
 class BackendState(StrEnum):
-    """What a backend does. The values are those of ``/health``."""
+    """The state of a backend. The values are those of ``/health``."""
 
     STARTING = "starting"
-    """It loads the model."""
+    """The backend loads the model."""
     IDLE = "idle"
     GENERATING = "generating"
     INTERRUPTING = "interrupting"
-    """It was told to stop a reply, and has not ended it yet."""
+    """A reply was interrupted and has not ended yet."""
     DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
-    """What a status line may show; any of it may change from one moment to the next."""
+    """Values for a status line; each may change at any time."""
 
     model: str
     engine: str
@@ -99,55 +99,55 @@ class BackendStatus:
     memory: int | None = None
     """Resident bytes of the engine process."""
     cpu: float | None = None
-    """Percent of one core since the last look."""
+    """Percent of one core since the previous reading."""
     spare_memory: int | None = None
-    """Resident bytes of the processes that are kept ready beside the one that answers; None when there are none."""
+    """Resident bytes of the spare engine processes; None without any."""
     restarts: int = 0
-    """How often the engine died without being asked to, and was started again."""
+    """Number of restarts after the engine process ended unasked."""
     context_exact: bool = True
     """False where ``context_used`` is an estimate."""
     engine_version: str = ""
-    """What the engine says of itself; empty where it is not known."""
+    """The engine's version as it reports it; empty where it is not known."""
     sampling: Sampling = Sampling()
-    """What a reply gets that asks for nothing else, once it is known."""
+    """The sampling of a reply without options, once it is known."""
     in_bursts: bool = False
-    """Whether the words of a reply come in bursts, since a program on the way to here buffers its output."""
+    """Whether text arrives in bursts, since a program in between buffers its output."""
 
 
 class Backend(Protocol):
-    """``reply`` streams the answer to a conversation whose last message is the user's, or the result of a tool.
+    """A backend: ``reply`` streams the reply to a conversation whose last message is the user's, or a tool's result.
 
-    Where the last message is a reply that was cut, ``reply`` goes on with it: events then hold the new characters only,
-    and so does the text of the Completed at the end.
+    Where the last message is a reply that was cut, ``reply`` continues it: the events, and the text of the Completed at
+    the end, then hold the new characters only.
     """
 
     def start(self) -> None:
-        """Begin to load in the background; returns at once. Needs a running loop. Errors come with the next reply."""
+        """Begin to load in the background; return at once. Needs a running loop. Errors come with the next reply."""
 
     def reply(self, conversation: Conversation, options: ReplyOptions = ...) -> AsyncGenerator[Event]:
         """Events of one reply; one reply at a time. Use it with :func:`contextlib.aclosing`: closing the generator
         stops the reply, and leaves the backend ready for the next one."""
 
     def prepare(self, history: Conversation) -> None:
-        """The next message will follow ``history``: get ready for it in the background, where that saves a wait.
+        """Prefill ``history`` in the background where that saves a wait, since the next message will follow it.
 
-        Returns at once. Nothing is lost where the guess was wrong."""
+        Return at once. A wrong guess has no effect on the next reply."""
 
     def count(self, text: str) -> TokenCount | None:
-        """Tokens that ``text`` will take as a message, without the marks of the template around it; None where
-        nothing can be said yet. Fast: a front end may ask while the user types."""
+        """Estimate the tokens of ``text`` as a message, without the template's tokens around it; None where that is not
+        possible yet. Fast: a front end may call it at each key press."""
 
     def interrupt(self) -> None:
-        """Stop the reply that is under way, if any; it still ends with a Completed of its own."""
+        """Stop the running reply, if any; it still ends with a Completed."""
 
     def status(self) -> BackendStatus: ...
 
     async def close(self) -> None:
-        """Leave no process behind."""
+        """End all processes of the backend."""
 
 
 async def refusal_of(backend: Backend, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
-    """What a request would be refused for whenever its turn came, as far as that can be said without an engine; another
-    reply may be under way. None where nothing is wrong with it, or where ``backend`` has no method ``refusal``."""
+    """Return the error with which the backend would refuse a request, as far as that is known without an engine;
+    another reply may be running. None for a valid request, or where ``backend`` has no method ``refusal``."""
     ask = getattr(backend, "refusal", None)
     return None if ask is None else await ask(conversation, options)

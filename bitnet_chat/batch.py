@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Say = Callable[[str], None]
-"""Tells the user a line, on stderr."""
+"""Print one line for the user on stderr."""
 
 # What special tokens begin with, in the templates of the common model families.
 _TOKEN_MARKS = ("<|", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<｜")
@@ -47,14 +47,14 @@ _HOPELESS = 3  # deaths in a row after which the rest is left for another time
 
 
 class Tracker(Protocol):
-    """Who shows how far a batch is. ``todo`` counts what this run has to do."""
+    """A display of a batch's progress. ``todo``: prompts that this run has to answer."""
 
     def advance(self, done: int, todo: int, failed: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a question led to."""
+    """The result of one question."""
 
     reason: FinishReason
     text: str
@@ -64,15 +64,15 @@ class Answer:
 
     @classmethod
     def of(cls, end: Completed | Failed, thoughts: Sequence[str]) -> Answer:
-        """Thoughts alone are no answer, however they ended."""
+        """False where the model only thought, whatever the finish reason."""
         thinking = "".join(thoughts)
         if isinstance(end, Failed):
             return cls(end.error.reason, end.text, error=end.error, thinking=thinking)
         if end.reason in _ANSWERED and not end.text.strip() and thinking.strip():
             cut = "--max-tokens N allows more; " if end.reason is FinishReason.LENGTH else ""
             error = EmptyReplyError(
-                "the model thought and did not answer: its thoughts did not end",
-                remedy=f"{cut}--json prints them, and the journal keeps them",
+                "the model did not answer: its thinking did not end",
+                remedy=f"{cut}--json prints its thoughts, and the journal keeps them",
             )
             return cls(FinishReason.EMPTY, end.text, end.stats, error, thinking)
         return cls(end.reason, end.text, end.stats, thinking=thinking)
@@ -105,7 +105,7 @@ class Answer:
 
 
 def failure(error: BitnetChatError, model: str) -> dict[str, Any]:
-    """The object that ``--json`` prints when there is no backend to ask."""
+    """The object that ``--json`` prints where the backend could not be opened."""
     timings = dict.fromkeys(
         ("prompt_tokens", "prompt_size", "exact", "time_to_first_token", "seconds", "tokens_per_second")
     )
@@ -121,8 +121,8 @@ async def ask(
     recorder: JournalRecorder | None = None,
     toolbox: Toolbox | None = None,
 ) -> Answer:
-    """The whole answer to a conversation, kept by ``recorder`` while it comes. ``toolbox``: what the model may call,
-    without asking anybody."""
+    """Return the whole reply to a conversation; ``recorder`` keeps it while it streams. ``toolbox``: tools that the
+    model may call, without approval."""
     thoughts: list[str] = []
     async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
@@ -144,7 +144,7 @@ async def stream(
     recorder: JournalRecorder | None = None,
     toolbox: Toolbox | None = None,
 ) -> Answer:
-    """Like :func:`ask`, and gives ``show`` each piece as it comes, safe for a terminal."""
+    """Do the same as :func:`ask`, and pass each piece to ``show`` as it arrives, escaped for a terminal."""
     sanitizer, thoughts = Sanitizer(), list[str]()
     async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
@@ -168,7 +168,7 @@ async def _events(
     recorder: JournalRecorder | None,
     toolbox: Toolbox | None,
 ) -> AsyncIterator[AsyncGenerator[Event]]:
-    """The events of a reply. It is over when the block is: the backend is free for the next one."""
+    """The events of a reply, which is stopped at the end of the block: the backend is then free for the next one."""
     if toolbox is not None:
         options = replace(options, tools=toolbox.tools)
 
@@ -192,7 +192,7 @@ async def _events(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One line of the input. ``conversation`` is None for a line that cannot be used, ``error`` says why."""
+    """One line of the input. ``conversation``: None for a line that cannot be used; ``error`` is then the reason."""
 
     index: int
     """Line number, from 1."""
@@ -200,11 +200,11 @@ class Job:
     conversation: Conversation | None
     error: UsageError | None = None
     notes: tuple[str, ...] = ()
-    """What of it was taken otherwise than it was given."""
+    """Notes about fields that were ignored or changed."""
 
 
 def read_jobs(lines: Iterator[bytes], system: str = "") -> Iterator[Job]:
-    """One job a line that is not blank. ``system``: for prompts that bring no system message of their own."""
+    """Yield one job for each line that is not blank. ``system``: the system prompt of lines without one."""
     for index, raw in enumerate(lines, 1):
         if not raw.strip():
             continue
@@ -222,44 +222,44 @@ def _object(raw: bytes) -> Mapping[str, Any]:
     try:
         value = json.loads(raw.decode("utf-8-sig"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UsageError(f"this is no JSON ({error})") from None
+        raise UsageError(f"this is not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise UsageError("this is no JSON object with 'prompt' or 'messages'")
+        raise UsageError("this is not a JSON object with 'prompt' or 'messages'")
     return value
 
 
 def is_blank(question: str) -> bool:
-    """Whether nothing is asked: such a question is refused wherever it is given."""
+    """Whether the prompt is empty; an empty one is refused everywhere."""
     return not question.strip()
 
 
 def _conversation(fields: Mapping[str, Any], system: str, notes: IgnoredFields) -> Conversation:
     prompt, messages = fields.get("prompt"), fields.get("messages")
     if (prompt is None) == (messages is None):
-        raise UsageError("it needs either 'prompt' or 'messages'")
+        raise UsageError("the line needs either 'prompt' or 'messages'")
     if prompt is not None:
         if not isinstance(prompt, str):
-            raise UsageError("'prompt' is no text")
+            raise UsageError("'prompt' is not a text")
         if is_blank(prompt):
             raise UsageError("'prompt' is empty")
         return Conversation().with_system(system).with_user(prompt)
     if not isinstance(messages, list):
-        raise UsageError("'messages' is no list")
+        raise UsageError("'messages' is not a list")
     conversation = conversation_of(Fields({"messages": messages}, notes=notes).needed_objects("messages"))
     return conversation if conversation.system else conversation.with_system(system)
 
 
 def needs_exact_history(conversation: Conversation) -> bool:
-    """Whether only an engine whose history is ours can answer faithfully: earlier turns, or text like a token."""
+    """Whether the job needs a backend that takes an exact history: earlier turns, or text like a special token."""
     contents = [message.content for message in conversation.messages]
     return len(conversation.turns) > 1 or any(mark in content for content in contents for mark in _TOKEN_MARKS)
 
 
 def finished(output: Path, jobs: Sequence[Job]) -> dict[int, FinishReason]:
-    """The lines that an earlier run has dealt with, each with how that ended, and ``output`` cut back to its last
-    whole line.
+    """Return the lines that an earlier run has answered, each with its finish reason, and cut ``output`` back to its
+    last whole line.
 
-    Raises UsageError, and leaves the file alone, when it belongs to another input.
+    Raises UsageError, and leaves the file unchanged, when it belongs to another input.
     """
     if not output.is_file():  # nothing yet; or a device or a pipe, where nothing can be read back
         return {}
@@ -283,7 +283,7 @@ def finished(output: Path, jobs: Sequence[Job]) -> dict[int, FinishReason]:
             raise _foreign(output, number) from None
         ends[index] = _end_of(entry)
     if torn:
-        # Nobody's file is cut that has not the beginning of the very line that was to be written next.
+        # Only a file that ends with the beginning of the next line to be written is cut.
         start = _encoded(heads[min(heads)])[:-1] + b", " if heads else b""
         if not heads or not (start.startswith(torn) or torn.startswith(start)):
             raise _foreign(output, len(lines) + 1)
@@ -303,7 +303,7 @@ def _end_of(entry: Mapping[str, Any]) -> FinishReason:
 
 
 def _foreign(output: Path, number: int) -> UsageError:
-    return UsageError(f"{output}, line {number}, is no reply to a line of this input", remedy="give another --output")
+    return UsageError(f"{output}, line {number} is not a reply to a line of this input", remedy="give another --output")
 
 
 _OURS = frozenset(
@@ -312,14 +312,14 @@ _OURS = frozenset(
 
 
 def _head(job: Job) -> dict[str, Any]:
-    """What an entry of the output begins with: the line's number and fields. Those with a name of ours: ``given``."""
+    """The first fields of an output entry: the line's number and fields; those with reserved names in ``given``."""
     own = {key: value for key, value in job.fields.items() if key not in _OURS}
     given = {key: value for key, value in job.fields.items() if key in _OURS}
     return {"index": job.index} | own | ({"given": given} if given else {})
 
 
 def _encoded(entry: Mapping[str, Any]) -> bytes:
-    # What is no UTF-8 is a lone surrogate, and its escape here is the one that JSON has for it.
+    # A byte that is not UTF-8 is a lone surrogate; its escape here is that of JSON.
     return json_text(entry).encode()
 
 
@@ -335,9 +335,9 @@ async def run(
     toolbox: Toolbox | None = None,
     at_once: int = 1,
 ) -> FinishReason:
-    """Answers ``jobs`` in order, each written as it is finished. Gives what went wrong first, or STOP.
+    """Answer ``jobs`` in order, and write each reply when it ends. Return the first reason of a failure, or STOP.
 
-    ``at_once``: so many are asked at the same time, of a backend that can do that; they are written in order.
+    ``at_once``: number of concurrent requests, for a backend that can serve several; replies are written in order.
 
     Raises EngineNotFoundError, ModelError, UnsupportedError, RefusedFlagError or EngineDiedError where the rest would
     fail as well; what was written stays.
@@ -347,7 +347,7 @@ async def run(
     async def answered(conversation: Conversation, backend: Backend) -> tuple[Backend, Answer]:
         answer = await ask(backend, conversation, options, say, toolbox=toolbox)
         if answer.reason is FinishReason.ENGINE_DIED and not crashes.is_last:
-            # The first try was not written anywhere.
+            # The first attempt was not written.
             answer = await ask(backend, conversation, options, say, toolbox=toolbox)
         return backend, answer
 
@@ -381,24 +381,24 @@ async def run(
 
 
 class _CrashCount:
-    """Crashes of the engine one after the other, and when they end a run."""
+    """Consecutive crashes of the engine, and the limit at which they end a run."""
 
     def __init__(self) -> None:
         self._count = 0
 
     @property
     def is_last(self) -> bool:
-        """Whether one more ends the run."""
+        """Whether one more crash ends the run."""
         return self._count + 1 >= _HOPELESS
 
     def check(self, answer: Answer) -> None:
-        """Raises the error of an answer after which the rest would fail as well."""
+        """Raise the error of an answer after which all other lines would fail too."""
         if isinstance(answer.error, EngineNotFoundError | ModelError | UnsupportedError | RefusedFlagError):
             raise answer.error
         self._count = self._count + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
         if self._count == _HOPELESS:
             raise answer.error or EngineDiedError(
-                "the engine dies again and again", remedy="run the same command again"
+                "the engine process ended several times in a row", remedy="run the same command again"
             )
 
 
@@ -411,15 +411,15 @@ def _write(output: IO[bytes], job: Job, result: dict[str, Any]) -> None:
     except OSError as error:
         raise UsageError(
             f"the reply to line {job.index} cannot be written: {error.strerror}",
-            remedy="make room, and run the same command again: it goes on from here",
+            remedy="free disk space and run the same command again: it continues at this line",
         ) from None
 
 
 async def _in_order(
     jobs: Iterator[Job], begin: Callable[[Job], asyncio.Task[T] | None], at_once: int, stopped: Callable[[], bool]
 ) -> AsyncGenerator[tuple[int, Job | None, asyncio.Task[T] | None]]:
-    """Each job with its number and what was begun for it, ``at_once`` of them ahead. None for a job: the rest was not
-    begun, since it was stopped."""
+    """Yield each job with its number and its started request, ``at_once`` of them ahead. A request of None: the batch
+    was stopped before it started this job."""
     begun: deque[tuple[Job, asyncio.Task[T] | None]] = deque()
     number = 0
     try:

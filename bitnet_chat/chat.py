@@ -54,9 +54,9 @@ async def open_backend(settings: Settings | None = None, /, **keywords: object) 
     process behind.
 
     ``keywords``: settings by their names in :class:`Settings`, such as ``model="x.gguf"``, ``ctx=4096`` (tokens) or
-    ``timeout=60.0`` (seconds); a path may be given for a text. They win over ``BITNET_CHAT_*`` variables, a persona and
-    ``config.toml``. ``settings``: in place of these three. ``journal`` is False unless it is a keyword, and ``install``
-    has no effect: :func:`bitnet_chat.missing` tells what is missing and installs it.
+    ``timeout=60.0`` (seconds); a path may be given for a text. They take precedence over ``BITNET_CHAT_*`` variables, a
+    persona and ``config.toml``. ``settings``: in place of these three. ``journal`` is False unless it is a keyword, and
+    ``install`` has no effect: :func:`bitnet_chat.missing` finds missing requirements and installs them.
 
     ``system``, ``max_tokens`` and ``timeout`` belong to a chat: a backend takes them with each reply.
 
@@ -176,9 +176,9 @@ class Chat:
         return getattr(self._events, "ag_running", False)
 
     def stream(self, text: str, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
-        """Sends a message, and yields the events of the reply as they come: see :data:`Event`.
+        """Send a message, and yield the events of the reply as they come: see :data:`Event`.
 
-        With tools: each :class:`ToolCall` is yielded before its function is called, a :class:`Notice` tells its result,
+        With tools: each :class:`ToolCall` is yielded before its function is called, a :class:`Notice` has its result,
         and the text of the :class:`Completed` is that of all replies of the turn.
 
         A loop that is left early stops the reply, at the latest with the next message; what had arrived stays in
@@ -197,7 +197,7 @@ class Chat:
         return self._events
 
     async def send(self, text: str, options: ReplyOptions | None = None) -> str:
-        """Sends a message and gives the text of the reply. A reply that a token limit cut is returned as it is:
+        """Send a message and return the text of the reply. A reply that a token limit cut is returned as it is:
         ``conversation.last.finish`` is then ``FinishReason.LENGTH``.
 
         :raises UsageError: as :meth:`stream`.
@@ -292,7 +292,7 @@ class Chat:
 def ask(question: str, /, *, tools: Sequence[ToolFunction] = (), **settings: Any) -> str:
     """The reply to one question, for scripts without an event loop: ``print(bitnet_chat.ask("Hello"))``.
 
-    The model is loaded anew for each call: several questions belong into a :class:`Chat`. ``tools``, ``settings``: as
+    The model is loaded anew for each call: use a :class:`Chat` for several questions. ``tools``, ``settings``: as
     :class:`Chat` takes them.
 
     :raises UsageError: as :class:`Chat`, and inside of a running event loop.

@@ -17,7 +17,7 @@ ENVIRONMENT_PREFIX = "BITNET_CHAT_"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a user can set. The field names are the keys of ``config.toml`` and, in capitals behind
+    """All settings of the program. The field names are the keys of ``config.toml`` and, in capitals behind
     ``BITNET_CHAT_``, the variables of the environment."""
 
     engine: str = ""
@@ -33,7 +33,7 @@ class Settings:
     ctx: int = 0
     """Tokens of the context window. 0: what the model was trained for, at most 8192."""
     threads: int = 0
-    """Of the engine, at most as many as there are processors to be used. 0: one for each physical core of these."""
+    """Threads of the engine, at most the number of usable processors. 0: one for each physical core of these."""
     temperature: float = -1.0
     """Negative: the engine's default."""
     seed: int = -1
@@ -45,34 +45,34 @@ class Settings:
     persona: str = ""
     """A persona: system prompt, model and sampling under one name."""
     overflow: Literal["drop-oldest", "summarize", "stop"] = "drop-oldest"
-    """What happens when a conversation has outgrown the context window."""
+    """The policy for a conversation that is longer than the context window."""
     spare: bool = False
-    """Keep more loaded engines ready, so that /clear, /regen and /edit need not wait."""
+    """Keep spare engine processes loaded, so that /clear, /regen and /edit need not wait."""
     guard: bool = True
     """Stop replies in which the model speaks as the user or repeats itself."""
     repeat_limit: int = 12
-    """How often the end of a reply may repeat itself before it is stopped. 0: as often as it likes."""
+    """Repetitions of its end at which a reply is stopped. 0: no limit."""
     stall_timeout: float = 120.0
-    """Seconds without a token after which a reply is stopped, and without any work after which an engine that loads is
-    ended; ten times as long before the first token. 0: no limit."""
+    """Seconds without a token after which a reply is stopped, and without any work after which a loading engine process
+    is ended; ten times as long before the first token. 0: no limit."""
     probe_timeout: float = 5.0
-    """Seconds that a program has to tell what it is. 0: no limit."""
+    """Time limit, in seconds, for the probe of an engine program. 0: no limit."""
     journal: bool = True
     """Keep conversations in the journal."""
     markdown: Literal["auto", "on", "off"] = "auto"
     """Whether replies are styled. auto: on a terminal with colours."""
     thinking: Literal["show", "fold", "hide"] = "show"
-    """What is seen of what a model thinks before it answers."""
+    """The part of a model's thinking that is shown."""
     io: Literal["auto", "pty", "pipe"] = "auto"
     """How the engine is connected."""
     typing_speed: float = 60.0
-    """Characters a second that are shown where the engine is connected by a pipe. 0: all at once."""
+    """Characters shown per second where the engine is connected by a pipe. 0: all at once."""
     backend: Literal["engine", "llama-server", "openai", "ollama"] = "engine"
-    """Who answers: a resident engine, a llama-server of our own, a server with the OpenAI API, a running Ollama."""
+    """The backend: a resident engine, a managed llama-server, a server with the OpenAI API, or a running Ollama."""
     base_url: str = ""
-    """Where the server of ``openai`` or ``ollama`` is, such as http://127.0.0.1:8000/v1."""
+    """The base URL of the server of ``openai`` or ``ollama``, such as http://127.0.0.1:8000/v1."""
     backend_key: str = ""
-    """The key that this server wants. Secret: never shown."""
+    """The API key of this server. Secret: never shown."""
     rpc: str = ""
     """host:port,… of the rpc-servers that share the model's layers (llama.cpp built with RPC)."""
     tools: str = ""
@@ -99,13 +99,13 @@ _NOT_NEGATIVE = (
 _TOML_LIMIT = 1_000_000
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ELSEWHERE = ("DATA", "CACHE", "CONFIG", "CONFIG_DIR", "BUILD", "API_KEY")
-"""Variables behind ``BITNET_CHAT_`` that are no settings: places (``paths``), a build that tests take, and the key of a
-server (``cli.serve``), which no file should hold."""
+"""Variables with the prefix ``BITNET_CHAT_`` that are not settings: paths (``paths``), the build that tests use, and
+the key of a server (``cli.serve``), which should not be in a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingValue:
-    """A value, and where it came from: ``default``, a file, ``persona NAME``, ``$VARIABLE`` or a flag."""
+    """A value and its source: ``default``, a file, ``persona NAME``, ``$VARIABLE`` or a flag."""
 
     value: Any
     origin: str
@@ -117,10 +117,10 @@ def load(
     *,
     written: Callable[[str, Any], str] | None = None,
 ) -> tuple[Settings, str]:
-    """The settings, and the engine that the config file or the persona names (it has a place of its own in the search
-    order).
+    """Return the settings, and the engine that the config file or the persona names (it has a separate place in the
+    search order).
 
-    ``flags``: what was given on the command line, by field name. ``written``: how an error names a setting of them;
+    ``flags``: values from the command line, by field name. ``written``: the name of such a setting in an error;
     :func:`flag` unless given. Raises UsageError naming source and key.
     """
     layers = _layers(flags, environment, written or flag)
@@ -130,7 +130,7 @@ def load(
 
 
 def sourced(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, SettingValue]:
-    """Every setting with where it comes from, in the order of :class:`Settings`. Raises as :func:`load` does."""
+    """Return each setting with its source, in the order of :class:`Settings`. Raises as :func:`load` does."""
     layers = _layers(flags, environment, flag)
     merged = layers.file | layers.persona | layers.environment
     if environment.get(ENVIRONMENT_PREFIX + "ENGINE"):
@@ -141,14 +141,14 @@ def sourced(flags: Mapping[str, Any], environment: Mapping[str, str] = os.enviro
 
 
 def from_keywords(settings: Settings | None, keywords: Mapping[str, object]) -> tuple[Settings, str]:
-    """The settings of a library call, and the configured engine as :func:`load` has it. ``settings``: taken as they
-    are, without a look at the config file and the environment; None: both count, and keywords win. A path may be given
-    for a text. The journal is off and nothing is installed unless a keyword says otherwise.
+    """Return the settings of a library call, and the configured engine as in :func:`load`. ``settings``: used as they
+    are, without the config file and the environment; None: both are read, and keywords take precedence. A path may be
+    given for a text. The journal is off and nothing is installed unless a keyword says otherwise.
 
     Raises UsageError for a name or a value that cannot be used."""
     for key in keywords:
         if key not in _TYPES:
-            raise UsageError(f"there is no setting {key!r}{did_you_mean(key, _TYPES)}")
+            raise UsageError(f"setting {key!r} does not exist{did_you_mean(key, _TYPES)}")
     given: dict[str, object] = {"journal": False, "install": "no"}
     given |= {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in keywords.items()}
     if settings is not None:
@@ -157,9 +157,9 @@ def from_keywords(settings: Settings | None, keywords: Mapping[str, object]) -> 
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Variables that look like settings and are none: slips of the fingers, or settings of another version.
+    """Return variables with the prefix of settings that are none: typing errors, or settings of another version.
 
-    No error: a newer version's variable in a login script must not keep an older one from starting.
+    Not an error: a newer version's variable in a login script must not keep an older one from starting.
     """
     known = {ENVIRONMENT_PREFIX + name for name in (*map(str.upper, _TYPES), *_ELSEWHERE)}
     given = [name for name, value in environment.items() if value and name.startswith(ENVIRONMENT_PREFIX)]
@@ -180,8 +180,8 @@ def _layers(flags: Mapping[str, Any], environment: Mapping[str, str], written: C
     from_environment = {
         name: SettingValue(_parsed(name, environment[variable], f"${variable}: "), f"${variable}")
         for name in _TYPES
-        # The engine's variable is a place in the search order and is read there.
-        # Set to nothing is not set, as a script has it that takes a variable out for one command.
+        # The engine's variable has a separate place in the search order and is read there.
+        # An empty variable counts as unset: scripts use this to disable a variable for one command.
         if name != "engine" and environment.get(variable := ENVIRONMENT_PREFIX + name.upper())
     }
     from_flags = {
@@ -196,7 +196,7 @@ def _layers(flags: Mapping[str, Any], environment: Mapping[str, str], written: C
 
 
 def flag(name: str, value: Any = None) -> str:
-    """How a setting is written on the command line."""
+    """The command-line flag of a setting."""
     if name == "engine_args":
         return "--"
     word = {"temperature": "temp"}.get(name, name.replace("_", "-"))
@@ -204,9 +204,9 @@ def flag(name: str, value: Any = None) -> str:
 
 
 def read(path: Path, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> dict[str, Any]:
-    """The checked settings of a TOML file; none if there is no such file.
+    """Return the checked settings of a TOML file; empty if the file does not exist.
 
-    ``beside``: other keys, texts, that may stand in it. ``but``: settings that may not. Raises UsageError.
+    ``beside``: other allowed keys, with texts as values. ``but``: settings that are not allowed. Raises UsageError.
     """
     try:
         content = toml(path)
@@ -216,16 +216,16 @@ def read(path: Path, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> 
     for key in content:
         if key not in known:
             raise UsageError(
-                f"{path}: there is no setting {key!r}{did_you_mean(key, known)}",
+                f"{path}: setting {key!r} does not exist{did_you_mean(key, known)}",
                 remedy=f"known are: {', '.join(sorted(known))}",
             )
     return {key: checked(key, value, f"{path}: ") for key, value in content.items()}
 
 
 def toml(path: Path) -> dict[str, Any]:
-    """What a file of settings, a persona or a list of models holds. Raises UsageError for one that cannot be used,
-    FileNotFoundError where there is none."""
-    import tomllib  # late: most users have no such file
+    """Return the content of a file of settings, a persona or a list of models. Raises UsageError for a file that cannot
+    be used, FileNotFoundError where it does not exist."""
+    import tomllib  # imported late: most users have no such file
 
     try:
         with path.open("rb") as file:
@@ -235,14 +235,14 @@ def toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise
-    # ValueError: what is no TOML or no UTF-8, and a number of more digits than Python reads.
+    # ValueError: not TOML, not UTF-8, or a number with more digits than Python reads.
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", remedy="mend it or move it away") from None
+        raise UsageError(f"{path} cannot be read: {error}", remedy="correct it or move it away") from None
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """Words to put behind an error: ``; did you mean 'ctx'?``, or nothing."""
-    from difflib import get_close_matches  # imported late: only a slip of the fingers needs it
+    """Return the suffix of an error: ``; did you mean 'ctx'?``, or an empty text."""
+    from difflib import get_close_matches  # imported late: only an unknown name needs it
 
     close = get_close_matches(key, sorted(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
@@ -272,20 +272,20 @@ def _parsed(name: str, text: str, source: str) -> Any:
 
 
 def checked(name: str, value: Any, source: str) -> Any:
-    """``value`` with the type that the setting has. Raises UsageError, which ``source`` begins."""
+    """Return ``value`` with the type of the setting. Raises UsageError, whose text begins with ``source``."""
     kind = _TYPES.get(name, str)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is bool:
         if not isinstance(value, bool):
-            raise UsageError(f"{source}{name} wants true or false, not {value!r}")
+            raise UsageError(f"{source}{name} must be true or false, not {value!r}")
     elif kind in (str, int, float):
         if not isinstance(value, kind) or isinstance(value, bool):
             found = "(secret)" if name in SECRET else repr(value)
-            raise UsageError(f"{source}{name} wants {_WORDS[kind]}, not {found}")
+            raise UsageError(f"{source}{name} must be {_WORDS[kind]}, not {found}")
     elif name == "engine_args":
         if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
-            raise UsageError(f"{source}{name} wants a list of texts, not {value!r}")
+            raise UsageError(f"{source}{name} must be a list of texts, not {value!r}")
         value = tuple(value)
     elif value not in get_args(kind):
         raise UsageError(f"{source}{name} is one of {', '.join(get_args(kind))}, not {value!r}")
@@ -300,10 +300,10 @@ _WORDS = {str: "a text", int: "a whole number", float: "a number"}
 # Personas: system prompt, model and sampling under one name.
 #
 # A persona is a TOML file ``NAME.toml`` with a ``description`` and any settings but ``persona``. Those in the folder
-# ``personas`` beside ``config.toml`` win over those that come with the program.
+# ``personas`` beside ``config.toml`` take precedence over those of the program.
 
 _SHIPPED = Path(__file__).parent / "personas"
-_NAME = re.compile(r"\w[\w.-]*")  # no path: a persona comes from its folder and from nowhere else
+_NAME = re.compile(r"\w[\w.-]*")  # not a path: a persona is read from its folder only
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,16 +317,16 @@ class Persona:
 
 
 def folder() -> Path:
-    """Where the user's own are."""
+    """The folder of the user's personas."""
     return paths.config_file().parent / "personas"
 
 
 def find(name: str) -> Persona:
-    """The persona of that name. Raises UsageError where there is none, or its file cannot be used."""
+    """Return the persona of that name. Raises UsageError where it does not exist or its file cannot be used."""
     source = _files().get(name) if _NAME.fullmatch(name) else None
     if source is None:
         raise UsageError(
-            f"there is no persona {name!r}{did_you_mean(name, names())}",
+            f"persona {name!r} does not exist{did_you_mean(name, names())}",
             remedy=f"known are: {', '.join(names())}; yours go into {folder()}",
         )
     values = read(source, beside=("description",), but=("persona",))
@@ -334,7 +334,7 @@ def find(name: str) -> Persona:
 
 
 def names() -> list[str]:
-    """Of all personas, those with broken files included."""
+    """The names of all personas, those with broken files included."""
     return sorted(_files())
 
 
@@ -343,6 +343,6 @@ def _files() -> dict[str, Path]:
     for place in (_SHIPPED, folder()):
         try:
             found |= {path.stem: path for path in place.glob("*.toml") if _NAME.fullmatch(path.stem)}
-        except OSError:  # a folder that may not be read holds none that could be used
+        except OSError:  # a folder without read permission has no usable personas
             continue
     return found

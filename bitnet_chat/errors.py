@@ -43,30 +43,30 @@ from typing import ClassVar
 
 
 class FinishReason(StrEnum):
-    """Why a reply ended. The value is what JSON output says, ``exit_code`` is what the process returns."""
+    """The reason of a reply's end. The value is that of JSON output, ``exit_code`` that of the process."""
 
     STOP = "stop"
     LENGTH = "length"
     ROLE_MARKER = "role_marker"
-    """The model began to speak for the user; what it said before that is whole."""
+    """The model began to write the user's turn; its text before that is whole."""
     CUT_OFF = "cut_off"
-    """The program ended before the reply did; only the journal knows such a reply."""
+    """The program ended before the reply did; only the journal has such a reply."""
     TOOL_CALLS = "tool_calls"
-    """The model asks for tools to be called; their results are what it goes on with."""
+    """The model asks for tool calls, and continues with their results."""
     USAGE = "usage"
     NO_ENGINE = "no_engine"
     BAD_MODEL = "bad_model"
     ENGINE_DIED = "engine_died"
     CONTEXT_OVERFLOW = "context_overflow"
     EMPTY = "empty"
-    """The model ended its reply before it said, thought or called anything, mostly since its chat template is wrong; or
-    a script asked, and got thoughts alone."""
+    """The model ended its reply before any text, thought or call, mostly because of a wrong chat template; or the reply
+    to a script has thoughts alone."""
     JOURNAL = "journal"
-    """The journal could not be read, or did not keep what was said; no reply ends for this."""
+    """The journal could not be read or written; a reply does not end for this reason."""
     REPETITION = "repetition"
     """The reply had begun to repeat itself without end."""
     STALLED = "stalled"
-    """The engine made nothing for longer than the stall timeout."""
+    """The engine made no progress for longer than the stall timeout."""
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
 
@@ -75,7 +75,7 @@ class FinishReason(StrEnum):
         return _EXIT_CODES[self]
 
 
-# 124 is what timeout(1) returns, 130 what a shell reports for SIGINT (128 + 2).
+# 124 is the exit code of timeout(1), 130 that of a shell for SIGINT (128 + 2).
 _EXIT_CODES = {
     FinishReason.STOP: 0,
     FinishReason.LENGTH: 0,
@@ -97,17 +97,17 @@ _EXIT_CODES = {
 
 
 class BitnetChatError(Exception):
-    """Base of the tree. ``str(error)`` is fit to be shown, on several lines; it is not escaped for a terminal."""
+    """Base of the tree. ``str(error)`` is the text for display, on several lines, not escaped for a terminal."""
 
     reason: ClassVar[FinishReason]
     """The finish reason; ``reason.exit_code`` is that of the program."""
 
     def __init_subclass__(cls) -> None:
-        if not hasattr(cls, "reason"):  # no default: an error would get the exit code of another
+        if not hasattr(cls, "reason"):  # without a default: an error would get the exit code of another
             raise TypeError(f"{cls.__name__} has no reason")
 
     def __init__(self, what: str, *, remedy: str = "", detail: str = "") -> None:
-        """``what``: what happened, to what. ``remedy``: what to do next. ``detail``: evidence, such as a log tail."""
+        """``what``: subject, verb, value. ``remedy``: what to do. ``detail``: evidence, such as a log tail."""
         super().__init__(what)
         self.what = what
         self.remedy = remedy
@@ -211,19 +211,19 @@ class ModelError(BitnetChatError):
 
 
 class FaultKind(StrEnum):
-    """What is wrong with a chat template."""
+    """The kind of a chat template's fault."""
 
     UNREADABLE = "unreadable"
     """The text is not Jinja. Other programs accept some that are refused here."""
     REFUSED = "refused"
-    """It says itself that it has no form for this conversation."""
+    """The template itself refused this conversation."""
     FAILED = "failed"
     LIMIT = "limit"
     """It takes more time, memory or output than a template may."""
 
 
 class TemplateFaultError(Exception):
-    """A template failed; :class:`TemplateError` is what a caller gets. ``text``: one line."""
+    """A template failed; a caller gets :class:`TemplateError`. ``text``: one line."""
 
     def __init__(self, kind: FaultKind, text: str) -> None:
         super().__init__(text)
@@ -321,7 +321,7 @@ class RequestTimeoutError(BitnetChatError):
 
 
 class ReplyCancelledError(BitnetChatError):
-    """The reply was stopped from this side before its first token."""
+    """The reply was stopped by the caller before its first token."""
 
     reason = FinishReason.INTERRUPTED
 

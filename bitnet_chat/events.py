@@ -1,11 +1,11 @@
-"""What a backend says while it answers. Front ends see these and nothing else.
+"""The events of a reply: the only interface between a backend and a front end.
 
 The order within one reply: any number of :class:`Notice`, one :class:`Started`, then text and tool calls, then exactly
 one :class:`Completed` or :class:`Failed`. Notices may come at any time.
 
-A :class:`ToolCall` is whole and well-formed; of a call that was cut nothing is told. It is to be made only once the
+A :class:`ToolCall` is whole and well-formed; a call that was cut makes no event. A front end makes it only once the
 reply has ended with the reason ``tool_calls``. A reply that ends for any other reason (``length``, ``interrupted``,
-``engine_died`` …) was cut behind its calls: a front end makes none of them.
+``engine_died`` …) was cut after its calls: a front end makes none of them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from bitnet_chat.conversation.message import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
 
 BURST = 0.02
-"""Seconds. What comes within them was waiting in buffers, and tells nothing about the engine."""
+"""Seconds. Tokens within this time came from buffers, and do not show the speed of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Figures of one reply. Times in seconds. None: the engine does not tell."""
+    """Figures of one reply. Times in seconds. None: the engine does not report it."""
 
     prompt_tokens: int | None = None
-    """Tokens of the prompt that were new: what this turn added to the context before the reply."""
+    """Tokens of the prompt that were new: those that this turn added to the context before the reply."""
     tokens: int = 0
     """Tokens of the reply, its thoughts and calls of tools included. The token that ends a reply is not counted."""
     time_to_first_token: float | None = None
-    """From sending the message to the first character, prefill included."""
+    """Time to first token: from sending the message to the first character, prefill included."""
     seconds: float = 0.0
     """From sending the message to the end of the reply."""
     context_used: int | None = None
@@ -41,13 +41,13 @@ class Stats:
     """Tokens in the context window when the reply began: all of the prompt, with what the engine had evaluated
     before."""
     first_tokens: int = 1
-    """Of the reply, those that its first characters were made of: an emoji is several."""
+    """Tokens of the reply that make its first characters: an emoji has several."""
 
     @property
     def tokens_per_second(self) -> float | None:
         """Rate of generation, prefill excluded. A reply that came in one burst, or nearly so, leaves no time to
-        measure: then it is the rate from sending to the end, prefill included, which is less. None when there was
-        nothing to count."""
+        measure: then it is the rate from sending to the end, prefill included, which is lower. None for a reply
+        without tokens."""
         if self.time_to_first_token is None or self.tokens < 1 or self.seconds <= 0:
             return None
         generating = self.seconds - self.time_to_first_token
@@ -58,11 +58,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One line for the user that is no part of the reply: a restart, something made visible in the message."""
+    """One line for the user that is not part of the reply: a restart, or characters made visible in the message."""
 
     text: str
     dropped: int = 0
-    """Messages of the conversation that the reply is made without, where this tells of them."""
+    """Number of messages that were dropped from the prompt, where the notice reports this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """``done`` of ``total`` tokens of the prompt are evaluated; those that the engine still had count as done. Not all
-    backends tell. May come between Started and the first text, any number of times."""
+    """Prefill progress: ``done`` of ``total`` tokens of the prompt are evaluated, those in the engine's cache included.
+    Not all backends report it. May come between Started and the first text, any number of times."""
 
     done: int
     total: int
@@ -88,7 +88,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingDelta:
-    """The next characters of what the model thinks before it answers; not part of the reply."""
+    """The next characters of the model's thinking; not part of the reply."""
 
     text: str
 
@@ -104,7 +104,8 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No reply can be had: the conversation is unchanged and may be tried again. ``text`` is what had arrived."""
+    """The request failed: the conversation is unchanged, and the message may be sent again. ``text``: the part that
+    arrived."""
 
     error: BitnetChatError
     text: str = ""

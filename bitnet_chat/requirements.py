@@ -1,4 +1,4 @@
-"""What a reply needs and this computer lacks, an engine or a model: found, and installed on request."""
+"""Missing requirements of a reply, an engine or a model, and their installation on request."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Requirement:
     size: int
     """Bytes of the download; 0: not known."""
     optional: bool = False
-    """The bundled model replies without it."""
+    """Whether the bundled model replies without it."""
     smaller: Requirement | None = None
     """A smaller one that does as well."""
 
     @property
     def label(self) -> str:
-        """As a question names it: ``the engine``, ``smollm2-135m``."""
+        """Its name in a question: ``the engine``, ``smollm2-135m``."""
         if self.kind == "model":
             return self.name
         from bitnet_chat.engine.install import packages
@@ -51,9 +51,9 @@ class Requirement:
         return f"{self.label} ({size(self.size)})" if self.size else self.label
 
     def install(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> None:
-        """Downloads, checks and installs it. Blocks. An installation that was stopped continues at the next call.
+        """Download, check and install it. Blocks. An installation that was stopped continues at the next call.
 
-        ``on_progress``: hears how far it is, in the units of each step.
+        ``on_progress``: gets the progress, in the units of each step.
 
         :raises BuildError: an engine that could not be installed, or that computes wrongly on this computer.
         :raises ModelError: a model that could not be fetched.
@@ -81,8 +81,8 @@ class Requirement:
 
 
 def missing(settings: Settings | None = None, /, **keywords: object) -> tuple[Requirement, ...]:
-    """What a reply with these settings needs and this computer lacks, the engine first; empty where nothing is missing
-    or another program replies.
+    """Return the missing requirements of a reply with these settings, the engine first; empty where none is missing or
+    another program replies.
 
     ``settings``, ``keywords``: as :func:`bitnet_chat.open_backend` takes them. Downloads nothing; may ask the model hub
     for the size of a model, unless ``HF_HUB_OFFLINE`` is set.
@@ -117,7 +117,7 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
     """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of the model that is to be
     fetched first, if one is.
 
-    An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
+    A named engine is installed, or can be installed as a prebuilt one of that name; otherwise it cannot be found."""
     from bitnet_chat.engine.discovery import named
     from bitnet_chat.engine.install import packages
     from bitnet_chat.engine.selection import EngineRequest, missing_package
@@ -136,7 +136,7 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
 
 
 def _model(settings: Settings, largest: int) -> Requirement | None:
-    """An entry of the registry that was asked for by name; where none was, the first model to have."""
+    """The registry entry of the requested model; without a request, the default first model."""
     from bitnet_chat.models.default_model import first_model
     from bitnet_chat.models.registry import AUTO, entries, is_name
     from bitnet_chat.models.resolve import find, present

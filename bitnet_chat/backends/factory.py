@@ -1,4 +1,4 @@
-"""Backends and journals as the settings ask for them: an engine of this program, another server, or one that runs."""
+"""Makes backends and journals from the settings: for a resident engine, another server, or an attached server."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ Convert = Callable[["Path", "EngineBinary"], object]
 """Makes the file that an engine needs out of a model file, as :func:`bitnet_chat.engine.conversion.obtain` does."""
 
 AT_ONCE = 16
-"""Lines of a batch that are asked at the same time, where a server has so many seats."""
+"""Concurrent requests of a batch, where a server has as many seats."""
 
 
 _ENGINE = ("engine", "backend", "base_url", "rpc", "ctx", "threads", "chat_template", "overflow", "io", "engine_args")
-"""Settings of an engine of our own."""
+"""Settings of a resident engine."""
 
 
 def refuse_for_an_engine(given: Iterable[str], settings: Settings, written: Callable[[str], str] = flag) -> None:
-    """Raises UsageError for a setting that would be ignored, since the server's engine is as it is. ``written``: how
-    the user writes a setting."""
+    """Raises UsageError for a setting that the attached server would ignore. ``written``: the name of a setting in the
+    error."""
     clash = [written(name) for name in _ENGINE if name in given]
     if settings.attach and clash:
         raise UsageError(
-            f"{' and '.join(clash)} does not go with {written('attach')}: the engine is that of {settings.attach}",
-            remedy="bitnet-chat serve takes it",
+            f"{' and '.join(clash)} does not go with {written('attach')}: the engine belongs to {settings.attach}",
+            remedy="give it to bitnet-chat serve",
         )
 
 
 def open_journal(settings: Settings) -> JournalStore:
-    """Where conversations are kept. Raises ServerUnreachableError where ``--attach`` finds none, UsageError for a
-    wrong key.
+    """Open the journal. Raises ServerUnreachableError where the server of ``--attach`` does not answer, UsageError for
+    a wrong key.
     """
     if not settings.attach:
         return open_local_journal(settings)
@@ -98,7 +98,7 @@ def open_interactive(
 
 
 def open_batch(settings: Settings) -> tuple[Backend, int]:
-    """For a batch on a running server: the backend, and how many lines it may be asked at the same time."""
+    """For a batch on a running server: the backend, and the number of concurrent requests."""
     from bitnet_chat.backends.attached_server.backend import AttachedBackend
     from bitnet_chat.backends.attached_server.journal import ServerJournal
 
@@ -240,7 +240,7 @@ def _elsewhere(settings: Settings) -> Backend:
 
 
 def expect(backend: Backend, toolbox: Toolbox | None) -> None:
-    """Tells an engine which tools a reply will have, so that the prompt that it loads now is the first one."""
+    """Set an engine's tools before it loads, so that it prefills the prompt of the first reply."""
     expecting = getattr(getattr(backend, "inner", backend), "expect", None)
     if toolbox is not None and expecting is not None:
         expecting(toolbox.tools)
@@ -253,13 +253,12 @@ _MAKING = ("backend", "ctx", "overflow", "temperature", "seed", "chat_template",
 
 
 def reply_options(settings: Settings) -> ReplyOptions:
-    """A setting of 0 is no limit."""
+    """The limits of the settings; 0 means no limit."""
     return ReplyOptions(max_tokens=settings.max_tokens or None, timeout=settings.timeout or None)
 
 
 def made_with(settings: Settings) -> dict[str, object]:
-    """What the journal keeps with each reply: the settings that are not as they would be without a word, and what they
-    are read by. ``overflow`` is always told."""
+    """The settings that the journal keeps with each reply: those that differ from the defaults; ``overflow`` always."""
     usual = Settings()
     chosen = {name: getattr(settings, name) for name in _MAKING if getattr(settings, name) != getattr(usual, name)}
     return {"bitnet_chat": __version__, "overflow": settings.overflow} | chosen

@@ -1,4 +1,4 @@
-"""The backend ``llama-server``: a server of our own, and as many conversations with it at a time as it has slots."""
+"""The backend ``llama-server``: a managed server, with as many concurrent conversations as it has slots."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _OURS = """--host --port --reuse-port --api-key --api-key-file --api-prefix --ss
 --log-file -lv --verbosity --log-verbosity -v --verbose --log-verbose --embedding --embeddings --rerank --reranking -np
 --parallel"""
 _OUR_FLAGS = frozenset(_OURS.split())
-_CACHE = "2048"  # MiB of prompts that left their slots; its own default is 8192, of the memory of somebody's desk
-_DYING = 2.0  # seconds between the end of a connection and that of the process which has ended it
-_DEAF = 5.0  # seconds for an answer that takes no thought: it is given while replies are made, too
-_LOADING = 0.05, 1.0  # seconds between two looks at a server that says it is still loading
+_CACHE = "2048"  # MiB of prompts that left their slots; its own default is 8192, too much for a desktop computer
+_DYING = 2.0  # seconds between the end of a connection and the end of the process that closed it
+_DEAF = 5.0  # seconds for /health, which is also answered during replies
+_LOADING = 0.05, 1.0  # seconds between two polls of a loading server
 
 
 class LlamaServer:
-    """What the backends of one server share: the process, and what is known of it and its model."""
+    """The shared part of the backends of one server: the process, and the properties of it and its model."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class LlamaServer:
         self.model = model_path(settings, by_engine(self.binary.path), self.notices.append)
         with_magic(self.model)
         self.label = name or name_of(self.model)
-        """What the model is called."""
+        """The model's name."""
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()
@@ -95,7 +95,7 @@ class LlamaServer:
         self._connection: HTTPConnection | None = None
         self._known: tuple[ServerProcess, RequestTarget] | None = None
         self.is_doubtful = False
-        """Whether it is to be looked at before it is asked again."""
+        """Whether the server's health is checked before the next request."""
 
     def _refitted(self, process: ServerProcess) -> bool:
         extra, address = self._extra, self._address()
@@ -108,7 +108,7 @@ class LlamaServer:
         return [*self.binary.option("--host", HOST), *self.binary.option("--port", "0")]
 
     def command(self) -> list[str]:
-        """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
+        """The command that starts it. Reads the model's header and connects to rpc-servers: may run in a thread."""
         from bitnet_chat.models.known_faults import OVERRIDE, overridden
         from bitnet_chat.models.memory import context_for
         from bitnet_chat.models.template_selection import prepare
@@ -123,7 +123,7 @@ class LlamaServer:
         context = context_for(header.context_length, settings.ctx)
         option = self.binary.option
         argv = [str(self.binary.path), *option("--model", self.model), *option("--parallel", self.parallel)]
-        # The window is one for all slots, each of which gets its share.
+        # All slots share one window; each gets an equal part.
         argv += option("--ctx-size", context * self.parallel)
         tiny = header.size < TINY_MODEL
         share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
@@ -142,7 +142,7 @@ class LlamaServer:
         return [*argv, *share.extra, *self._address()]
 
     def backend(self) -> RemoteBackend:
-        """One more conversation with it. The process ends when the last of them is closed."""
+        """A backend for one more conversation. The process ends when the last of them is closed."""
         settings = self._settings
         fit = ServerContextWindow(settings.overflow, lambda text: self.count(text) or by_length(text))
         sampling = own_sampling(settings).over(advised_sampling(self.model))
@@ -158,12 +158,12 @@ class LlamaServer:
 
     @property
     def known(self) -> RequestTarget | None:
-        """Where to ask, if that is known and it lives."""
+        """The address, if it is known and the process runs."""
         process = self.server.process
         return self._known[1] if self._known is not None and self._known[0] is process else None
 
     async def target(self) -> RequestTarget:
-        """Where to ask. Raises as :meth:`ManagedServer.running` does."""
+        """The address. Raises as :meth:`ManagedServer.running` does."""
         while True:
             process = await self.server.running()
             if self._known is not None and self._known[0] is process:
@@ -180,13 +180,13 @@ class LlamaServer:
             except (ConnectionLostError, HTTPStatusError):
                 await connection.close()
                 if process.is_alive:
-                    process.kill()  # it lives and does not speak
+                    process.kill()  # the process runs and does not answer
                 await process.gone()
                 continue
             except BaseException:
                 await connection.close()
                 raise
-            if self._known is not None and self._known[0] is process:  # somebody else was faster
+            if self._known is not None and self._known[0] is process:  # another task was faster
                 await connection.close()
                 return self._known[1]
             before, self._connection = self._connection, connection
@@ -196,7 +196,7 @@ class LlamaServer:
             return target
 
     async def _answers(self, connection: HTTPConnection) -> bool:
-        """False where it lives, or seems to, and hears nothing."""
+        """False where the process seems to run and does not answer."""
         try:
             async with asyncio.timeout(_DEAF):
                 await connection.get("/health")
@@ -207,7 +207,7 @@ class LlamaServer:
         return True
 
     async def _loaded(self, process: ServerProcess, connection: HTTPConnection) -> RequestTarget:
-        """Servers of before 2026 listen first and load then."""
+        """Servers older than 2026 listen before they load."""
         delay, longest = _LOADING
         while True:
             try:
@@ -249,13 +249,13 @@ class LlamaServer:
             return self._counter
 
     def _read_vocabulary(self) -> None:
-        """By the time that somebody asks, it has been read."""
+        """The vocabulary has been read by the time of the first call."""
         if self._counter is None:
             threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
 
 
 class _ServerSlot:
-    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`: one who uses the server."""
+    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`: one client of the server."""
 
     name = "llama-server"
     retries = 10  # the server's own limit of restarts is reached before
@@ -317,7 +317,7 @@ class _ServerSlot:
 
 
 async def _counted(connection: HTTPConnection, body: dict[str, Any]) -> int | None:
-    """Tokens of the prompt that the server makes of a request. Raises Refused where it is too old to tell."""
+    """Tokens of the prompt that the server makes of a request. Raises Refused where its version cannot count."""
     made = await connection.ask("/apply-template", body)
     prompt = made.get("prompt") if isinstance(made, dict) else None
     if not isinstance(prompt, str):
@@ -328,7 +328,7 @@ async def _counted(connection: HTTPConnection, body: dict[str, Any]) -> int | No
 
 
 def sign_of_life(settings: Settings) -> float:
-    """Seconds of silence that a call of a tool may take while it is written: less than what counts as a stall."""
+    """Seconds without output that are allowed while a tool call is generated: less than the stall timeout."""
     return min(SIGN_OF_LIFE, settings.stall_timeout / 3) if settings.stall_timeout else SIGN_OF_LIFE
 
 

@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 def model_path(
     settings: Settings, judge: Judge | None = None, notify: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """The model file to use: a file, an installed model by name, or the best of those that ``judge`` lets pass, where
-    ``auto`` or nothing is given.
+    """Return the model file to use: a file, an installed model by name, or, for ``auto`` or an empty setting, the best
+    of those that ``judge`` accepts.
 
-    ``notify`` hears in one line why, where there was a choice. Raises ModelError where there is none.
+    ``notify`` gets one line with the reason where several were possible. Raises ModelError where none was found.
     """
-    if settings.model and (path := paths.meant(settings.model)).is_file():  # the usual case, and worth no import
+    if settings.model and (path := paths.meant(settings.model)).is_file():  # the usual case, without an import
         return path
     from bitnet_chat.models.resolve import resolve
 
@@ -66,7 +66,7 @@ def model_path(
 
 
 class LocalEngineBackend:
-    """See :class:`bitnet_chat.backend.Backend`. Makes nothing and starts nothing until it is told to."""
+    """See :class:`bitnet_chat.backend.Backend`. Makes and starts nothing before it is asked to."""
 
     def __init__(
         self,
@@ -134,12 +134,12 @@ class LocalEngineBackend:
 
     @property
     def awaits_conversion(self) -> bool:
-        """Whether :meth:`convert` has something to do."""
+        """Whether :meth:`convert` has to convert the model."""
         return self._converts and conversion.present(self._model) is None
 
     def convert(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> Path:
-        """The file that is loaded: the model, or what it is converted to for the engine, now if need be. Blocks; may
-        run in a thread. Raises ModelError."""
+        """Return the file that is loaded: the model, or its conversion for the engine, made now if necessary. Blocks;
+        may run in a thread. Raises ModelError."""
         if not self._converts:
             return self._model
         return conversion.obtain(self._model, self.binary, on_progress=on_progress)
@@ -176,12 +176,12 @@ class LocalEngineBackend:
             self._session.supervisor.prepare(history)
 
     def expect(self, tools: Sequence[Tool]) -> None:
-        """Replies will be asked for with these tools. What is loaded before the first of them is then right for it."""
+        """Set the tools of the replies to come, so that the prompt loaded before the first reply has them."""
         if (interpreter := self._interpreter_for(Conversation(), tools)) is not None:
             interpreter.tools = tuple(tools)
 
     def _interpreter_for(self, conversation: Conversation, tools: Sequence[Tool] = ()) -> PromptToolAdapter | None:
-        """None as long as nothing has had to do with tools."""
+        """None until a request has tools."""
         if self._interpreter is None and (
             tools or any(message.role == "tool" or message.tool_calls for message in conversation.messages)
         ):
@@ -206,7 +206,7 @@ class LocalEngineBackend:
         return self._counter
 
     def role_markers(self) -> tuple[str, ...]:
-        """What begins another role in the chat template in use; empty until the model has been looked at."""
+        """Role markers of the chat template in use; empty until the model's header has been read."""
         return self._role_markers
 
     def interrupt(self) -> None:
@@ -248,7 +248,7 @@ class LocalEngineBackend:
 
     def _spawned(self, process: EngineProcess) -> None:
         process.wait_at_most(self._settings.stall_timeout)
-        if self._counter is None:  # by the time that somebody asks, the vocabulary has been read
+        if self._counter is None:  # by the time of the first call the vocabulary has been read
             threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
         if self._recorder is not None:
             process.trace_listener = self._recorder.track(process.facts)
@@ -264,9 +264,9 @@ class LocalEngineBackend:
         return binary is not None
 
     def protocol(self) -> EngineProtocol:
-        """How this engine is started and addressed for this model. Reads the header and knocks at rpc-servers: may
+        """How this engine is started and prompted for this model. Reads the header and connects to rpc-servers: may
         run in a thread."""
-        # Here and not above: a prompt is on the screen 12 ms earlier.
+        # Imported here: the REPL's prompt appears 12 ms earlier.
         from bitnet_chat.filters.role_markers import markers_of
         from bitnet_chat.filters.thinking import thinking_tags
         from bitnet_chat.models.memory import context_for
@@ -302,7 +302,7 @@ class LocalEngineBackend:
             overrides=prepared.overrides,
             extra=share.extra,
         )
-        with contextlib.suppress(ModelError):  # a classic engine will say so; a modern one has its own way with it
+        with contextlib.suppress(ModelError):  # a classic engine reports it; a modern one has its own template parser
             marks = template.marks()
             self._role_markers = markers_of(marks.in_prefix, marks.in_suffix)
         return protocol_for(
@@ -329,11 +329,11 @@ class LocalEngineBackend:
 
 
 def _require_no_flags(settings: Settings) -> None:
-    """Raises UsageError for what a native engine has no flag for."""
+    """Raises UsageError for settings that a native engine has no flag for."""
     if settings.engine_args:
         raise UsageError(
             f"a native engine takes no flags of llama.cpp: {' '.join(settings.engine_args)}",
-            remedy="leave out what stands behind --; --ctx, --threads and the settings of sampling hold for it",
+            remedy="leave out the flags behind --; --ctx, --threads and the sampling settings apply to it",
         )
     if settings.rpc:
         raise UnsupportedError("--rpc", "a native engine has no RPC", remedy="bitnet-chat engine install --with rpc")
@@ -342,8 +342,8 @@ def _require_no_flags(settings: Settings) -> None:
 def _why_no_spares(binary: EngineBinary, rpc: tuple[str, ...]) -> str:
     """A line for the user; empty where spare engines are of use."""
     if binary.dialect is Dialect.NATIVE:
-        return "--spare does nothing with a native engine: it goes back to any turn by itself"
-    return "--spare does nothing with --rpc: an rpc-server serves one engine at a time" if rpc else ""
+        return "--spare has no effect with a native engine: it goes back to any turn by itself"
+    return "--spare has no effect with --rpc: an rpc-server serves one engine at a time" if rpc else ""
 
 
 def engine_request(settings: Settings, configured_engine: str = "", dialect: Dialect | None = None) -> EngineRequest:
@@ -357,14 +357,14 @@ def engine_request(settings: Settings, configured_engine: str = "", dialect: Dia
 
 
 def advised_sampling(model: Path) -> Sampling:
-    """What the card of an installed model recommends, where the registry knows it."""
+    """The sampling that the card of an installed model recommends, where the registry has it."""
     from bitnet_chat.models.registry import entries
 
     if model.parent != paths.models_dir():
         return Sampling()
     try:
         entry = entries().get(model.stem)
-    except UsageError:  # the user's own list is broken; whoever needs it says so
+    except UsageError:  # the user's own list is broken; commands that need it report it
         return Sampling()
     if entry is None:
         return Sampling()
@@ -373,7 +373,7 @@ def advised_sampling(model: Path) -> Sampling:
 
 
 def _rpc_servers(text: str, binary: EngineBinary) -> tuple[str, ...]:
-    """Raises UsageError for what is no list of addresses, EngineNotFoundError for an engine without RPC."""
+    """Raises UsageError for an invalid list of addresses, EngineNotFoundError for an engine without RPC."""
     if not text:
         return ()
     from bitnet_chat.engine import rpc
@@ -385,7 +385,7 @@ def _rpc_servers(text: str, binary: EngineBinary) -> tuple[str, ...]:
 
 
 def with_magic(path: Path) -> None:
-    """Raises ModelError for a file that is missing or no GGUF."""
+    """Raises ModelError for a file that is missing or not a GGUF file."""
     try:
         with path.open("rb") as file:
             magic = file.read(4)
@@ -394,11 +394,11 @@ def with_magic(path: Path) -> None:
     if magic != b"GGUF":
         from bitnet_chat.models.gguf import read_header
 
-        read_header(path)  # which says what is wrong
+        read_header(path)  # raises with the reason
 
 
 def own_sampling(settings: Settings) -> Sampling:
-    """What replies get that ask for nothing else."""
+    """The sampling of replies without options."""
     return Sampling(
         temperature=None if settings.temperature < 0 else settings.temperature,
         seed=None if settings.seed < 0 else settings.seed,

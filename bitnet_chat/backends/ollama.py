@@ -30,12 +30,12 @@ from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import BitnetChatError, ModelError
 from bitnet_chat.text.sanitize import one_line
 
-_LOOKS = 4  # replies before which somebody looks for the size of the window; older versions do not tell it
+_LOOKS = 4  # replies before which the size of the window is requested; older versions do not report it
 DEFAULT_URL = "http://127.0.0.1:11434"
 
 
 def ollama_backend(settings: Settings) -> RemoteBackend:
-    """Asks for nothing yet. Raises UsageError for settings that cannot be used."""
+    """Make the backend; sends no request yet. Raises UsageError for settings that cannot be used."""
     require_aiohttp()
     base = checked_url(settings.base_url or DEFAULT_URL)
     for end in ("/v1", "/api"):  # as other clients want it
@@ -87,7 +87,7 @@ class OllamaEndpoint:
         if not self._model:
             self._model = next(iter(await self.models()), "")
             if not self._model:
-                raise ModelError(f"{self.name} has no model yet", remedy="ollama pull NAME gets one")
+                raise ModelError(f"{self.name} has no model yet", remedy="run: ollama pull NAME")
         self._asked += 1
         if self._size is None and 1 < self._asked <= _LOOKS:  # it may be loaded by now
             self._size = await self._loaded_size()

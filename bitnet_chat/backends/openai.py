@@ -23,16 +23,16 @@ from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.text.sanitize import one_line
 
 _WINDOW = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
-"""How servers call the size of a model's window in their list of models: vLLM, others, and llama-server in ``meta``."""
+"""Names of the window's size in servers' lists of models: vLLM, others, and llama-server in ``meta``."""
 
 
 def openai_backend(settings: Settings) -> RemoteBackend:
-    """Asks for nothing yet. Raises UsageError for settings that cannot be used."""
+    """Make the backend; sends no request yet. Raises UsageError for settings that cannot be used."""
     require_aiohttp()
     if not settings.base_url:
         raise UsageError(
-            "--backend openai asks a server, and none was given",
-            remedy="--base-url takes its address, such as http://127.0.0.1:8000/v1",
+            "--backend openai needs the address of a server",
+            remedy="give it with --base-url, such as http://127.0.0.1:8000/v1",
         )
     base = checked_url(settings.base_url)
     if not urlsplit(base).path:
@@ -93,7 +93,7 @@ class OpenAIEndpoint:
     def _chosen(self, entries: list[dict[str, Any]]) -> RequestTarget:
         name = self._wanted or next((each["id"] for each in entries), "")
         if not name:
-            raise ModelError(f"{self.name} has no model to name", remedy="-m NAME gives one")
+            raise ModelError(f"{self.name} does not list a model", remedy="name one with -m NAME")
         entry = next((each for each in entries if each["id"] == name), {})
         return RequestTarget(self._connection, name, self._size or _window(entry))
 
@@ -115,14 +115,14 @@ class OpenAIEndpoint:
 
 
 def without_effect(settings: Settings) -> list[str]:
-    """A line about what was set and does nothing for a server that somebody else has started."""
+    """A line about settings without effect on a server that was not started by this program."""
     given = {
         "--chat-template": settings.chat_template,
         "--rpc": settings.rpc,
         "flags behind --": settings.engine_args,
     }
     names = [name for name, value in given.items() if value]
-    return [f"without effect on a server that runs already: {', '.join(names)}"] if names else []
+    return [f"without effect on a running server: {', '.join(names)}"] if names else []
 
 
 def _entries(listed: Any) -> list[dict[str, Any]]:

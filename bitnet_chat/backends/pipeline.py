@@ -19,7 +19,7 @@ from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed
 
 FIRST_TOKEN = 10
-"""So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
+"""Factor of the stall timeout before the first token: the prefill of a long prompt takes time."""
 
 
 class ReplyFilter:
@@ -30,7 +30,7 @@ class ReplyFilter:
     pipeline as its result replaces all that stands before this filter: the same reply goes on from another source."""
 
     def feed(self, event: Event) -> Sequence[Event]:
-        """The events that go on in place of ``event``."""
+        """The events that replace ``event``."""
         return (event,)
 
     def flush(self) -> Sequence[Event]:
@@ -194,8 +194,8 @@ class BackendWrapper(ABC):
 class StallWatch:
     """The time limits of a source, used as a context manager around each wait for it.
 
-    A source that gives nothing for too long is told to stop. One that does not end within ``grace`` seconds after it
-    was told to stop is abandoned: the wait ends without a result.
+    A source without events for too long is interrupted. One that does not end within ``grace`` seconds after the
+    interrupt is abandoned: the wait ends without a result.
     """
 
     def __init__(self, interrupt: Callable[[], None], stall_timeout: float, grace: float) -> None:
@@ -207,7 +207,7 @@ class StallWatch:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._since: float | None = None
-        """Since when an event is waited for; None while the last one is dealt with, which is not the engine's fault."""
+        """Start of the wait for an event; None while the caller processes the last one, which does not count."""
         self._has_token = False
         self._deadline: float | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -215,7 +215,7 @@ class StallWatch:
         self._cancelling = 0
         self._has_expired = False
         self.finding: FinishReason | None = None
-        """Why the reply was stopped, if it was from here."""
+        """The reason for the stop, if a time limit stopped the reply."""
         self.is_abandoned = False
 
     def __enter__(self) -> None:
@@ -257,7 +257,7 @@ class StallWatch:
         self.interrupted()
 
     def interrupted(self) -> None:
-        """The source was told to stop, and has so much time to do so."""
+        """Begin the grace period after an interrupt of the source."""
         self.close()
         if self._deadline is None:
             self._deadline = self._loop.time() + self._grace
@@ -286,7 +286,7 @@ class StallWatch:
             self._timer = self._loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
-        """Once in a while, not at each event: what is to be done if nothing came in all this time."""
+        """Check the limits periodically, not at each event."""
         now = self._loop.time()
         slept = now - self._due > self.limit / 2  # Ctrl-Z, a busy computer: the engine's words may be waiting
         if self._since is None or slept:

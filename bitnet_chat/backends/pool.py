@@ -1,10 +1,10 @@
-"""Several backends of one model, for more conversations than one; who comes when all are busy waits in line.
+"""A pool of backends of one model, for concurrent conversations; requests wait in a queue while all are busy.
 
-A backend that holds the beginning of a conversation in its memory answers the next turn of it at once; any other would
-have to read it all again. So each is lent, where there is a choice, to the conversation that it knows.
+A backend with the beginning of a conversation in its cache answers the next turn at once; any other has to prefill the
+whole prompt. So a request gets, where there is a choice, the backend that knows its conversation.
 
-A seat goes from hand to hand: who gives one back hands it to the first in line, so that nobody can slip in between.
-People come before batch work, and where a person has to wait, batch work that can begin again is asked to make way.
+A released seat is handed directly to the first request in the queue, so that no other request can take it in between.
+Urgent requests come before batch work; where one has to wait, a batch lease that can begin again is asked to make way.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import BitnetChatError, BusyError
 
 _RECENT = 32
-"""Leases whose length tells how long the next ones may take."""
+"""Number of leases from whose duration the next waiting times are estimated."""
 _RETRY = (1.0, 120.0)
-"""Seconds: the least and the most that somebody is sent away for."""
+"""Seconds: minimum and maximum of ``retry_after``."""
 _numbers = itertools.count(1)
 
 
 def number() -> int:
-    """The next number in line. The same ones for all pools, so that one keeps its worth when a pool is made anew."""
+    """Return the next queue number. All pools share the numbers, so that one stays valid when a pool is made anew."""
     return next(_numbers)
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A backend, and what it has lived through."""
+    """A backend and its state in the pool."""
 
     backend: Backend
     memory: Conversation = field(default_factory=Conversation)
-    """Empty where it is not known: after a failure, for example."""
+    """The conversation in its cache; empty where it is not known, such as after a failure."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How its last reply was drawn. An engine that is to draw otherwise begins anew."""
+    """Sampling of its last reply. An engine restarts for a different one."""
     used: int = 0
-    """When it was used last, in leases. 0: never."""
+    """Number of the lease that used it last. 0: none."""
     restarts: int = 0
-    """Those of its engine that were accounted for."""
+    """Restarts of its engine that are counted already."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """Somebody who waits, or has a seat."""
+    """A request that waits, or has a seat."""
 
     conversation: Conversation
     sampling: Sampling
@@ -61,7 +61,7 @@ class _Waiter:
     make_way: Callable[[], bool] | None
     slot: asyncio.Future[Slot]
     asked: bool = False
-    """It makes way."""
+    """The lease makes way."""
 
     @property
     def place(self) -> tuple[bool, int]:
@@ -69,10 +69,10 @@ class _Waiter:
 
 
 class Pool:
-    """``source.parallel`` seats, each made when it is first needed. All methods belong to the event loop."""
+    """A pool of ``source.parallel`` seats, each made when first needed. All methods belong to the event loop."""
 
     def __init__(self, source: BackendFactory, *, queue: int = 64, clock: Callable[[], float] = time.monotonic) -> None:
-        """``queue``: how many may wait."""
+        """``queue``: number of requests that may wait."""
         self.source = source
         self._queue = queue
         self._clock = clock
@@ -102,14 +102,14 @@ class Pool:
 
     @property
     def memory(self) -> int:
-        """Resident bytes of all processes, those that are kept ready among them; 0: nothing is known."""
+        """Resident bytes of all processes, spare ones included; 0: not known."""
         statuses = [slot.backend.status() for slot in self._slots]
         sizes = [(status.memory or 0) + (status.spare_memory or 0) for status in statuses]
         return max(sizes, default=0) if self.source.shared else sum(sizes)
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
-        """What a request that would have to wait here is refused for when its turn comes, as far as that can be said
-        without an engine: there is nothing to wait for, then. None where there is a seat for it."""
+        """Return the error with which a request that has to wait would be refused, as far as that is known without an
+        engine, so that it need not wait. None where a seat is free."""
         if self._closed or not self._slots:
             return None
         if not self._waiting and (self._free or len(self._slots) < self.source.parallel):
@@ -117,7 +117,7 @@ class Pool:
         return await refusal_of(self._slots[0].backend, conversation, options)
 
     def start(self) -> None:
-        """Loads the first one in the background."""
+        """Load the first backend in the background."""
         if not self._slots and not self._closed:
             self._free.append(self._make())
 
@@ -132,13 +132,13 @@ class Pool:
         turn: int | None = None,
         again: bool = False,
     ) -> AsyncIterator[Slot]:
-        """A seat for one reply. Who leases sets ``memory`` to what the conversation has become; unknown else.
+        """Lease a seat for one reply. The caller sets ``memory`` to the conversation after it; else it is unknown.
 
-        ``urgent``: a person waits; batch work comes after. ``make_way`` is called, once at most, when a person waits
-        for a seat: True if this lease ends soon for it. ``turn``: the :func:`number` in line, where it was drawn
-        before; ``again``: for a lease that made way, which is not sent away.
+        ``urgent``: comes before batch work. ``make_way`` is called, once at most, when an urgent request waits
+        for a seat: True if this lease ends soon for it. ``turn``: the queue :func:`number`, where it was drawn
+        before; ``again``: for a lease that made way, which is not refused.
 
-        Raises BusyError when too many wait already and when the pool is closed, and what ``source.backend`` raises.
+        Raises BusyError when the queue is full or the pool is closed, and the errors of ``source.backend``.
         """
         wish = _Waiter(
             conversation,
@@ -160,7 +160,7 @@ class Pool:
             self._give_back(slot)
 
     async def close(self) -> None:
-        """Ends all backends, those that are lent too; who waits hears Busy."""
+        """End all backends, leased ones included; waiting requests get BusyError."""
         self._closed = True
         for wish in self._waiting:
             if not wish.slot.done():
@@ -171,7 +171,7 @@ class Pool:
             if isinstance(error, BaseException):
                 raise error
 
-    # The line
+    # The queue
 
     async def _seat_for(self, wish: _Waiter, *, returning: bool) -> Slot:
         if self._closed:
@@ -182,7 +182,7 @@ class Pool:
             refused = self._full()
             if not wish.urgent or not self._waiting or self._waiting[-1].urgent:
                 raise refused
-            self._settle(self._waiting.pop(), refused)  # no person goes away for batch work that waits
+            self._settle(self._waiting.pop(), refused)  # an urgent request is not refused for waiting batch work
         insort(self._waiting, wish, key=lambda each: each.place)
         if wish.urgent:
             self._ask_to_make_way()
@@ -192,7 +192,7 @@ class Pool:
             if wish in self._waiting:
                 self._waiting.remove(wish)
             elif wish.slot.done() and not wish.slot.cancelled() and wish.slot.exception() is None:
-                self._give_back(wish.slot.result())  # it was handed over, and nobody is there to take it
+                self._give_back(wish.slot.result())  # it was handed over, but the request was cancelled
             raise
 
     def _give_back(self, slot: Slot) -> None:
@@ -200,7 +200,7 @@ class Pool:
         while self._waiting and not self._closed:
             first = self._waiting[0]
             try:
-                if not first.slot.done():  # cancelled, and has not yet come round to saying so
+                if not first.slot.done():  # cancelled, and not yet removed from the queue
                     found = self._pick(first)
                     if found is None:
                         return
@@ -215,7 +215,7 @@ class Pool:
             wish.slot.set_exception(error)
 
     def _ask_to_make_way(self) -> None:
-        """As many as people wait for, those first that have lost least."""
+        """Ask as many leases to make way as urgent requests wait, those first that lose least."""
         needed = sum(wish.urgent for wish in self._waiting) - sum(wish.asked for wish in self._leased)
         for wish in reversed(self._leased):
             if needed <= 0:
@@ -226,7 +226,7 @@ class Pool:
 
     def _full(self) -> BusyError:
         mean = sum(self._lengths) / len(self._lengths) if self._lengths else 5.0
-        # Half of the line: then there is room again, and not only for the fastest.
+        # Half of the queue: then there is room again, and not only for the fastest client.
         wait = mean * max(1.0, self._queue / 2) / self.source.parallel
         return BusyError(
             f"{len(self._waiting)} requests wait for {self.source.name} already",
@@ -240,8 +240,8 @@ class Pool:
     # Seats
 
     def _pick(self, wish: _Waiter) -> Slot | None:
-        """The best seat there is for it, no longer free; None where there is none. Raises what ``source.backend``
-        raises, if not even one could be made."""
+        """Take the best free seat for the request; None where all are busy. Raises the errors of ``source.backend`` if
+        the pool has no seat at all."""
         now = max((slot.used for slot in self._slots), default=0)
 
         def fit(slot: Slot) -> tuple[int, float]:
@@ -253,7 +253,7 @@ class Pool:
                 try:
                     return self._make()
                 except BitnetChatError:
-                    if not self._slots:  # else those that there are will have to do
+                    if not self._slots:  # else the existing seats are used
                         raise
             if best is None:
                 return None
@@ -268,13 +268,13 @@ class Pool:
 
 
 _FRESH = (2, 0.0)
-"""The fit of a seat that was never used. Anything that is worse gives way to a new seat, where there may be one."""
+"""The fit of an unused seat. Instead of a seat with a worse fit a new one is made, where the limit allows it."""
 
 
 def _fit(slot: Slot, conversation: Conversation, sampling: Sampling, now: int) -> tuple[int, float]:
-    """How well a seat suits, the best highest: one that knows the conversation so far, and the more of it the better;
-    one that was never used; one whose memory is another branch of this conversation, and so of no use to any other;
-    then the one whose loss costs least. ``now``: the last lease of all."""
+    """The fit of a seat, the best highest: one with the conversation so far in its cache, the longer the better; an
+    unused one; one with another branch of this conversation, which is of no use to other conversations; then the one
+    whose loss costs least. ``now``: the number of the last lease."""
     if not slot.used:
         return _FRESH
     known, asked = slot.memory.messages, conversation.messages
@@ -287,46 +287,46 @@ def _fit(slot: Slot, conversation: Conversation, sampling: Sampling, now: int) -
 
 
 def _loss(slot: Slot, now: int) -> float:
-    """What it would cost, as far as one can guess, that a seat forgets: the characters to read again, more the more
-    often the conversation has been gone on with, and less the longer that is ago."""
+    """The estimated cost of losing a seat's cache: the characters to prefill again, more for a conversation with many
+    turns, and less for one that was used long ago."""
     characters = sum(len(message.content) for message in slot.memory.messages)
     turns = sum(message.role == "user" for message in slot.memory.messages)
     return characters * turns**2 / (now - slot.used + 1)
 
 
 def _same(one: Message, other: Message) -> bool:
-    """Whether an engine reads the same. Why a reply ended, and what was thought before it, it is not told."""
+    """Whether the prompt is the same. Finish reasons and thinking are not part of it."""
     return (one.role, one.content, one.tool_calls) == (other.role, other.content, other.tool_calls)
 
 
-# Where backends come from, for one who needs several of the same model side by side.
+# The source of several backends of the same model.
 
 
 @dataclass(frozen=True, slots=True)
 class BackendFactory:
-    """Backends of one model. Each answers one reply at a time, and each has to be closed by who asked for it.
+    """Backends of one model. Each answers one reply at a time; the caller closes each.
 
-    What they share, a server process for example, starts with the first of them and ends with the last.
+    Shared resources, such as a server process, start with the first of them and end with the last.
     """
 
     name: str
-    """Of the model, as far as it is known before anything is loaded: ``BackendStatus.model`` says more later."""
+    """The model's name as known before loading; ``BackendStatus.model`` has the final one."""
     parallel: int
-    """So many backends answer at the same time without one waiting for another. More of them may be made."""
+    """Number of backends that answer concurrently without waiting for each other. More may be made."""
     make: Callable[[], Backend]
     path: Path | None = None
-    """The file of the model; None where it lies on another computer."""
+    """The file of the model; None where it is on another computer."""
     context: int = 0
     """Tokens of the window that was asked for; 0: what the model was trained for, at most 8192."""
     shared: bool = False
-    """Whether one process answers for all of them: each tells of the memory and the restarts of that one."""
+    """Whether all of them share one process: each then reports the memory and the restarts of that process."""
     chat_template: str = ""
-    """What was asked for in place of the model's own: a name, a file, or a text."""
+    """The chat template in place of the model's own: a name, a file, or a text."""
     origin: str = ""
     """Where the file came from, ``hf:user/repo/file``; empty where that is not known."""
 
     def backend(self) -> Backend:
-        """One more. Starts nothing. Raises EngineNotFoundError, ModelError or UsageError for what is seen to be
+        """Make one more backend. Starts nothing. Raises EngineNotFoundError, ModelError or UsageError for what is
         missing.
         """
         return self.make()

@@ -1,4 +1,4 @@
-"""How many tokens a text is. Pure."""
+"""Numbers of tokens, with their error. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TokenCount:
 
     count: int
     error: float = 0.0
-    """Relative; 0 when the tokenizer itself has counted."""
+    """Relative; 0 for an exact count of the tokenizer."""
 
     @property
     def at_least(self) -> int:
@@ -38,5 +38,6 @@ Counter = Callable[[str], TokenCount]
 
 
 def by_length(text: str) -> TokenCount:
-    """Tokens of a text in a vocabulary that nobody knows: English has 4 to 5 bytes in one, code 3, Chinese 3 to 4."""
+    """Estimate the tokens of a text in an unknown vocabulary. A token of English has 4 to 5 bytes, of code 3,
+    of Chinese 3 to 4."""
     return TokenCount(math.ceil(len(text.encode("utf-8", "replace")) / 3.5), 0.5)

@@ -1,14 +1,13 @@
-"""Tokens of a text, counted with a model's own vocabulary as far as that goes without the model. Pure.
+"""A tokenizer that counts with a model's own vocabulary, without the model. Pure.
 
-Both great families of vocabularies join the two neighbours whose whole is the oldest piece that there is, until no two
-make a piece: byte-level BPE ("gpt2" in a GGUF) within the words that a regular expression cuts out of the text,
-SentencePiece BPE ("llama") everywhere. The number of a piece tells its age in every such vocabulary that llama.cpp
-brings for its tests, so that neither the table of merges nor the scores are needed. What is left of an error comes
-from the words: Python's classes of characters are not quite those of llama.cpp, and some models have an expression of
-their own.
+Both large families of vocabularies merge the two neighbours that make the oldest piece, until no two make a piece:
+byte-level BPE ("gpt2" in a GGUF) within the words that a regular expression splits from the text, SentencePiece BPE
+("llama") everywhere. In every such vocabulary of llama.cpp's tests a lower number means an older piece, so that neither
+the table of merges nor the scores are needed. The remaining error comes from the words: Python's classes of characters
+differ slightly from those of llama.cpp, and some models have an expression of their own.
 
-The user-defined tokens of a vocabulary (``<tool_call>``, ``<think>``) are found before anything else, in any text, and
-are one token each, as in llama.cpp. Control tokens are none in a message, nor does an engine print one in a reply.
+The user-defined tokens of a vocabulary (``<tool_call>``, ``<think>``) are found first, in any text, and are one token
+each, as in llama.cpp. Control tokens in a message are ordinary text, and an engine does not print one in a reply.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation.stdin_encoding import normalise
 
 KINDS = ("gpt2", "llama", "gemma4")
-"""The values of ``tokenizer.ggml.model`` that are understood."""
+"""The supported values of ``tokenizer.ggml.model``."""
 
 _NEVER = 1 << 31
 _LONGEST = 128  # characters at which a word is cut: the time for one grows with its square
@@ -87,7 +86,7 @@ class Vocabulary:
         return self._letters[self._ends[number] : self._ends[number + 1]]
 
     def number(self, piece: bytes) -> int | None:
-        """None for what is no piece."""
+        """The number of a piece; None for other texts."""
         slot = hash(piece) & self._mask
         while found := self._slots[slot]:
             if self._letters[self._ends[found - 1] : self._ends[found]] == piece:
@@ -112,13 +111,13 @@ class Tokenizer:
             if pre not in _FAMILY or family == "falcon":
                 self._error = _ERROR_OF_STRANGERS
         else:
-            # No piece of these goes on behind a space mark that stands behind something else.
+            # In these vocabularies a space mark occurs only at the beginning of a piece.
             self._words = re.compile("\u2581+[^\u2581]*|[^\u2581]+")
         self._known: dict[str, int] = {}
 
     def count(self, text: str) -> TokenCount:
-        """Tokens of ``text`` as a message, without the marks around it. At most 0.2 s, whatever its length: of a text
-        of more than 16,384 characters samples are counted, and the error grows by what they tell of the rest."""
+        """Count the tokens of ``text`` as a message, without the template's tokens. At most 0.2 s for any length: a
+        text of more than 16,384 characters is sampled, and the error grows by that of the samples."""
         text = normalise(text).text
         if not text:
             return TokenCount(0)
@@ -131,8 +130,8 @@ class Tokenizer:
         return TokenCount(round(sum(counts) * len(text) / _SAMPLED), self._error + _spread(counts))
 
     def front(self, text: str, limit: int) -> tuple[int, int]:
-        """The characters of ``text`` that make at most ``limit`` tokens, and how many tokens those are. ``text`` may
-        hold bytes as surrogates; a character of which only some bytes are within the limit is left out."""
+        """The number of characters of ``text`` that make at most ``limit`` tokens, and their tokens. ``text`` may
+        hold bytes as surrogates; a character with only some bytes within the limit is left out."""
         total = at = 0
         for index, part in enumerate(self._split(text)):
             if index % 2:
@@ -224,7 +223,7 @@ class Tokenizer:
         return count
 
     def _cost(self, part: str) -> int:
-        # A character that is no piece is spelled in bytes, each a token.
+        # A character without a piece is spelled in bytes, each a token.
         if len(part) > 1 or self._number(part) is not None:
             return 1
         return 1 if self._spells_bytes else len(part.encode("utf-8", "surrogateescape"))
@@ -233,7 +232,7 @@ class Tokenizer:
         return self._vocabulary.number(piece.encode("utf-8", "surrogateescape"))
 
     def _parts(self, word: str) -> list[str]:
-        """The pieces that a word falls in."""
+        """The pieces of a word."""
         if self._spells_bytes:
             word = word.encode("utf-8", "surrogateescape").decode("latin-1").translate(_BYTE_SPELLING)
         if self._number(word) is not None:
@@ -293,7 +292,7 @@ class TokenLimit:
             return ""
         self._parts.append(text)
         self._bytes_until_look -= len(text.encode("utf-8", "surrogateescape"))
-        # A token is a byte or more: before so many bytes there is nothing to look for.
+        # A token is a byte or more: with fewer bytes the limit cannot be reached.
         if self._bytes_until_look < 0:
             whole = "".join(self._parts)
             self._parts = [whole]
@@ -306,5 +305,5 @@ class TokenLimit:
         return text
 
     def lift(self) -> None:
-        """Nothing is beyond the limit."""
+        """Remove the limit."""
         self.is_exceeded = False

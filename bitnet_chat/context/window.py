@@ -1,9 +1,9 @@
-"""What of a conversation stands in a context window that is too small for all of it. Pure.
+"""The part of a conversation in a context window that is too small for all of it. Pure.
 
-The system prompt is pinned, the newest turns stay, and what leaves leaves in whole turns. So that not every message
-costs a replay, more leaves than has to, but never so much that less than half of the window is used. Where nothing is
-known of earlier turns, it is up to the next of the places that lie some way apart in a conversation: those are the same
-for each longer form of it, so that what leaves stays the same for several turns.
+The system prompt is pinned, the newest turns stay, and the oldest are dropped in whole turns. More are dropped than
+necessary, so that not every message costs a new prefill, but at least half of the window stays in use. Without state
+from earlier turns, messages are dropped up to the next of several cut points at fixed distances in the conversation,
+which are the same for each longer form of it, so that the dropped part stays the same for several turns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bitnet_chat.conversation.stdin_encoding import encoded_conversation
 from bitnet_chat.errors import ContextOverflowError
 
 Policy = Literal["drop-oldest", "summarize", "stop"]
-"""What happens to a conversation that has outgrown the window."""
+"""The policy for a conversation that is longer than the window."""
 _AROUND = 20  # bytes
 
 
@@ -36,32 +36,32 @@ class ContextWindow:
 
     def __init__(self) -> None:
         self.left: tuple[Message, ...] = ()
-        """The oldest messages, as they were sent, which are in the window no longer."""
+        """The dropped oldest messages, as they were sent."""
         self.summary = ""
-        """What stands in their place."""
+        """The summary in their place."""
         self._note = ""
         self._noted = 0
         self._sent = Conversation(), Conversation()
 
     def count_left(self, history: Conversation) -> int:
-        """How many of the oldest messages of ``history`` are out of the window."""
+        """The number of the oldest messages of ``history`` that are dropped."""
         return len(self.left) if self.sent(history).turns[: len(self.left)] == self.left else 0
 
     def follow(self, history: Conversation) -> None:
-        """The engine is to be in step with ``history`` now. What left the window of another conversation is forgotten:
-        this one might grow to be its equal, in an engine that has all of it."""
+        """Set the conversation of the engine to ``history``. Messages dropped from another conversation are forgotten:
+        this one might become equal to it, in an engine that has all of it."""
         if self.left and not self.count_left(history):
             self.restore(())
 
     def kept(self, history: Conversation) -> Conversation:
-        """What an engine is given of ``history``, as it is sent."""
+        """The part of ``history`` for the engine, as it is sent."""
         history = self.sent(history)
         if history.turns[: len(self.left)] != self.left:
             return history
         return with_summary(without_oldest(history, len(self.left)), self.summary)
 
     def drop(self, history: Conversation, count: int, tokens: TokenCount, summary: str = "") -> None:
-        """Let the ``count`` oldest messages leave, ``tokens`` of them. :meth:`take_note` then says so."""
+        """Drop the ``count`` oldest messages, which have ``tokens``. :meth:`take_note` then reports it."""
         turns = self.sent(history).turns
         self.left, self.summary = turns[:count], summary
         self._note, self._noted = left_note(count, len(turns), tokens, summary), count
@@ -75,11 +75,11 @@ class ContextWindow:
         return known[1]
 
     def restore(self, left: tuple[Message, ...], summary: str = "") -> None:
-        """Take back what :meth:`drop` did: it was not this history that was too long."""
+        """Undo :meth:`drop`: this history was not the one that was too long."""
         self.left, self.summary, self._note = left, summary, ""
 
     def take_note(self) -> tuple[str, int]:
-        """One line about what left the window and was not told yet, empty when nothing did; and how many messages."""
+        """One line about dropped messages that was not reported yet, or an empty text; and their number."""
         note, self._note = self._note, ""
         return note, self._noted if note else 0
 

@@ -1,4 +1,4 @@
-"""Where the continuation of a reply meets what was there before. Pure.
+"""The join between a cut reply and its continuation. Pure.
 
 An engine reads a reply that it shall go on with as a text, and cuts it into tokens. Two ends would be cut into other
 tokens there than in the middle of a text, or not be read at all: white space, and the first bytes of a character whose
@@ -15,7 +15,7 @@ _FIRST_BYTES = re.compile(r"(?:[\udcc2-\udcf4][\udc80-\udcbf]{0,2})?\Z")
 
 
 def split_overlap(reply: str) -> tuple[str, str]:
-    """What an engine is given of a reply to go on with, and the rest of it."""
+    """The part of a cut reply that the engine gets, and the rest of it."""
     match = _FIRST_BYTES.search(reply, max(0, len(reply) - 3))
     kept = (reply[: match.start()] if match else reply).rstrip()
     return kept, reply[len(kept) :]

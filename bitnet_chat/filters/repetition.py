@@ -1,7 +1,7 @@
 """Text that has begun to repeat itself without end. Pure, at the same cost for each character of any long text.
 
-The end of the text is looked at every 127 characters, or every 31 where they are no English words and so may be a token
-each or several. Once it is some unit twice over, each further step only has to compare the new characters with those
+The end of the text is checked every 127 characters, or every 31 where they are not English words and may be one token
+each or more. Once it is some unit twice over, each further step only has to compare the new characters with those
 one unit before. What a repetition may be is limited in characters and in tokens, whichever is reached first: a token of
 prose has four characters, an emoji may be three tokens. With a limit of N (12 unless told otherwise) the text has run
 away when its end is
@@ -78,7 +78,7 @@ class RepetitionDetector:
         """Of the unit, once it was found."""
 
     def feed(self, text: str) -> int | None:
-        """None, or how many characters of ``text`` there were when it had run away; nothing may be fed after that."""
+        """None, or the length of ``text`` at which it had run away; no text may be fed after that."""
         if not self._limit:
             return None
         if len(text) < self._left:

@@ -3,11 +3,11 @@
 Two kinds. A token is a text such as ``<|im_end|>`` that stands for a special token; the well-known ones count beside
 those of the template in use. A label is a word such as ``User:``; only those of the template in use count.
 
-To take ordinary text for a marker is worse than to miss one, which a reader sees for himself. So none counts in a
+To take ordinary text for a marker is worse than to miss one, which is visible to the user. So none counts in a
 fenced code block, and
 
 - a token does not count in quotation marks or backticks, nor in the middle of a sentence (a space before it, and
-  neither the end of the line, of the text nor another token behind it), nor when the user has written one himself;
+  neither the end of the line, of the text nor another token behind it), nor when a message of the user contains one;
   ``</s>`` does not count where ``<s>`` stands in the same line, or the one above: that is HTML;
 - a label counts at the beginning of a line, behind a blank line or the end of a sentence. It does not behind a line
   that introduces it (``Here is one:``), a heading, a rule or another ``Name: value``: then the reply is a dialogue or a
@@ -117,7 +117,7 @@ class RoleMarkerScanner:
         """Whether a marker was found; nothing is passed on any more."""
 
     def feed(self, text: str) -> str:
-        """What of the reply can be shown by now."""
+        """The part of the reply that can be shown by now."""
         return self._scan(text, over=False)
 
     def flush(self) -> str:
@@ -199,7 +199,7 @@ def _space_at_end(text: str, end: int) -> int:
     return end - start - len(text[start:end].rstrip(_SPACE))
 
 
-# Where in a text one is: in which line, after which one, and whether inside a fenced code block. Pure.
+# A position in a text: its line, the line before, and whether it is in a fenced code block. Pure.
 
 # As CommonMark has it, but at any depth: lists and quotes put their own marks in front.
 _FENCE_LINE = re.compile(r"[ \t>]*(`{3,}|~{3,})(.*)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""One reply, watched: what of it may be shown, and why it should be stopped. Pure."""
+"""The guard of one reply: the part of it that may be shown, and the reason to stop it. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _CHUNK = 4096
 
 
 class LengthLimit:
-    """Of a reply, its thoughts included: no window holds more tokens than ``most`` says, so what goes on behind them is
-    no reply of a model. Counted in pieces of 4,096 characters; ``most`` is asked for when the first of them is full."""
+    """The limit on the length of a reply, thinking included: a reply with more tokens than ``most()``, the window's
+    size, cannot be a model's. Counted in pieces of 4,096 characters; ``most`` is called when the first one is full."""
 
     def __init__(self, most: Callable[[], int], count: Callable[[str], int]) -> None:
         """``count``: tokens of a text, at the least."""
@@ -61,7 +61,7 @@ class ReplyGuard:
         self.finding: FinishReason | None = None
         """ROLE_MARKER, REPETITION, CONTEXT_OVERFLOW, or STOP for a stop text, once there is one."""
         self.repetitions = 0
-        """How often the text had repeated itself by then."""
+        """Number of repetitions at that point."""
 
     def feed(self, text: str) -> str:
         """The characters that may be shown by now. Neither a role marker nor a stop text is among them, a
@@ -70,11 +70,11 @@ class ReplyGuard:
         return self._checked(text + self._scanner.flush() if self._stops.found else text)
 
     def flush(self) -> str:
-        """The characters that had waited for what follows, now that nothing does or something else."""
+        """The held-back characters, at the end of the text or before other events."""
         return self._checked(self._scanner.feed(self._stops.flush()) + self._scanner.flush())
 
     def think(self, text: str) -> str:
-        """The same as ``feed`` for what the model thinks, where role markers do no harm."""
+        """The same as ``feed`` for thinking, in which role markers are harmless."""
         return self._until_repetition(self._thoughts, text)
 
     def _checked(self, text: str) -> str:

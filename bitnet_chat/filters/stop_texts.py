@@ -12,7 +12,7 @@ class StopTextScanner:
     """Passes a reply on, up to the first stop text; only what may be the beginning of one waits for more."""
 
     def __init__(self, stops: Iterable[str]) -> None:
-        """Empty texts stop nothing."""
+        """Empty texts are ignored."""
         self._stops = tuple(dict.fromkeys(filter(None, stops)))
         self._reach = max(map(len, self._stops), default=0) - 1
         self._held = ""
@@ -20,7 +20,7 @@ class StopTextScanner:
         """The text that ended the reply; nothing is passed on any more."""
 
     def feed(self, text: str) -> str:
-        """What of the reply can be shown by now."""
+        """The part of the reply that can be shown by now."""
         if not self._stops:
             return text
         if self.found:
@@ -36,7 +36,7 @@ class StopTextScanner:
         return text[:cut]
 
     def flush(self) -> str:
-        """What had waited, now that nothing follows."""
+        """The held-back characters at the end of the reply."""
         text, self._held = self._held, ""
         return text
 

@@ -1,9 +1,9 @@
-"""What a model thinks before it answers, told apart from the answer. Pure.
+"""The separation of a model's thinking from its answer. Pure.
 
 Models that think write ``<think>`` at the very beginning of a reply, their thoughts, ``</think>`` and the answer; with
 some templates the prompt ends with the opening tag, and the reply begins with thoughts. Only a tag at the beginning
 opens, and only the first that closes ends: later ones are text about tags. The white space around the thoughts belongs
-to the tags. Thoughts that never end are all there is of a reply.
+to the tags. A reply whose thinking does not end has no answer.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ThinkingSplitter:
         return frames
 
     def flush(self) -> list[Frame]:
-        """What was held back; the reply is over."""
+        """The held-back characters, at the end of the reply."""
         held, self._held = self._held, ""
         if self._state is _ThinkingState.THINKING or (self._state is _ThinkingState.START and self._is_open):
             return self._thought(held.rstrip())

@@ -1,11 +1,11 @@
-"""Calls of tools in a reply, told apart from its text. Pure.
+"""The separation of tool calls from the text of a reply. Pure.
 
 The format is the one that Hermes and Qwen models were trained on: ``<tool_call>``, a JSON object with ``name`` and
 ``arguments``, ``</tool_call>``. Nothing of it is ever text: what may be the beginning of a tag waits, and so does white
 space, since what stands around calls belongs to them. A closing tag inside a JSON string is text of that string; a
 quotation mark that is not closed in its line begins no string, so that one slip does not swallow the rest of a reply.
 
-It makes no difference to the result in which pieces a reply comes.
+The result does not depend on the pieces in which a reply comes.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class ToolCallSplitter:
         self._string = -1
         """Where in the call a string began that is open; -1: none."""
         self._said = False
-        """There has been text."""
+        """Text has come."""
         self._called = False
-        """There has been a call."""
+        """A call has come."""
         self._apart = False
-        """There has been one since the last text."""
+        """A call has come since the last text."""
 
     @property
     def is_in_call(self) -> bool:
@@ -111,7 +111,7 @@ class ToolCallSplitter:
             pass
 
     def _text(self, pieces: list[Piece]) -> bool:
-        """Takes what can be told of the text. Whether there is more to do at once."""
+        """Take complete pieces of the text. Return whether more can be taken at once."""
         match = _TAG.search(self._held)
         if match is None:
             cut = len(self._held) - held_length(self._held, (OPENING, CLOSING))
@@ -169,7 +169,7 @@ class ToolCallSplitter:
 
 
 def parse(text: str) -> ParsedCall | MalformedCall:
-    """What stands between the tags."""
+    """Parse the text between the tags."""
     try:
         # Models break lines inside of strings, which the strict form of JSON forbids.
         value = json.loads(text, strict=False, parse_constant=_refuse)

@@ -1,8 +1,8 @@
 """The journal: every conversation in one SQLite file, written while it happens.
 
-It is the truth about a conversation; what an engine remembers is a copy. Front ends write through a
-:class:`JournalRecorder`, which never waits and never raises, and read through a :class:`JournalStore`. Nothing here
-knows a front end or an engine.
+It is the authoritative copy of a conversation; an engine's cache may be discarded. Front ends write through a
+:class:`JournalRecorder`, which never waits and never raises, and read through a :class:`JournalStore`. The package
+depends on neither front ends nor engines.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HOMES |= {"Journal": "journal", "JournalStore": "journal", "JournalRecorder": "
 
 
 def __getattr__(name: str) -> Any:
-    """Each is imported when it is asked for: a prompt comes before most of them."""
+    """Import each name at its first use: the REPL's prompt needs few of them."""
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The present line of a conversation, as it is read: from the first message to the last reply."""
+"""Reads the present line of a conversation: from the first message to the last reply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROLES: tuple[str, ...] = get_args(Role)
 
 @dataclass(slots=True)
 class _Branch:
-    """What has been read of it."""
+    """The part of the line read so far."""
 
     records: list[MessageRecord] = field(default_factory=list)
     passed_over: list[MessageRecord] = field(default_factory=list)
@@ -36,7 +36,7 @@ class _Branch:
 
 def stored(connection: Connection, id: int) -> StoredConversation | None:
     """None: the conversation does not exist."""
-    connection.execute("BEGIN")  # one moment of the file, though another program writes
+    connection.execute("BEGIN")  # a consistent snapshot, though another program writes
     rows = named(connection.execute("SELECT * FROM conversations WHERE id = ?", (id,)))
     if not rows:
         return None
@@ -67,7 +67,7 @@ def stored(connection: Connection, id: int) -> StoredConversation | None:
 
 def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) -> _Branch:
     line = _Branch()
-    if is_empty:  # all was taken back
+    if is_empty:  # all messages were undone
         return line
     found = connection.execute("SELECT id, parent, role FROM messages WHERE conversation = ? ORDER BY id", (id,))
     rows, damage = _followed({row: (parent, decode_text(role)) for row, parent, role in found}, head)
@@ -95,7 +95,7 @@ def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) 
 
 
 def _followed(parents: Mapping[int, tuple[object, str]], head: int | None) -> tuple[list[int], list[str]]:
-    """The rows from the first message to the head. Where the way is lost, it goes on with what stands before."""
+    """The rows from the first message to the head. At a broken link it continues with the preceding row."""
     known = sorted(parents)
     rows: list[int] = []
     damage: list[str] = []
@@ -117,7 +117,7 @@ def _followed(parents: Mapping[int, tuple[object, str]], head: int | None) -> tu
 
 
 def _record(connection: Connection, row: Mapping[str, object]) -> tuple[MessageRecord | None, list[str]]:
-    """A message and what of it cannot be read. None: a reply in which nothing was said, or what has no role."""
+    """A message and the damage of its row. None: a reply without text, or a row without a role."""
     values = Columns(row)
     role, text, thoughts = values.text("role"), values.text("content"), values.text("thinking")
     reason, writer = _reason(values.optional("finish")), values.optional("writer")
@@ -141,7 +141,7 @@ def _record(connection: Connection, row: Mapping[str, object]) -> tuple[MessageR
 
 
 def _fits(message: Message, records: Sequence[MessageRecord]) -> bool:
-    """Whether a model can be given the message behind these."""
+    """Whether the message may follow these in a prompt."""
     match message.role:
         case "system":
             return not records
@@ -154,7 +154,7 @@ def _fits(message: Message, records: Sequence[MessageRecord]) -> bool:
 
 
 def _open_calls(records: Sequence[MessageRecord]) -> tuple[ToolCall, ...]:
-    """Of the last reply, without all that stands before it."""
+    """The finish reason of the last reply, read without the messages before it."""
     start = len(records)
     while start and records[start - 1].message.role == "tool":
         start -= 1
@@ -164,23 +164,23 @@ def _open_calls(records: Sequence[MessageRecord]) -> tuple[ToolCall, ...]:
 def _reason(name: str | None) -> FinishReason | None:
     try:
         return None if name is None else FinishReason(name)
-    except ValueError:  # one that this release does not know
+    except ValueError:  # unknown to this release
         return FinishReason.INTERRUPTED
 
 
-# A line of messages as a writer knows it: what it has in common with another, and with a file.
+# A line of messages of a writer, compared with another line, and with a file.
 
 Line = tuple[tuple[Message, int], ...]
 """Messages and the numbers of their rows."""
 
 
 def key(message: Message) -> tuple[str, str, str]:
-    """What makes a message the same one: how a reply ended, and what was thought, a front end may tell otherwise."""
+    """The identity of a message, without the finish reason and thinking, in which a front end may differ."""
     return message.role, message.content, encode_tool_calls(message)
 
 
 def common_to(line: Line, messages: Sequence[Message]) -> int:
-    """So many messages at the beginning are the same."""
+    """The number of equal messages at the beginning."""
     count = 0
     for (mine, _), message in zip(line, messages, strict=False):
         if key(mine) != key(message):

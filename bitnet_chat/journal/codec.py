@@ -16,7 +16,7 @@ from functools import cache
 
 from bitnet_chat.conversation import Message, ToolCall
 
-# What stands inside of words, or next to them, and makes no difference to what is meant.
+# Characters inside of words, or next to them, that a search ignores.
 _JOINTS = "'’-‐‑–_.,:;!?/\"()，。"
 _UNSEARCHABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -29,7 +29,7 @@ _UNSPACED = (
 
 
 def encode_text(text: str) -> str | bytes:
-    """What is bound to a statement."""
+    """A value for a parameter of a statement."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -38,8 +38,8 @@ def encode_text(text: str) -> str | bytes:
 
 
 def decode_text(value: object) -> str:
-    """What :func:`encode_text` was given; empty for NULL and for a value that is not text. A byte of another program
-    that is not UTF-8 becomes the surrogate that stands for it."""
+    """The text given to :func:`encode_text`; empty for NULL and for a value that is not text. A byte of another program
+    that is not UTF-8 becomes its surrogate."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8", "surrogatepass")
@@ -61,7 +61,7 @@ def is_whole(value: object) -> bool:
 
 
 def decoded(data: bytes) -> str:
-    """For SQLite: a column of the kind TEXT, whatever another program has put there."""
+    """Text factory of SQLite, for any value that another program wrote into a TEXT column."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -71,7 +71,7 @@ def _unspaced() -> re.Pattern[str]:
 
 
 def searchable(text: str) -> str:
-    """What goes into the full-text index. It never changes for a text: without it the entry cannot be taken out."""
+    """The form of a text in the full-text index. It must stay the same: it is needed to delete the entry."""
     return _unspaced().sub(r" \1 ", _UNSEARCHABLE.sub(" ", text))
 
 
@@ -92,7 +92,7 @@ def has_signs(word: str) -> bool:
 
 
 def holder(words: Sequence[str]) -> Callable[[str], bool]:
-    """Tells of a text whether all of ``words`` are somewhere in it, whatever their case."""
+    """Make a test for texts that contain all of ``words``, ignoring case."""
     folded = [word.casefold() for word in words]
 
     def holds(text: str) -> bool:
@@ -115,11 +115,11 @@ def snippet(text: str, words: Sequence[str], room: int = 100) -> str:
     return ("…" if start else "") + text[start:end].strip() + ("…" if end < len(text) else "")
 
 
-# What a message has of calls of tools and their results, as the text of one column. Pure.
+# Tool calls and results of a message, as the text of one column. Pure.
 
 
 def encode_tool_calls(message: Message) -> str:
-    """JSON; empty for a message that has to do with no tool."""
+    """JSON; empty for a message without tool calls and results."""
     fields: dict[str, object] = {}
     if message.tool_calls:
         fields["tool_calls"] = [asdict(call) for call in message.tool_calls]
@@ -135,7 +135,7 @@ Work = tuple[tuple[ToolCall, ...], str, str]
 
 
 def decode_tool_calls(text: str) -> tuple[Work, bool]:
-    """What :func:`encode_tool_calls` was given, and whether it can be read."""
+    """The values given to :func:`encode_tool_calls`, and whether they can be read."""
     if not text:
         return ((), "", ""), True
     try:

@@ -1,6 +1,6 @@
-"""What the columns of a row hold, each checked where it is read. Pure.
+"""Values of the columns of a row, each checked when it is read. Pure.
 
-A journal is foreign data: SQLite keeps a value of any kind in any column, and a file may have been written by anything.
+A journal is untrusted data: SQLite keeps a value of any type in any column, and any program may have written the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Columns:
         self.damage: list[str] = []
 
     def text(self, name: str) -> str:
-        """As much of it as can be read; empty for a value that is not text."""
+        """The readable part of a text; empty for a value that is not text."""
         value = self._values[name]
         if not is_whole(value):
             self.damage.append(f"its {name} is not {'UTF-8' if isinstance(value, bytes | str) else 'text'}")
@@ -35,7 +35,7 @@ class Columns:
         return None if self._values[name] is None else self.text(name)
 
     def seconds(self, name: str) -> float:
-        """A time; 0 for what is none."""
+        """A time; 0 for an invalid value."""
         value = self._values[name]
         if isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= LATEST:
             return float(value)
@@ -43,7 +43,7 @@ class Columns:
         return 0.0
 
     def count(self, name: str) -> int:
-        """A number that is not negative; 0 for what is none."""
+        """A number that is not negative; 0 for an invalid value."""
         value = number(self._values[name])
         if value is None or value < 0:
             self.damage.append(f"its count of {name} is not a number")
@@ -51,14 +51,14 @@ class Columns:
         return value
 
     def row(self, name: str) -> int | None:
-        """The number of a row; None for NULL, and for what is none."""
+        """The number of a row; None for NULL and for an invalid value."""
         value = self._values[name]
         if value is not None and number(value) is None:
             self.damage.append(f"{name!r} is not a row number")
         return number(value)
 
     def facts(self, name: str) -> dict[str, Any]:
-        """A JSON object; empty for what is none."""
+        """A JSON object; empty for an invalid value."""
         text = self.text(name)
         try:
             value = json.loads(text, parse_constant=_refused, parse_float=_finite)
@@ -71,7 +71,7 @@ class Columns:
 
 
 def number(value: object) -> int | None:
-    """A whole number; None for all else."""
+    """A whole number; None for other values."""
     return value if isinstance(value, int) else None
 
 

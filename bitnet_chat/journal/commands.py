@@ -1,4 +1,4 @@
-"""What happens to a conversation, one command each: a :class:`JournalRecorder` makes them, a writer runs them."""
+"""The commands of the journal, one for each change: a :class:`JournalRecorder` makes them, a writer runs them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """See :meth:`ConversationStore.create`; so below, where nothing else is said."""
+    """See :meth:`ConversationStore.create`; the same below, unless stated otherwise."""
 
     conversation: Conversation
     title: str
@@ -37,7 +37,7 @@ class BeginReply:
 
 @dataclass(frozen=True, slots=True)
 class AddText:
-    """What waits of a reply."""
+    """The part of a reply that waits to be written."""
 
     text: PendingText
 
@@ -86,7 +86,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Changes nothing: the file is looked at as for every command."""
+    """Changes nothing: the file is checked as for every command."""
 
 
 Command = (
@@ -106,7 +106,7 @@ Command = (
 
 
 def run(command: Command, store: ConversationStore) -> None:
-    """May be called again for a command that failed; raises what the methods of ``store`` raise."""
+    """Run the command; may be called again after a failure. Raises the errors of ``store``'s methods."""
     match command:
         case AddText(text):
             text.write(store)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 BUSY = 2.0
 """Seconds that a statement waits for the lock of another program. Each holds it for some milliseconds."""
 SET_ASIDE = ".damaged-"
-"""Between the name of the journal and a time: a file that was set aside."""
+"""Between the journal's name and a time in the name of a file that was set aside."""
 _FULL = 1 << 16
-"""Bytes of free space with which SQLite can do nothing."""
+"""Bytes of free space below which SQLite cannot write."""
 _MAGIC = b"SQLite format 3\0"
 _LOOKING = threading.Lock()
 _LOOKED_AT: set[tuple[int, int] | None] = set()
@@ -52,7 +52,7 @@ def _opened(path: Path, busy: float) -> Connection:
     import sqlite3
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    # What people say to a private model is nobody else's business; SQLite gives -wal and -shm the mode of the file.
+    # Conversations are private: only the owner may read the file; SQLite gives -wal and -shm its mode.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     _look_at(path)
@@ -72,7 +72,7 @@ def _opened(path: Path, busy: float) -> Connection:
 
 
 def require_ours(connection: Connection, path: Path) -> None:
-    """Looks at what can be seen at no cost: SQLite has compared the sizes by now, and reads its table of contents here.
+    """Check the file as far as that is cheap: SQLite has compared the sizes by now, and reads the schema here.
 
     Raises :class:`JournalTooNewError`, and the error of SQLite for a database that this program can neither read nor
     bring up to date: the same for one of another program and for one of ours that has lost a table or names a wrong
@@ -81,8 +81,8 @@ def require_ours(connection: Connection, path: Path) -> None:
     found = schema.version(connection)
     if schema.is_newer(found):
         raise JournalTooNewError(
-            f"the journal {path} is of version {found}, and this program knows {schema.VERSION}",
-            remedy="it is left alone; use the newer bitnet-chat, or --no-journal",
+            f"the journal {path} has version {found}, and this program reads up to version {schema.VERSION}",
+            remedy="the file is unchanged; use the newer bitnet-chat, or --no-journal",
         )
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -93,8 +93,8 @@ def require_ours(connection: Connection, path: Path) -> None:
 
 
 def _look_at(path: Path) -> None:
-    """Raises the error of SQLite for a file that is none of its own, and leaves it and its log alone: SQLite would drop
-    the log, and with it what could be rescued.
+    """Raises the error of SQLite for a file that is not a database, without touching it or its log: SQLite would delete
+    the log, and with it data that can be recovered.
 
     Only once for each file: closing it takes away the locks that any connection of this process has on it
     (https://www.sqlite.org/howtocorrupt.html, "POSIX advisory locks canceled"), and the first look is before all of
@@ -105,7 +105,7 @@ def _look_at(path: Path) -> None:
         if identity in _LOOKED_AT:
             return
         if path.is_fifo():
-            raise OSError(errno.EINVAL, "it is a pipe, for which everybody would wait")
+            raise OSError(errno.EINVAL, "it is a pipe, not a file")
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
                 raise _no_database("no SQLite file")
@@ -121,7 +121,7 @@ def _no_database(what: str) -> Exception:
 
 
 def _in_wal(connection: Connection, busy: float) -> None:
-    """Into WAL mode, which the file remembers. Two that do it at once get "locked" without any wait."""
+    """Set WAL mode, which is kept in the file. Two programs that do so at once get "locked" without a wait."""
     import sqlite3
 
     deadline = time.monotonic() + busy
@@ -133,11 +133,11 @@ def _in_wal(connection: Connection, busy: float) -> None:
                 raise
             time.sleep(0.02)
         else:
-            return  # some file systems cannot do it: then it works without
+            return  # some file systems do not support it: the journal works without
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether SQLite says that the file is broken or no database at all."""
+    """Whether SQLite reports that the file is damaged or not a database."""
     import sqlite3
 
     if not isinstance(error, sqlite3.DatabaseError):
@@ -146,12 +146,12 @@ def is_damage(error: Exception) -> bool:
     if code == sqlite3.SQLITE_CORRUPT_VTAB:  # the index of words, which can be made again
         return False
     if str(error).startswith(("no such table: ", "no such column: ")) and not str(error).endswith("words"):
-        return True  # another program has taken it out of an open file
+        return True  # another program dropped it from an open file
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """What tells this file from another one that takes its place; None where there is none."""
+    """The identity of the file, which differs for a file that replaces it; None where no file exists."""
     try:
         found = path.stat()
     except OSError:
@@ -161,7 +161,7 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
-    """What a file was like, as cheap as it can be seen. Other programs write as well: a change is a reason to look."""
+    """A cheap fingerprint of a file. Other programs write too: after a change the file is checked again."""
 
     identity: tuple[int, int] | None
     """See :func:`identity_of`."""
@@ -171,7 +171,7 @@ class DatabaseState:
     """The same of the log: which file, and its size."""
 
     def has_only_grown(self, before: DatabaseState) -> bool:
-        """Whether nothing has happened since but an append to the log, by any program."""
+        """Whether the only change since then is an append to the log, by any program."""
         if (self.identity, self.file) != (before.identity, before.file):
             return False
         if self.log is None or before.log is None:
@@ -199,18 +199,18 @@ def named(found: Cursor) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def transaction(connection: Connection) -> Iterator[None]:
-    """All of the block or nothing; the lock is taken at its beginning, so that nothing read in it is outdated."""
+    """Run the block as one transaction; the lock is taken at its beginning, so that rows read in it are current."""
     connection.execute("BEGIN IMMEDIATE")
     with connection:
         yield
 
 
 def problem(error: Exception, path: Path) -> str:
-    """What went wrong, in a line for a user."""
+    """The error as one line for the user."""
     import shutil
 
     what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    # SQLite's own words, "disk I/O error" and "unable to open database file", tell neither.
+    # SQLite's messages, "disk I/O error" and "unable to open database file", do not give the cause.
     with contextlib.suppress(OSError):
         if shutil.disk_usage(path.parent).free < _FULL:
             what = f"the disk is full ({what})"

@@ -1,4 +1,4 @@
-"""Where conversations are kept: what front ends know of a journal, and the journal in a file."""
+"""Stores of conversations: the interface for front ends, and the journal in a file."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ class JournalStore(Protocol):
     """
 
     def list(self, limit: int | None = None) -> list[JournalEntry]:
-        """The conversations, the one that was used last first."""
+        """List the conversations, the most recently used one first."""
 
     def latest(self) -> StoredConversation | None:
-        """The conversation that was used last; None for an empty journal."""
+        """The most recently used conversation; None for an empty journal."""
         entries = self.list(1)
         return self.load(entries[0].id) if entries else None
 
     def load(self, id: int) -> StoredConversation:
-        """A conversation with its present line. Raises UsageError for a number that none has."""
+        """A conversation with its present line. Raises UsageError for an unknown id."""
 
     def search(self, words: str) -> builtins.list[SearchHit]:
-        """The conversations in which all of ``words`` stand in one message or in the title, the one that was used
-        last first. Words are plain: nothing in them is an operator."""
+        """Find the conversations with all of ``words`` in one message or in the title, the most recently used one
+        first. Words are plain, without operators."""
 
     def remove(self, ids: Sequence[int]) -> bool:
-        """Removes conversations for good. False: another program has the file open, and traces stay in its log until it
-        has ended. Raises UsageError, and removes nothing, where one of the numbers is none."""
+        """Remove conversations for good. False: another program has the file open, and traces stay in its log until it
+        has ended. Raises UsageError, and removes none of them, where one of the ids is unknown."""
 
     def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
-        """Writes; see there."""
+        """Make a recorder, which writes; see there."""
 
     def unsaved_since(self) -> float | None:
-        """When something could not be kept, in seconds since the epoch; None: all was kept."""
+        """Time of the last failure to write, in seconds since the epoch; None: all was kept."""
         return None
 
     def read_only_reason(self) -> str:
-        """Why nothing can be kept at present; empty where it can."""
+        """The reason for which the journal cannot be written at present; empty where it can."""
         return ""
 
 
 class DatabaseJournal(JournalStore):
-    """What the file and the memory have in common: one database."""
+    """The common base of the journals in a file and in memory: one database."""
 
-    # What works on the file is imported late: a chat has a prompt before it needs any of it.
+    # The modules for the file are imported late: the REPL's prompt does not need them.
 
     name: str
-    """Of the file, for messages."""
+    """Name of the file in messages."""
 
     def __init__(self) -> None:
         self.made_with: Mapping[str, object] = {}
-        """Settings of this program with which every reply is made, to be kept with each."""
+        """Settings of this program that are kept with each reply."""
 
     def list(self, limit: int | None = None) -> list[JournalEntry]:
         from bitnet_chat.journal import queries
@@ -93,7 +93,7 @@ class DatabaseJournal(JournalStore):
 
         terms = words.split()
         if not terms:
-            raise UsageError("there is nothing to search for", remedy="give one word or more")
+            raise UsageError("the search has no words", remedy="give one word or more")
         with self._opened() as connection:
             return [] if connection is None else queries.hits(connection, terms)
 
@@ -122,14 +122,14 @@ class DatabaseJournal(JournalStore):
 
     @abstractmethod
     def _opened(self, *, to_write: bool = False) -> AbstractContextManager[Connection | None]:
-        """A connection for the block; None where there is no file."""
+        """A connection for the block; None where the file does not exist."""
 
 
 class Journal(DatabaseJournal):
     """The conversations in one file. A file that is not there holds none.
 
     Every method raises JournalError where the file cannot be used: one that is damaged is set aside first, one of
-    a later release is left alone. Each call opens the file and closes it again, so that it may be made in any thread.
+    a later release is left unchanged. Each call opens and closes the file, and may be made in any thread.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -139,7 +139,7 @@ class Journal(DatabaseJournal):
         self.name = str(self.path)
 
     def check(self) -> str:
-        """Reads the whole file; what is wrong with it, or empty. Seconds for a gigabyte."""
+        """Check the whole file, and return the damage, or an empty text. Takes seconds for a gigabyte."""
         with self._opened() as connection:
             if connection is None:
                 return ""
@@ -198,7 +198,7 @@ class Journal(DatabaseJournal):
             raise JournalError(f"the journal cannot be used: {problem(error, self.path)}") from None
 
     def _open_as_it_is(self) -> Connection:
-        """What was kept can be read where nothing can be kept."""
+        """A read-only connection, for a file that cannot be written."""
         from bitnet_chat.journal.database import open_to_read, require_ours
 
         connection = open_to_read(self.path)
@@ -211,5 +211,5 @@ class Journal(DatabaseJournal):
 
 
 def _has_tables(connection: Connection) -> bool:
-    """False: the file was made on a disk that was full before there was anything in it."""
+    """False for a file without tables, made on a full disk."""
     return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])

@@ -1,7 +1,7 @@
-"""A journal that is kept nowhere: for as long as the program runs, conversations that leave no trace behind.
+"""A journal in memory: its conversations exist while the program runs, and are not written to disk.
 
-The same tables and the same code as in a file, over one database in memory. It has one connection, and whoever uses it
-has it alone for that moment.
+The same tables and the same code as in a file, with one database in memory. It has one connection, which is locked
+during each use.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class MemoryJournal(DatabaseJournal):
 
         super().__init__()
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        # What would not fit into a buffer otherwise goes into a file, such as the rows of a sort.
+        # By default SQLite writes large intermediate results, such as the rows of a sort, to a file.
         self._connection.execute("PRAGMA temp_store = MEMORY")
         self._connection.execute("PRAGMA foreign_keys = ON")
         schema.migrate(self._connection)
@@ -48,12 +48,12 @@ class MemoryJournal(DatabaseJournal):
 
     @contextmanager
     def held(self) -> Iterator[Connection]:
-        """The connection, for this block alone."""
+        """The connection, locked for the block."""
         with self._lock:
             try:
                 yield self._connection
             finally:
-                if self._connection.in_transaction:  # a reader has looked at one moment
+                if self._connection.in_transaction:  # a reader's snapshot
                     self._connection.rollback()
 
     @contextmanager
@@ -63,7 +63,7 @@ class MemoryJournal(DatabaseJournal):
 
 
 class _MemoryWriter(WriterThread):
-    """The thread of a recorder, with a connection that others use as well."""
+    """The thread of a recorder, with a shared connection."""
 
     def __init__(
         self,

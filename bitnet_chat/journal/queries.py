@@ -1,4 +1,4 @@
-"""What a journal tells out of an open file, and how conversations leave it."""
+"""Queries of an open journal, and the removal of conversations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def hits(connection: Connection, words: Sequence[str]) -> list[SearchHit]:
-    """The conversations that hold all of ``words``, the one that was used last first."""
+    """The conversations that contain all of ``words``, the most recently used one first."""
     import sqlite3
 
     with suppress(sqlite3.OperationalError):  # a file that can be read only
@@ -66,8 +66,8 @@ def _delete(connection: Connection, ids: Sequence[int]) -> None:
 
 def missing(ids: Sequence[int]) -> UsageError:
     names = ", ".join(map(str, ids))
-    what = f"there is no conversation {names}" if len(ids) == 1 else f"there are no conversations {names}"
-    return UsageError(what, remedy="bitnet-chat history list shows those that there are")
+    what = f"conversation {names} does not exist" if len(ids) == 1 else f"conversations {names} do not exist"
+    return UsageError(what, remedy="bitnet-chat history list shows the conversations")
 
 
 _ENTRY = (
@@ -79,7 +79,7 @@ _ENTRY = (
 
 
 def entries(connection: Connection, limit: int | None = None) -> list[JournalEntry]:
-    """The one that was used last first; behind them those of which it cannot be told when they were used."""
+    """The most recently used one first; those with an invalid time last."""
     most = -1 if limit is None else limit
     known = "c.updated BETWEEN 0 AND ?"
     rows = connection.execute(f"{_ENTRY} {known} ORDER BY c.updated DESC, c.id DESC LIMIT ?", (LATEST, most))

@@ -1,4 +1,4 @@
-"""What a front end tells the journal. It never waits and never raises for the journal's sake."""
+"""The write interface of the journal for front ends, which neither waits for it nor raises its errors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from bitnet_chat.journal.writer_thread import PendingText, WriterJob, WriterThread
 
 PATIENCE = 3.0
-"""Seconds for which :meth:`JournalRecorder.close` has it tried to write what waits."""
+"""Seconds for which :meth:`JournalRecorder.close` retries to write waiting commands."""
 T = TypeVar("T")
 _LAST_TRY = 0.5
-"""Seconds that the try takes with which they end; after them the disk hangs."""
+"""Seconds for the last of these attempts; after them the disk counts as hanging."""
 
 
 class ConversationSlot:
@@ -37,11 +37,11 @@ class ConversationSlot:
 
 
 class JournalRecorder:
-    """Keeps what happens, in order, in a thread of its own. All methods belong to the event loop.
+    """Writes the changes of a conversation, in order, in a separate thread. All methods belong to the event loop.
 
-    The conversation is made at the first message of the user; the thread and the file are touched no earlier. In a
-    reply nothing is older than 200 ms before it is in the file. Where another program has gone on with the
-    conversation since it was read, what is said here is kept in a copy from then on, and ``complain`` is told.
+    The conversation is made at the first message of the user; the thread starts and the file is opened no earlier. Text
+    of a reply is in the file within 200 ms. Where another program has changed the conversation since it was read, all
+    later messages are kept in a copy, and ``complain`` gets a line about it.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class JournalRecorder:
         clock: Callable[[], float] = time.monotonic,
         slot: ConversationSlot | None = None,
     ) -> None:
-        """None: nothing is kept. ``complain`` gets a line, on the event loop, for each thing that goes wrong.
-        ``slot``: where the present conversation is told, for others to see."""
+        """``journal``: None keeps no conversation. ``complain`` gets a line, on the event loop, for each failure.
+        ``slot``: holds the present conversation, for other objects to read."""
         self._journal = journal
         self._complain = complain
         self._clock = clock
@@ -66,18 +66,18 @@ class JournalRecorder:
         self._calls: list[ToolCall] = []
         self._named = False
         self._asked = self._answered = 0
-        """Replies that were begun, here and in the file."""
+        """Number of replies begun, by the recorder and in the file."""
         self.unkept = ""
-        """After :meth:`close`: the line that said what is not kept; empty where all is."""
+        """After :meth:`close`: the line about messages that were not kept; empty where all were."""
 
     @property
     def id(self) -> int | None:
-        """Of the present conversation; None until its first message is in the file."""
+        """Id of the present conversation; None until its first message is in the file."""
         return self._slot.id
 
     @property
     def title(self) -> str:
-        """Of the present conversation; empty before its first message."""
+        """Title of the present conversation; empty before its first message."""
         return self._slot.title
 
     @title.setter
@@ -85,7 +85,7 @@ class JournalRecorder:
         self._slot.title = title
 
     def sync(self, conversation: Conversation) -> None:
-        """The conversation is now this one: what was taken back stays in the journal as another branch."""
+        """Set the present line to this conversation: undone turns stay in the journal as another branch."""
         self._title(conversation)
         if self._writer is not None or any(message.role == "user" for message in conversation.messages):
             from bitnet_chat.journal.commands import Sync
@@ -93,8 +93,7 @@ class JournalRecorder:
             self._put(Sync(conversation))
 
     def create(self, conversation: Conversation, *, title: str = "", model: str = "") -> None:
-        """A conversation of its own from now on, though nobody may have said anything in it yet. Empty ``title``: that
-        of the first message."""
+        """Create a conversation now, before its first message. Empty ``title``: that of the first message."""
         from bitnet_chat.journal.commands import Create
 
         self._leave(ConversationSlot(title=title))
@@ -110,7 +109,7 @@ class JournalRecorder:
         engine: str = "",
         options: Mapping[str, object] | None = None,
     ) -> None:
-        """A reply to ``conversation`` is asked for. Where its last message is a reply, it is the one that goes on.
+        """Begin a reply to ``conversation``. Where its last message is a reply, that one is continued.
 
         ``options``: what this reply is made with, beside the settings of the program: anything that JSON can hold, or
         that has a text.
@@ -132,15 +131,15 @@ class JournalRecorder:
         return json.dumps(settings | dict(options), default=str)
 
     def text(self, piece: str) -> None:
-        """The next characters of the reply."""
+        """Add the next characters of the reply."""
         self._piece(False, piece)
 
     def thinking(self, piece: str) -> None:
-        """The next characters of what the model thinks before it answers."""
+        """Add the next characters of the model's thinking."""
         self._piece(True, piece)
 
     def tool_call(self, call: ToolCall) -> None:
-        """The reply asks for this. It is kept at its end, and not where the reply is cut: then nobody will call it."""
+        """Add a tool call of the reply. It is written at the reply's end, unless that is cut: it is not made then."""
         self._calls.append(call)
 
     def end_reply(
@@ -152,11 +151,11 @@ class JournalRecorder:
         thinking: str | None = None,
         options: Mapping[str, object] | None = None,
     ) -> None:
-        """The reply is over. ``text``: what was new in it as a whole, where that is not what came by :meth:`text`.
-        ``options``: see :meth:`begin_reply`; None: as they were told there.
+        """End the reply. ``text``: all new text of it, where that differs from the calls of :meth:`text`.
+        ``options``: see :meth:`begin_reply`; None: as given there.
 
-        A reply without a word, which was stopped or failed, is no part of the conversation; its message stays the
-        last one until :meth:`sync` tells otherwise.
+        A stopped or failed reply without text is not kept in the conversation; its message stays the last one until
+        the next :meth:`sync`.
         """
         if self._pieces is None:
             return
@@ -169,7 +168,7 @@ class JournalRecorder:
         self._put(EndReply(reason, figures, text, thinking, calls, made_with))
 
     def resume(self, stored: StoredConversation) -> None:
-        """Goes on with a conversation that was read from the journal."""
+        """Continue a conversation that was read from the journal."""
         from bitnet_chat.journal.commands import ResumeConversation
 
         self._leave(ConversationSlot(stored.id, stored.title))
@@ -177,14 +176,14 @@ class JournalRecorder:
         self._put(ResumeConversation(stored))
 
     def follow(self, row: int | None) -> None:
-        """The next message of the user stands behind this row, where it is not one that is there already: behind a
-        message that got no reply, or where one stood that it takes the place of. None: it is the first."""
+        """Set the row that the next user message follows, unless it is in the file already: a message without a reply,
+        or the row before a message that it replaces. None: it is the first."""
         from bitnet_chat.journal.commands import Follow
 
         self._put(Follow(row))
 
     def anew(self) -> None:
-        """The next message begins another conversation."""
+        """Begin another conversation with the next message."""
         self._leave(ConversationSlot())
         if self._writer is not None:
             from bitnet_chat.journal.commands import StartNew
@@ -192,14 +191,14 @@ class JournalRecorder:
             self._put(StartNew())
 
     def rename(self, title: str) -> None:
-        """Another title, also for a conversation that has not begun."""
+        """Change the title, also of a conversation that has not begun."""
         from bitnet_chat.journal.commands import RenameConversation
 
         self.title, self._named = title, True
         self._put(RenameConversation(title))
 
     def fork(self, title: str = "") -> None:
-        """What follows goes into a copy of the conversation; the one so far stays as it is."""
+        """Continue in a copy of the conversation; the present one stays unchanged."""
         from bitnet_chat.journal.commands import ForkConversation
 
         named = self._named or bool(title)
@@ -208,8 +207,8 @@ class JournalRecorder:
         self._put(ForkConversation(title))
 
     async def rows(self) -> MessageRows | None:
-        """Where the conversation stands in the file, once all that happened so far is written. None: nothing is kept,
-        or it is not written within 3 seconds."""
+        """Return the rows of the conversation in the file, once all changes so far are written. None: no journal, or
+        not written within 3 seconds."""
         if self._writer is None:
             return None
         from bitnet_chat.journal.commands import Report
@@ -222,12 +221,12 @@ class JournalRecorder:
             return None
 
     async def settled(self) -> bool:
-        """Waits until all that happened so far is written, 3 seconds at most. False: it is not."""
+        """Wait until all changes so far are written, 3 seconds at most. False: they are not."""
         return self._writer is None or await self.rows() is not None
 
     async def close(self) -> None:
-        """Waits until all is written, and has it tried for 3 seconds where it fails; then it is told what is not kept.
-        A reply that is still open ends here, interrupted."""
+        """Wait until all is written, with retries for 3 seconds; then ``complain`` gets a line about what is not kept.
+        A reply that is still open ends as interrupted."""
         writer = self._writer
         if writer is None or self._closed:
             return
@@ -275,7 +274,7 @@ class JournalRecorder:
         self._writer.put(command, self._slot)
 
     def _done_there(self, job: WriterJob, store: ConversationStore) -> None:
-        """In the thread."""
+        """Runs in the thread."""
         from bitnet_chat.journal.commands import BeginReply, Report
 
         job.slot.id = store.id
@@ -302,12 +301,12 @@ class JournalRecorder:
         self._there(self._ended.set)
 
     def _there(self, call: Callable[[], None]) -> None:
-        """From the thread to the loop, which may have ended."""
+        """Pass a call from the thread to the loop, which may have ended."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(call)
 
 
 def _resolve(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():  # its waiter may have gone
+    if not future.done():  # the waiting task may have ended
         future.set_result(result)

@@ -1,4 +1,4 @@
-"""What the journal tells about conversations. Pure data."""
+"""Records of conversations from the journal. Pure data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.export import LEFT_OUT, NOT_ANSWERED, SideNote
 
 TITLE_LENGTH = 60
-"""Characters of a title that nobody gave."""
+"""Characters of a title made of the first message."""
 
 
 class ReplyState(StrEnum):
-    """How a conversation ends. The value is what JSON output says."""
+    """The end of a conversation. The value is that of JSON output."""
 
     WHOLE = "whole"
     CUT_OFF = "cut_off"
@@ -36,16 +36,16 @@ class JournalEntry:
     turns: int
     """Messages of the user in the present line."""
     model: str
-    """Of the last reply."""
+    """Finish reason of the last reply."""
     state: ReplyState = ReplyState.WHOLE
     damage: str = ""
-    """What of it cannot be read; empty where all can."""
+    """The damage of its row; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A conversation in which all the words were found. ``snippet`` is what stands around them in one message, or
-    empty where only the title has them."""
+    """A conversation that contains all the words. ``snippet``: the text around them in one message; empty where only
+    the title has them."""
 
     entry: JournalEntry
     snippet: str
@@ -68,7 +68,7 @@ class MessageRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredConversation:
-    """A conversation as it was when it was read: its present line, from the first message to the last reply."""
+    """A conversation at the time of reading: its present line, from the first message to the last reply."""
 
     id: int
     title: str
@@ -82,19 +82,19 @@ class StoredConversation:
     state: ReplyState
     records: tuple[MessageRecord, ...]
     unanswered: str = ""
-    """The last message, where it got no reply: it is no part of ``records``, and may be asked again."""
+    """The last message, where it got no reply: it is not in ``records``, and may be sent again."""
     pending: MessageRecord | None = None
-    """The same with what is known about it."""
+    """The same with its metadata."""
     passed_over: tuple[MessageRecord, ...] = ()
     """Messages of the user in the present line that got no reply before the next one was sent. They are shown where
     they stand, as their rows tell; no model sees them."""
     head: int | None = None
-    """The row that the line ended with, which may be a reply without a word. Whoever goes on with the conversation
-    knows by it whether another program has done so since."""
+    """The last row of the line, which may be a reply without text. A program that continues the conversation compares
+    it to detect changes of other programs."""
     misplaced: tuple[MessageRecord, ...] = ()
-    """Messages of a damaged file that no model can be given where they stand. They are shown."""
+    """Messages of a damaged file whose place is not valid in a prompt. They are shown."""
     damage: tuple[str, ...] = ()
-    """A line for each thing of it that cannot be read."""
+    """A line for each damaged part."""
 
     @property
     def conversation(self) -> Conversation:
@@ -118,7 +118,7 @@ class StoredConversation:
 
     @property
     def asides(self) -> tuple[SideNote, ...]:
-        """What is shown beside the conversation, each with the number of records before it."""
+        """Messages that are shown beside the conversation, each with the number of records before it."""
         rows = {record.row for record in self.records}
         found, place = list[SideNote](), 0
         for record in self.shown:
@@ -130,7 +130,7 @@ class StoredConversation:
         return tuple(found)
 
     def about(self) -> dict[str, object]:
-        """What an export says about the whole."""
+        """The fields of an export for the conversation."""
         facts: dict[str, object] = {"id": self.id, "title": self.title, "created": self.created}
         facts |= {"updated": self.updated, "model": self.model, "engine": self.engine, "options": dict(self.options)}
         facts |= {"forked_from": self.forked_from, "state": self.state.value, "unanswered": self.unanswered}
@@ -138,7 +138,7 @@ class StoredConversation:
         return facts | ({"passed_over": passed} if passed else {})
 
     def details(self) -> list[dict[str, object]]:
-        """What an export says about each message beside the message itself."""
+        """The fields of an export for each message, beside the message itself."""
         return [_details(record) for record in self.records]
 
 

@@ -20,7 +20,7 @@ Piece = tuple[bool, str]
 
 
 def settle(connection: Connection) -> None:
-    """Replies whose writers are dead become what they are: cut off, with the text that had arrived."""
+    """Mark replies of ended writers as cut off, with the text that had arrived."""
     dead: dict[str, bool] = {}
     for row, writer in connection.execute("SELECT id, writer FROM messages WHERE writer IS NOT NULL").fetchall():
         name = decode_text(writer)
@@ -52,7 +52,7 @@ def _settle(connection: Connection, row: int) -> None:
 
 
 def joined_chunks(connection: Connection, row: int, content: str, thinking: str) -> tuple[str, str]:
-    """Content and thinking of a reply that is being written, as far as it has come."""
+    """Content and thinking of a running reply, as far as they are in the file."""
     pieces = [
         (bool(thought), decode_text(text))
         for thought, text in connection.execute(
@@ -66,10 +66,9 @@ def joined(pieces: Iterable[Piece], thinking: bool) -> str:
     return "".join(text for thought, text in pieces if thought is thinking)
 
 
-# Who writes a reply, and whether that program still runs.
+# The writer of a reply, and whether its process still runs.
 #
-# A writer is ``pid:start``, the start in seconds since the epoch as psutil tells it: a process number alone is soon
-# somebody else's.
+# A writer is ``pid:start``, the start in seconds since the epoch from psutil: a process id alone is soon reused.
 
 _TOLERANCE = 5.0  # seconds; a start is computed from the time of boot, which moves when the clock is set
 
@@ -94,11 +93,11 @@ def is_alive(writer: str) -> bool:
 def _start(pid: int) -> float | None:
     try:
         import psutil
-    except ImportError:  # it wants modules that some platforms do not have; then every other writer is dead
+    except ImportError:  # it needs modules that some platforms lack; then every other writer counts as ended
         return 0.0 if pid == os.getpid() else None
     try:
         process = psutil.Process(pid)
-        # A zombie has written its last word.
+        # A zombie process does not write any more.
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except (psutil.Error, ValueError, OverflowError):
         return None

@@ -1,4 +1,4 @@
-"""What can still be read of a damaged journal, row by row, in a new file.
+"""Recovery of the readable rows of a damaged journal into a new file.
 
 Where a part of a table is lost, SQLite finds the rows behind it all the same, as long as the way to them is whole. Each
 conversation keeps its number. What followed a lost message follows the one before that. The damaged file is only read;
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
 
 _LOST = 20_000
-"""Numbers in a row at which nothing can be read before the end is believed. A page holds a hundred messages at most."""
+"""Consecutive unreadable numbers that count as the end of the table. A page holds a hundred messages at most."""
 _JUMP = 1_000_000
 """From one number to the next: more than that is garbage, which would hide all that comes behind it."""
 
 _MENDING = (
-    # What garbage was taken for, and what belongs to nothing any more.
+    # Rows read from garbage, and rows without an owner.
     "DELETE FROM messages WHERE role NOT IN ('system', 'user', 'assistant', 'tool')"
     " OR typeof(content) NOT IN ('text', 'blob') OR typeof(created) NOT IN ('real', 'integer')",
     "DELETE FROM chunks WHERE message NOT IN (SELECT id FROM messages)",
-    # Whoever writes a reply writes it into the new file as soon as it sees that.
+    # A running writer detects this and writes its reply into the new file.
     "UPDATE messages SET writer = 'gone' WHERE writer IS NOT NULL",
     "UPDATE messages SET parent = (SELECT max(id) FROM messages AS m"
     " WHERE m.conversation = messages.conversation AND m.id < messages.id)"
@@ -63,8 +63,8 @@ _MENDING = (
 
 
 def read_back(damaged: Path, new: Path) -> int | None:
-    """How many conversations ``new`` has now, in whole or in part; 0 where nothing could be read or written, None where
-    the damaged file is no database at all. Raises nothing for the state of either file."""
+    """Recover conversations into ``new`` and return their number, partial ones included; 0 where none could be read or
+    written, None where the damaged file is not a database. Damage of either file does not raise."""
     import sqlite3
 
     try:
@@ -88,7 +88,7 @@ def read_back(damaged: Path, new: Path) -> int | None:
 
 
 def _copy(old: Connection, new: Connection, table: str) -> None:
-    # The index of words is made again by whoever searches; a file of an earlier release has fewer columns.
+    # The index of words is made again at the next search; a file of an earlier release has fewer columns.
     has = {name for _, name, *_ in old.execute(f"PRAGMA table_info({table})")} - {"indexed"}
     columns = [name for _, name, *_ in new.execute(f"PRAGMA table_info({table})") if name in has]
     if "id" not in columns:  # the table is gone
@@ -100,7 +100,7 @@ def _copy(old: Connection, new: Connection, table: str) -> None:
 
 
 def _rows(old: Connection, table: str, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Those that can be read, by their numbers, which are in the first column."""
+    """The readable rows, by their numbers, which are in the first column."""
     import sqlite3
 
     at = lost = 0
@@ -118,7 +118,7 @@ def _rows(old: Connection, table: str, columns: list[str]) -> Iterator[tuple[Any
 
 
 def _name(new: Connection) -> None:
-    """Conversations of which only messages are left have the title that they would have got."""
+    """Give conversations of which only messages are left the title of their first message."""
     for (id,) in new.execute("SELECT id FROM conversations WHERE title = ''").fetchall():
         found = new.execute(
             "SELECT content FROM messages WHERE conversation = ? AND role = 'user' ORDER BY id LIMIT 1", (id,)
@@ -179,7 +179,7 @@ def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
 
 
 def rest_of(aside: Path) -> str:
-    """What can be done about a file that was set aside. Raises OSError."""
+    """The advice for a file that was set aside. Raises OSError."""
     with aside.open("rb") as file:
         return _rest_of(aside, file.read(len(_MAGIC)) == _MAGIC)
 
@@ -194,8 +194,8 @@ def _rest_of(aside: Path, is_database: bool) -> str:
 
 @contextlib.contextmanager
 def _rescued(path: Path) -> Iterator[tuple[Path, int | None]]:
-    """In the block, a file with what can be read of a damaged one, and the number of its conversations, where there
-    is one. None: the damaged one is no database at all."""
+    """In the block, a file with the readable part of a damaged one, and the number of its conversations, where one
+    could be made. None: the damaged file is not a database."""
     import tempfile
 
     try:
@@ -214,7 +214,7 @@ def _rescued(path: Path) -> Iterator[tuple[Path, int | None]]:
 
 
 def _put(new: Path, path: Path) -> bool:
-    """Whether it has that name now. Not where another program has begun a file there."""
+    """Give the file its name; False where another program has made a file there."""
     try:
         path.hardlink_to(new)
     except FileExistsError:

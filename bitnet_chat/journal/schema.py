@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 APPLICATION = 0x62436A31
-"""``PRAGMA application_id``: "bCj1". A database with another one is not ours."""
+"""``PRAGMA application_id``: "bCj1". A database with another one is not a journal."""
 
 _VERSION_1 = (
     """CREATE TABLE conversations (

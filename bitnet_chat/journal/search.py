@@ -1,8 +1,8 @@
 """Full-text search over the messages of a journal.
 
-The index is brought up to date by whoever searches: writing a reply stays cheap, and a file that was used by a build
-of SQLite without FTS5 needs no repair. Where there is no index, or it finds nothing, every message is read: that
-finds parts of words as well.
+The index is brought up to date at each search: writing a reply stays cheap, and a file that was used by a build of
+SQLite without FTS5 needs no repair. Without an index, or without a hit in it, every message is read, which also finds
+parts of words.
 
 The index keeps words, not texts (``content=''``); scripts without blanks are indexed by character, so that any part
 of a sentence is found.
@@ -33,8 +33,8 @@ def find(connection: Connection, words: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def forget(connection: Connection, conversations: Sequence[int]) -> None:
-    """Takes all messages of these conversations out of the index, inside a transaction of the caller's. Raises what
-    :func:`is_broken` knows where the index is no good."""
+    """Remove all messages of these conversations from the index, within the caller's transaction. A damaged index
+    raises an error that :func:`is_broken` recognises."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone():
         return
     for id in conversations:
@@ -51,15 +51,15 @@ def is_broken(error: Exception) -> bool:
     """Whether the index, and nothing but the index, is damaged."""
     import sqlite3
 
-    # A constraint of its own tables fails where it does not hold what is taken out of it.
+    # A constraint of its tables fails where a removed entry is missing.
     codes = (sqlite3.SQLITE_CORRUPT_VTAB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_CONSTRAINT_VTAB)
     if not isinstance(error, sqlite3.DatabaseError):
         return False
-    return error.sqlite_errorcode in codes or "words" in str(error)  # a table of that name that is none of ours
+    return error.sqlite_errorcode in codes or "words" in str(error)  # a table of that name from another program
 
 
 def drop(connection: Connection) -> None:
-    """Without the index: the texts are whole, and the next search makes another one."""
+    """Drop the index: the texts are intact, and the next search makes another one."""
     with transaction(connection):
         connection.execute("DROP TABLE IF EXISTS words")
         connection.execute("UPDATE messages SET indexed = 0")
@@ -78,7 +78,7 @@ def _by_index(connection: Connection, words: Sequence[str]) -> list[tuple[int, i
             " ORDER BY id DESC",
             (wanted,),
         )
-        # The index knows letters and digits only; what else was asked for is looked up in the text.
+        # The index has letters and digits only; other characters are compared with the text.
         holds = holder([word for word in words if has_signs(word)])
         return [(conversation, id) for conversation, id, content in found if holds(decode_text(content))]
     except sqlite3.DatabaseError as error:
@@ -86,11 +86,11 @@ def _by_index(connection: Connection, words: Sequence[str]) -> list[tuple[int, i
             raise
         if is_broken(error):
             drop(connection)
-        return []  # no FTS5, a file that cannot be written, another program that does not let go
+        return []  # no FTS5, a file that cannot be written, or one locked by another program
 
 
 def index(connection: Connection) -> None:
-    """Takes in what is new. Raises sqlite3.OperationalError where there is no FTS5, or the file cannot be written."""
+    """Index new messages. Raises sqlite3.OperationalError without FTS5, or where the file cannot be written."""
     with transaction(connection):
         connection.execute(_TABLE)
     while True:

@@ -1,11 +1,10 @@
-"""What is written, and in which transactions. Blocks on the disk: see :mod:`bitnet_chat.journal.writer_thread` for
-who calls.
+"""The transactions of the journal. They block on the disk: :mod:`bitnet_chat.journal.writer_thread` calls them.
 
-The scribe's own memory changes only when a transaction is through: a method that failed may be called again. Raises
-sqlite3.Error; IntegrityError means that the conversation was removed by another program.
+The store's state in memory changes only after a commit: a method that failed may be called again. Raises sqlite3.Error;
+IntegrityError means that the conversation was removed by another program.
 
-Nothing that this writer has not seen is ever hidden: where another program has gone on with the conversation, its head
-stays where it is, and what is said here from then on is kept in a copy, as /fork makes one.
+Messages of other programs are never hidden: where another program has continued the conversation, its head stays where
+it is, and later messages of this program are kept in a copy, as made by /fork.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MessageRows:
-    """``line``: of the messages up to the last one, in order. ``reply``: of the reply to it that is being written,
-    which is none of them; None where there is none. ``before``: of what the last message follows, which may be one of
-    the user that got no reply, and then is none of the line; None where it is the first."""
+    """Row numbers of a conversation. ``line``: of the messages up to the last one, in order. ``reply``: of the running
+    reply to it, which is not in the line; None without one. ``before``: of the message before the last one, which may
+    be a user message without a reply, outside of the line; None where the last one is the first."""
 
     line: tuple[int, ...] = ()
     reply: int | None = None
@@ -48,7 +47,7 @@ class MessageRows:
 
 @dataclass(frozen=True, slots=True)
 class ReplyOrigin:
-    """Who makes a reply."""
+    """Model, engine and options of a reply."""
 
     model: str = ""
     engine: str = ""
@@ -58,19 +57,19 @@ class ReplyOrigin:
 
 @dataclass(slots=True)
 class _OpenReply:
-    """The reply that is being written."""
+    """The running reply."""
 
     row: int
     origin: ReplyOrigin
     start: Message
-    """What it goes on with; empty for a new one."""
+    """The text that it continues; empty for a new reply."""
     before: Line
-    """The line as it was, with the reply that it goes on with."""
+    """The line before it, with the reply that it continues."""
     said: list[Piece] = field(default_factory=list)
 
 
 class ConversationStore:
-    """Keeps one conversation at a time in step with what happens."""
+    """Writes the changes of one conversation at a time."""
 
     def __init__(self, connection: Connection, now: Callable[[], float] = time.time) -> None:
         """``now``: seconds since the epoch."""
@@ -86,18 +85,18 @@ class ConversationStore:
         self._seen: set[int] = set()  # rows that were read or written here: a head among them may be left
         self.id: int | None = None
         self.notes: list[str] = []
-        """What the user is to be told. Whoever tells it empties the list."""
+        """Lines for the user. The caller shows them and clears the list."""
 
     @property
     def rows(self) -> MessageRows:
-        """Where what is known of the conversation stands in the file."""
+        """The rows of the conversation in the file, as far as known."""
         before = self._parent(self._line[-1][1]) if self._line else None
         return MessageRows(
             tuple(row for _, row in self._line), None if self._reply is None else self._reply.row, before
         )
 
     def create(self, conversation: Conversation, title: str, model: str) -> None:
-        """The conversation is made now, though nobody may have said anything. ``model``: who is to answer."""
+        """Create the conversation now, before its first message. ``model``: the model of its replies."""
         self.anew()
         self._named = title
         with transaction(self._connection):
@@ -139,7 +138,7 @@ class ConversationStore:
         self._seen |= {row for _, row in self._reply.before} | {self._reply.row}
 
     def add(self, pieces: Sequence[Piece]) -> None:
-        """The next pieces of the reply."""
+        """Add the next pieces of the reply."""
         if self._reply is None or not pieces:
             return
         import sqlite3
@@ -148,7 +147,7 @@ class ConversationStore:
             with transaction(self._connection):
                 self._add(self._reply.row, pieces)
         except sqlite3.IntegrityError:
-            # Without its row: someone took this program for dead. The end of the reply then makes another one.
+            # Without its row: another program took this one for ended. The end of the reply then makes a new row.
             if not self._connection.execute("SELECT 1 FROM conversations WHERE id = ?", (self.id,)).fetchone():
                 raise
         self._reply.said += pieces
@@ -162,10 +161,10 @@ class ConversationStore:
         calls: tuple[ToolCall, ...] = (),
         options: str | None = None,
     ) -> None:
-        """The reply is over. ``text`` is the whole of what was new in it, ``thinking`` too; None: what was added.
-        ``calls``: what it asks for. ``options``: what it was made with, where more of that is known now.
+        """End the reply. ``text``: all new text of it, as is ``thinking``; None: the text that was added.
+        ``calls``: its tool calls. ``options``: those of the reply, where more of them is known now.
 
-        A reply in which nothing was said is no part of the line, unless that was the model's own decision.
+        An empty reply is not kept in the line, unless the model ended it by itself.
         """
         reply = self._reply
         if reply is None or self.id is None:
@@ -194,7 +193,7 @@ class ConversationStore:
             self._is_away(*away)
 
     def rename(self, title: str) -> None:
-        """Another title; it is kept for a conversation that is yet to be made."""
+        """Change the title; it is remembered for a conversation that does not exist yet."""
         if self.id is not None:
             with transaction(self._connection):
                 self._connection.execute(
@@ -203,7 +202,7 @@ class ConversationStore:
         self._named = title
 
     def fork(self, title: str = "") -> None:
-        """What follows goes into another conversation, which begins as a copy of the line so far."""
+        """Continue in another conversation, which begins as a copy of the present line."""
         if self.id is None:
             return
         self._leave_reply()
@@ -213,13 +212,13 @@ class ConversationStore:
         self._named = title or self._named
 
     def anew(self) -> None:
-        """The next message begins another conversation."""
+        """Begin another conversation with the next message."""
         self._leave_reply()
         self.id, self._line, self._reply, self._named, self._lost = None, (), None, "", False
         self._behind, self._place, self._seen = None, None, set()
 
     def resume(self, stored: StoredConversation) -> None:
-        """Goes on with a conversation as it was when it was read."""
+        """Continue a conversation in the state in which it was read."""
         self.anew()
         self.id, self._named = stored.id, stored.title if stored.is_named else ""
         self._line = tuple((record.message, record.row) for record in stored.records)
@@ -230,11 +229,11 @@ class ConversationStore:
             self._seen.add(stored.head)
 
     def follow(self, row: int | None) -> None:
-        """The next message stands behind this row, where it alone is new."""
+        """Set the row that the next message follows, where only that message is new."""
         self._place = (row,)
 
     def lose(self) -> None:
-        """The conversation is gone. Nothing is kept until the next one begins."""
+        """Note that the conversation was removed: no message is kept until the next one begins."""
         self.id, self._reply, self._line, self._lost = None, None, (), True
         self._behind, self._place, self._seen = None, None, set()
 
@@ -397,7 +396,7 @@ class ConversationStore:
         self._connection.execute("DELETE FROM chunks WHERE message = ?", (reply.row,))
         if cursor.rowcount:
             return reply.row
-        # Someone took this program for dead, and the row for a reply that was cut off: it stays as another branch.
+        # Another program took this one for ended and marked the row as cut off: it stays as another branch.
         return self._insert(id, end_of(self._line), message, reply.origin, stats=stats)
 
     def _add(self, row: int, pieces: Sequence[Piece]) -> None:
@@ -428,7 +427,7 @@ class ConversationStore:
             return False
         if tuple(map(key, conversation.messages)) != tuple(key(message) for message, _ in reply.before):
             return False
-        # The name by which it was asked for says more than what a backend calls itself.
+        # The requested name is more useful than the backend's own.
         origin = replace(origin, model=reply.origin.model or origin.model)
         with transaction(self._connection):
             if self._unseen_head() is not None:
@@ -444,7 +443,7 @@ class ConversationStore:
         return True
 
     def _leave_reply(self) -> None:
-        """A reply that its front end has forgotten ends where it is."""
+        """End a reply that the front end did not end."""
         if self._reply is not None:
             self.end_reply(FinishReason.INTERRUPTED, {})
 

@@ -45,7 +45,7 @@ _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
 
 class PendingText:
-    """What was said of one reply; appended to by one thread, written by the other."""
+    """Text of one reply; one thread appends to it, the other writes it."""
 
     def __init__(self) -> None:
         self._all: list[Piece] = []
@@ -53,7 +53,7 @@ class PendingText:
         self._due: float | None = None
 
     def append(self, piece: Piece, now: float) -> bool:
-        """True: nothing had waited, and :class:`AddText` has to be asked for."""
+        """True: no text was waiting, and an :class:`AddText` has to be put."""
         self._all.append(piece)
         if self._due is not None:
             return False
@@ -62,7 +62,7 @@ class PendingText:
 
     @property
     def due(self) -> float:
-        """When what waits has to be written."""
+        """Time at which the waiting text has to be written."""
         return self._due or 0.0
 
     def write(self, store: ConversationStore) -> None:
@@ -110,11 +110,11 @@ class WriterThread:
         self._marks = True
         """Whether there may be a mark of an earlier loss, which the first command that is run clears."""
         self.off = False
-        """The journal was given up: nothing more is written."""
+        """The journal was given up: the thread does not write any more."""
         self.trouble = ""
-        """Why it was given up, where that was not told."""
+        """The reason for giving up, where it was not reported."""
         self.lost = ""
-        """What was told about something that is not kept."""
+        """The reported line about messages that are not kept."""
         # A daemon: a disk that hangs does not keep the program from ending.
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -123,7 +123,7 @@ class WriterThread:
         """``slot``: the conversation, for ``on_done``. :class:`AddText` is run when its text is due, or as soon as
         another command comes."""
         if self._jobs.qsize() >= JOBS_MOST and not self.off and not isinstance(command, AddText):
-            self._give_up("the journal cannot be written, and too much waits: nothing more is kept")
+            self._give_up("the journal cannot be written, and too many changes wait: later messages are not kept")
         if not self.off:
             self._jobs.put(WriterJob(command, slot or ConversationSlot()))
 
@@ -173,7 +173,7 @@ class WriterThread:
                 self._done(store)
                 return
             except sqlite3.IntegrityError:
-                self.lost = "another program has removed this conversation: what comes now is not kept"
+                self.lost = "another program has removed this conversation: later messages are not kept"
                 self._tell(self.lost)
                 assert self._store is not None
                 self._store.lose()
@@ -184,9 +184,9 @@ class WriterThread:
                     continue
                 self._fail(problem(error, self._path), time.monotonic() - since)
             except BitnetChatError as error:
-                self._give_up(f"nothing is kept of this conversation: {error}")
+                self._give_up(f"this conversation is not kept: {error}")
             except Exception as error:  # a fault of ours must not end a chat
-                self._give_up(f"nothing more is kept of this conversation: {error!r}")
+                self._give_up(f"later messages of this conversation are not kept: {error!r}")
             if self._stopping.is_set():
                 time.sleep(LAST_RETRY)
             else:
@@ -209,7 +209,7 @@ class WriterThread:
         """One try has failed, ``seconds`` after the first one of its command."""
         if not self._stopping.is_set():
             if seconds >= TROUBLE:
-                self._tell(f"the journal cannot be written, and is tried again: {why}")
+                self._tell(f"the journal cannot be written, and is retried: {why}")
         elif time.monotonic() >= self._deadline:
             self.off, self.trouble = True, why
             self._mark(unsaved_marker.mark)
@@ -250,7 +250,7 @@ class WriterThread:
         self._close(leave_log=True)
         self._damages += 1
         if self._damages > _DAMAGES_MOST:
-            self._give_up(f"the journal {self._path} is damaged again and again: nothing more is kept")
+            self._give_up(f"the journal {self._path} is damaged repeatedly: later messages are not kept")
             return
         try:
             note = set_aside(self._path, identity)

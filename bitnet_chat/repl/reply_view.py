@@ -1,4 +1,4 @@
-"""One reply: the backend's events brought to the display, with a spinner before and an interrupt at any time."""
+"""One reply: the backend's events on the display, with a spinner before the first token, and an interrupt."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import JournalRecorder
 
 SPIN = 0.1
-"""Seconds between two pictures of the spinner."""
+"""Seconds between two frames of the spinner."""
 READING = 1.0
-"""Seconds after which it is told how much of the prompt is read: until then it would be too short to be seen."""
+"""Seconds of prefill after which its progress is shown; a shorter display could not be read."""
 PATIENCE = 1.0
 """Seconds after which a second interrupt no longer waits for the backend."""
 
 
 class ReplyView:
-    """``await run()`` shows the reply to ``conversation`` and returns how it ended; ``interrupt()`` stops it."""
+    """The view of one reply: ``await run()`` shows it and returns its end; ``interrupt()`` stops it."""
 
     def __init__(
         self,
@@ -58,23 +58,23 @@ class ReplyView:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._thinking: tuple[float, int] | None = None
-        """Since when it thinks, and how many pieces of thought there were before; None while it does not."""
+        """Start of the present thinking, and the number of earlier pieces; None while the model does not think."""
         self._news = False
-        """Words have been shown since the spinner's last turn."""
+        """Text was shown since the spinner's last frame."""
         self._gauge = LiveRate(backend.count)
 
     @property
     def thinking(self) -> str:
-        """What the model has thought so far."""
+        """The model's thinking so far."""
         return "".join(self._thoughts)
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """What the model has asked for. Nothing of it is to be done unless the reply ended for that reason."""
+        """The tool calls of the reply. They are made only if the reply ended for that reason."""
         return tuple(self._calls)
 
     async def run(self) -> Completed | Failed:
-        """Errors of the backend come back as Failed. Cancelling stops the reply."""
+        """Show the reply and return its end. Errors of the backend become Failed. Cancelling stops the reply."""
         last = self._conversation.last
         self._display.begin(last.content if last is not None and last.role == "assistant" else "")
         self._spin()
@@ -89,7 +89,7 @@ class ReplyView:
             self._stop_spinner()
 
     def interrupt(self) -> None:
-        """Stops the reply and keeps what was said. Asked again a second later it leaves a backend that hangs."""
+        """Stop the reply and keep its text. A second call, a second later, abandons a backend that hangs."""
         now = self._loop.time()
         if self._writer is not None:
             self._writer.hurry()
@@ -102,9 +102,9 @@ class ReplyView:
             self._reading.cancel()
 
     async def _read(self) -> Completed | Failed:
-        if self._interrupted is not None:  # before it was asked: the keys came together
+        if self._interrupted is not None:  # before the request: both keys arrived together
             return self._end(Completed(FinishReason.INTERRUPTED, ""))
-        # From here to the backend's own first wait nothing else runs, so that no interrupt falls in between.
+        # From here to the backend's first await no other code runs, so that an interrupt cannot come in between.
         stream = (
             self._backend.reply(self._conversation, self._options)
             if self._recorder is None
@@ -121,11 +121,11 @@ class ReplyView:
                     self._heard(event)
         except BitnetChatError as error:
             return self._end(Failed(error, "".join(self._text)))
-        broken = EngineDiedError("the reply ended without a word about why", remedy="send the message again")
+        broken = EngineDiedError("the reply ended without a reason", remedy="send the message again")
         return self._end(Failed(broken, "".join(self._text)))
 
     def _heard(self, event: Event) -> None:
-        """Shows any event but the last one."""
+        """Show any event but the last one."""
         if isinstance(event, TextDelta):
             self._said(event.text)
         elif isinstance(event, ThinkingDelta):
@@ -187,7 +187,7 @@ class ReplyView:
             self._writer.flush()
 
     def _spin(self) -> None:
-        """Goes on until the reply ends: it may pause, think or hold a table back at any time."""
+        """Run until the reply ends: it may pause, think or hold back a table at any time."""
         if not self._news:
             self._display.pause()
         self._news = False

@@ -1,6 +1,6 @@
-"""What went wrong, as a client is told: the status, and the words for it. Pure.
+"""Errors in the form that clients get: the HTTP status and the message. Pure.
 
-The log of an engine (``detail``) stays on this side: it names files of this computer.
+The log of an engine (``detail``) is not sent: it names files of this computer.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class APIError:
     type: str
     code: str
     message: str
-    """What happened, to what, and what to do, in one line."""
+    """Subject, verb, value and remedy, in one line."""
     what: str
     remedy: str = ""
     param: str = ""
     retry_after: float | None = None
-    """Seconds after which it is worth another try."""
+    """Seconds until another attempt may succeed."""
     passes: bool = True
-    """Whether another try, unchanged, may fare better."""
+    """Whether the same request may succeed later."""
     prompt_tokens: int | None = None
     context_size: int | None = None
     """Of messages that are too long."""
@@ -53,7 +53,7 @@ class APIError:
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
         if self.status >= 500 and not self.passes:
-            headers["x-should-retry"] = "false"  # the OpenAI clients would try a 5xx twice more
+            headers["x-should-retry"] = "false"  # the OpenAI clients would retry a 5xx twice
         return headers
 
 
@@ -61,14 +61,14 @@ _INVALID, _LIMIT, _SERVER = "invalid_request_error", "rate_limit_error", "server
 
 
 def to_api_error(error: BitnetChatError) -> APIError:
-    """What a client is told of an error."""
+    """Return the HTTP form of an error."""
     status, kind, code, param, passes = _place(error)
     what, remedy = well_formed(error.what), well_formed(error.remedy)
     needed, window = None, None
     if isinstance(error, ContextOverflowError) and error.needed and error.size:
         needed, window = error.needed, error.size
         what = _too_long(needed, error.reserve, window)
-    if isinstance(error, ContextOverflowError) and remedy:  # which is for one at a terminal
+    if isinstance(error, ContextOverflowError) and remedy:  # the original remedy is for a terminal
         remedy = "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages"
     return APIError(
         status,
@@ -86,7 +86,7 @@ def to_api_error(error: BitnetChatError) -> APIError:
 
 
 def _too_long(needed: int, reserve: int, window: int) -> str:
-    """In words that clients of the OpenAI API, of llama-server and of Ollama look for."""
+    """Return the text that clients of the OpenAI API, of llama-server and of Ollama search for."""
     kept = f", and {reserve} are kept for the reply" if reserve else ""
     return (
         f"This model's maximum context length is {window} tokens, and the request has {needed} with the chat template"
@@ -95,7 +95,7 @@ def _too_long(needed: int, reserve: int, window: int) -> str:
 
 
 def _place(error: BitnetChatError) -> tuple[int, str, str, str, bool]:
-    """Status, type, code, parameter, and whether another try may succeed."""
+    """Status, type, code, parameter, and whether a retry may succeed."""
     match error:
         case InvalidFieldError():
             return error.status, _INVALID, error.code or "invalid_value", error.param, False
@@ -121,16 +121,16 @@ _PLACES: tuple[tuple[type[BitnetChatError], tuple[int, str, str, str, bool]], ..
 
 
 _BROKEN = {
-    FinishReason.ENGINE_DIED: "the engine died in the middle of the reply",
-    FinishReason.STALLED: "the reply was stopped: nothing came from the engine any more",
+    FinishReason.ENGINE_DIED: "the engine process ended during the reply",
+    FinishReason.STALLED: "the reply was stopped: the engine made no progress",
     FinishReason.CUT_OFF: "the reply was cut off",
 }
 
 
 def failure_of(end: Completed | Failed) -> BitnetChatError | None:
-    """Why a reply that ended like this is none that a client can use; None where it is one.
+    """Return the error of a reply that a client cannot use; None for a usable one.
 
-    What a limit cut short is a reply; what a fault cut short is not, however much of it came.
+    A reply that a limit cut is usable; one that a fault cut is not, whatever its length.
     """
     if isinstance(end, Failed):
         return end.error
@@ -141,10 +141,10 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
     match end.reason:
         case FinishReason.TIMEOUT:
             return RequestTimeoutError(
-                "the time for this reply ran out before its first word", remedy="try again later"
+                "the reply reached its time limit before its first token", remedy="try again later"
             )
         case FinishReason.INTERRUPTED:
-            return ReplyCancelledError("the reply was stopped before its first word", remedy="try again")
+            return ReplyCancelledError("the reply was stopped before its first token", remedy="try again")
         case FinishReason.CONTEXT_OVERFLOW:
             return ContextOverflowError("the conversation leaves no room for a reply in the context window")
     return None
@@ -152,7 +152,7 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
 
 def openai_form(problem: APIError) -> dict[str, object]:
     """``{"error": …}`` as the OpenAI API has it."""
-    counts = {"n_prompt_tokens": problem.prompt_tokens, "n_ctx": problem.context_size}  # as llama-server tells them
+    counts = {"n_prompt_tokens": problem.prompt_tokens, "n_ctx": problem.context_size}  # fields of llama-server
     return {
         "error": {
             "message": problem.message,
@@ -165,10 +165,10 @@ def openai_form(problem: APIError) -> dict[str, object]:
 
 
 def without_tools(message: str) -> str:
-    """In the words of Ollama, which clients of both APIs look for."""
+    """Return the message in the words of Ollama, which clients of both APIs search for."""
     return message.replace("tools is not supported here", "the model does not support tools", 1)
 
 
 def error_json(form: object) -> bytes:
-    """The form of an error as JSON. It may quote what a stranger sent, and is often read in a terminal as it is."""
+    """Return an error as JSON in ASCII: it may quote untrusted input, and terminals often show it unescaped."""
     return escaped(json.dumps(form, ensure_ascii=False, separators=(",", ":"))).encode()

@@ -1,4 +1,4 @@
-"""A reply, the calls it asks for and the replies to their results, as one reply. Calls need no approval."""
+"""The tool loop: a reply, its tool calls and the replies to their results, as one reply. Calls need no approval."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from bitnet_chat.conversation import Conversation, Message, Tool
 
 
-# How much of the context window the results of calls may take. Pure.
+# The share of the context window that results of calls may take. Pure.
 
 _FOR_A_REPLY = 8
 """An eighth of the window is kept for the reply to the results."""
 _AROUND = 10
 """Tokens that a template puts around a message, a call or a result."""
 _AT_LEAST = 16
-"""A sixteenth of the window is for a result even where nothing is left: an error fits in. Older turns may leave for it,
-and where they cannot the engine says so."""
+"""A sixteenth of the window is for a result even where no room is left: an error fits in. Older turns may be dropped
+for it; where they cannot be, the engine reports it."""
 
 
 class ResultBudget:
-    """For the results of one reply, each with its share of what is left; together at most half of the window, since
-    what was said before is wanted, too."""
+    """The room for the results of one reply: an equal share of what is left for each, at most half of the window, since
+    earlier turns are needed too."""
 
     def __init__(
         self,
@@ -45,8 +45,9 @@ class ResultBudget:
         *,
         keeps_all: bool = False,
     ) -> None:
-        """``conversation``: its last reply has the open calls. ``size``: tokens of the window; None: not known, and
-        a result may be as long as any. ``keeps_all``: no older turn leaves the window to make room."""
+        """Compute the room. ``conversation``: its last reply has the open calls. ``size``: tokens of the window; None:
+        not known, and the length of results is not limited by it. ``keeps_all``: older turns are not
+        dropped to make room."""
         self._count = count
         self._calls = len(conversation.open_calls)
         self._least = (size or 0) // _AT_LEAST
@@ -60,7 +61,7 @@ class ResultBudget:
             self._left = min(size // 2, size - size // _FOR_A_REPLY - pinned)
 
     def limit(self, text: str) -> int:
-        """Characters of ``text``, the next result, that may stay."""
+        """Number of characters of ``text``, the next result, that may stay."""
         calls, self._calls = self._calls, max(1, self._calls - 1)
         if self._left is None:
             return RESULT_LIMIT
@@ -78,17 +79,17 @@ class ResultBudget:
         return self._tokens(message.content + calls) + _AROUND * (1 + len(message.tool_calls))
 
     def _tokens(self, text: str) -> int:
-        """At the most."""
+        """The tokens of a text, at most."""
         return (self._count(text) or by_length(text)).at_most
 
 
 def _last_turn(conversation: Conversation) -> tuple[Message, ...]:
-    """What never leaves the window as long as it is answered."""
+    """The messages of the present turn, which stay in the window until its end."""
     return conversation.messages[len(conversation.without_last_turn().messages) :]
 
 
 ROUNDS = 8
-"""Replies of one turn whose calls are made. A model that always wants one more is stopped."""
+"""Replies of one turn whose calls are made. A model that asks for more calls is stopped."""
 _SHOWN = 200
 """Characters of a call or a result in a line about it."""
 
@@ -99,10 +100,10 @@ Spaces = Callable[[Conversation], ResultBudget | None]
 async def rounds(
     replies: Replies, conversation: Conversation, toolbox: Toolbox, space: Spaces = lambda conversation: None
 ) -> AsyncGenerator[Event]:
-    """The events of ``replies(conversation)``; its calls are made, and the replies to their results follow. Each call
-    is yielded before it is made, and a Notice tells its result. One Started, one end, whose text is that of all replies
-    with a blank line between them. ``space``: what the window has for the results of the open calls; None: not
-    known."""
+    """Yield the events of ``replies(conversation)``, make its calls, and yield the replies to their results. Each call
+    is yielded before it is made, followed by a Notice with its result. One Started and one end, whose text is that of
+    all replies with a blank line between them. ``space``: the room for the results of the open calls; None: not known.
+    """
     progress = _Progress()
     for number in range(ROUNDS + 1):
         progress.begin_reply()
@@ -119,7 +120,7 @@ async def rounds(
             yield end
             return
         if number == ROUNDS:
-            yield Notice(f"the model has called tools in {ROUNDS} replies in a row: it is not asked again")
+            yield Notice(f"the model has called tools in {ROUNDS} replies in a row: the turn ends here")
             yield end
             return
         conversation = conversation.with_assistant(own, FinishReason.TOOL_CALLS, tool_calls=tuple(progress.calls))
@@ -136,7 +137,7 @@ async def rounds(
 
 
 class _Progress:
-    """What has come of all replies so far."""
+    """The content of all replies so far."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -145,13 +146,13 @@ class _Progress:
         self._end: Completed | Failed | None = None
         self._has_started = False
         self.calls: list[ToolCall] = []
-        """Those of the reply that came last."""
+        """The calls of the last reply."""
 
     def begin_reply(self) -> None:
         self.calls, self._end, self._gap = [], None, _gap("".join(self._text))
 
     def feed(self, event: Event) -> Event | None:
-        """What of ``event`` goes on at once."""
+        """The part of ``event`` that is passed on at once."""
         if isinstance(event, TextDelta):
             self._text.append(self._gap + event.text)
             self._gap = ""
@@ -177,18 +178,18 @@ class _Progress:
 
 
 def _lines(call: ToolCall, result: Result) -> list[str]:
-    """About a call that was made."""
+    """The lines about a call that was made."""
     lines = [f"{shown(call)}: {clipped(result.text)}{loss(result)}"]
     return [*lines, f"{call.name} printed: {clipped(result.printed)}"] if result.printed.strip() else lines
 
 
 def _gap(text: str) -> str:
-    """What is missing of a blank line behind ``text``."""
+    """The line breaks that a blank line after ``text`` needs."""
     return "\n\n"[min(2, len(text) - len(text.rstrip("\n"))) :] if text else ""
 
 
 def shown(call: ToolCall, limit: int = _SHOWN) -> str:
-    """A call for people; not safe for a terminal yet."""
+    """A call as text for display; not escaped for a terminal."""
     return clipped(f"{call.name} {call.arguments}", limit)
 
 
@@ -198,12 +199,12 @@ def clipped(text: str, limit: int = _SHOWN) -> str:
 
 
 def loss(result: Result) -> str:
-    """For people: how much of a result the model does not get; nothing where it gets all."""
-    return f" [{result.left_out:,} characters are left out: there is no room for them]" if result.left_out else ""
+    """A note for display: the characters of a result that the model does not get; empty where it gets all."""
+    return f" [{result.left_out:,} characters are left out: the context window is full]" if result.left_out else ""
 
 
 def together(first: Stats, second: Stats) -> Stats:
-    """Of two replies in a row."""
+    """The sum of the figures of two consecutive replies."""
     return replace(
         second,
         prompt_tokens=first.prompt_tokens,

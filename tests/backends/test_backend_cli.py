@@ -70,7 +70,7 @@ def test_a_server_that_is_hostile() -> None:
     ("arguments", "code", "words"),
     [
         (("--backend", "openai"), 2, "--base-url"),
-        (("--backend", "openai", "--base-url", "file:///etc"), 2, "no address of a server"),
+        (("--backend", "openai", "--base-url", "file:///etc"), 2, "is not a server address"),
         (("--backend", "llama-server", "--engine", "/nowhere"), 3, "llama-server"),
         (("--backend", "magic"), 2, "magic"),
     ],

@@ -184,7 +184,7 @@ def test_how_a_reply_may_end(ending: list[Any], reason: FinishReason) -> None:
     found = events(*lines(said("Hello")), *ending)
     assert (end_of(found).text, end_of(found).reason) == ("Hello", reason)
     if reason is FinishReason.ENGINE_DIED:
-        assert any(isinstance(each, Notice) and "broke off" in each.text for each in found)
+        assert any(isinstance(each, Notice) and "ended the reply early" in each.text for each in found)
 
 
 def test_a_reply_cut_before_its_first_word_is_asked_again_once() -> None:

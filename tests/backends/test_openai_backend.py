@@ -273,14 +273,14 @@ def test_how_a_reply_may_end(ending: list[Any], reason: FinishReason) -> None:
     assert end.stats.tokens == 1 and not end.stats.exact
     assert end.stats.prompt_size and end.stats.context_used == end.stats.prompt_size + 1, "estimated, and not unknown"
     if reason is FinishReason.ENGINE_DIED:
-        assert any(isinstance(each, Notice) and "broke off" in each.text for each in found)
+        assert any(isinstance(each, Notice) and "ended the reply early" in each.text for each in found)
 
 
 def test_a_reply_cut_before_its_first_word_is_asked_again_once() -> None:
     assert end_of(events(Answer([CUT]), GOOD)).text == "Hello."
     assert end_of(events(Answer(sse(piece(role="assistant"), done=False)), GOOD)).text == "Hello."
     end = failure(events(Answer([CUT])))
-    assert isinstance(end.error, EngineDiedError) and "before the first word" in str(end.error)
+    assert isinstance(end.error, EngineDiedError) and "before its first token" in str(end.error)
 
 
 def test_thoughts_are_told_once() -> None:
@@ -294,7 +294,7 @@ def test_thoughts_are_told_once() -> None:
 REFUSALS: list[tuple[Answer, type[Exception], str]] = [
     (whole({"error": {"message": "bad key"}}, 401), UsageError, "does not accept the key: bad key"),
     (whole({"error": {"message": "The model `x` does not exist"}}, 404), ModelError, "has no model"),
-    (whole({"detail": "Not Found"}, 404), UsageError, "no such API"),
+    (whole({"detail": "Not Found"}, 404), UsageError, "does not have this API"),
     (whole({"error": {"message": "slow down"}}, 429, **{"Retry-After": "7"}), BusyError, "slow down"),
     (whole({"object": "error", "message": "wrong temperature"}, 400), UsageError, "wrong temperature"),
     (whole({"error": "plain words"}, 422), UsageError, "plain words"),
@@ -310,8 +310,8 @@ REFUSALS: list[tuple[Answer, type[Exception], str]] = [
         "requires --ena",
     ),
     (Answer([b""], 500), EngineDiedError, "failed (500)"),
-    (Answer([b""], 307, headers={"Location": "http://elsewhere/v1"}), UsageError, "somewhere else now"),
-    (Answer([b"<h1>Log in</h1>"], type="text/html"), UsageError, "no such API"),
+    (Answer([b""], 307, headers={"Location": "http://elsewhere/v1"}), UsageError, "redirects to another address"),
+    (Answer([b"<h1>Log in</h1>"], type="text/html"), UsageError, "does not have this API"),
     (whole({"error": {"message": "no"}}), EngineDiedError, "no"),
 ]
 

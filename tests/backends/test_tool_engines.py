@@ -260,7 +260,7 @@ def test_a_long_result_fits_into_the_window(classic: EngineBinary, tmp_path: Pat
     for more, stdin in ((["-i"], "Weather in Rome?\n"), (["Weather in Rome?"], "")):
         done = run(*flags, "--tools", str(path), "--allow-tools", "all", *more, stdin=stdin)
         notes = done.stderr.decode()
-        assert "characters are left out: there is no room for them]" in notes
+        assert "characters are left out: the context window is full]" in notes
         assert "does not fit" not in notes and done.returncode == 0
 
 

@@ -130,7 +130,7 @@ def test_bad_lines_get_an_error_and_the_rest_goes_on(batch: Batch) -> None:
         assert (entry["reply"], entry["finish_reason"]) == (None, "usage")
         assert entry["error"].startswith(f"line {entry['index']}: "), number
     assert entries[4]["id"] == 9
-    assert [entry["error"] for entry in entries[4:6]] == ["line 5: 'prompt' is no text", "line 6: 'prompt' is empty"]
+    assert [entry["error"] for entry in entries[4:6]] == ["line 5: 'prompt' is not a text", "line 6: 'prompt' is empty"]
     # Another run has nothing to do, and ends as this one did.
     before = batch.output.read_bytes()
     done = batch.run()
@@ -265,7 +265,7 @@ def test_a_file_that_is_not_ours_is_left_alone(batch: Batch, content: str, endin
     if not content + ending:
         assert done.returncode == 0 and batch.replies == ["one"]
         return
-    assert done.returncode == 2 and b"is no reply to a line of this input" in done.stderr
+    assert done.returncode == 2 and b"is not a reply to a line of this input" in done.stderr
     assert batch.output.read_text() == content + ending
     assert not batch.record.exists(), "an engine was started for nothing"
 

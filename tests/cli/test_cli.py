@@ -78,7 +78,7 @@ def test_json(fake: str) -> None:
 
 def test_thoughts_that_never_close(fake: str, tmp_path: Path) -> None:
     """A script does not take them for an empty answer."""
-    told = "the model thought and did not answer: its thoughts did not end"
+    told = "the model did not answer: its thinking did not end"
     question, template = "say <think>on and on", tmp_path / "thinking.jinja"
     template.write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
@@ -360,8 +360,8 @@ def test_defaults_then_file_then_environment_then_flags(fake: str, home: Path, t
     ("content", "message"),
     [
         ("engine = ", "cannot be read"),
-        ("engin = 'x'", "there is no setting 'engin'"),
-        ("threads = 'two'", "threads wants a whole number"),
+        ("engin = 'x'", "setting 'engin' does not exist"),
+        ("threads = 'two'", "threads must be a whole number"),
         ("io = 'telepathy'", "io is one of auto, pty, pipe"),
         ("\xff", "cannot be read"),
     ],

@@ -42,10 +42,10 @@ def test_the_engine_of_the_file_has_a_place_of_its_own_in_the_search(file: Path)
     ("text", "words"),
     [
         ("ctx = ", "cannot be read"),
-        ("colour = 1", "there is no setting 'colour'"),
-        ('ctx = "many"', "ctx wants a whole number"),
-        ("ctx = 1.5", "ctx wants a whole number"),
-        ("ctx = true", "ctx wants a whole number"),
+        ("colour = 1", "setting 'colour' does not exist"),
+        ('ctx = "many"', "ctx must be a whole number"),
+        ("ctx = 1.5", "ctx must be a whole number"),
+        ("ctx = true", "ctx must be a whole number"),
         ("ctx = -1", "ctx cannot be -1"),
         ("timeout = nan", "timeout cannot be nan"),
         ("timeout = inf", "timeout cannot be inf"),
@@ -57,7 +57,7 @@ def test_the_engine_of_the_file_has_a_place_of_its_own_in_the_search(file: Path)
         (f"# {'long' * 300_000}", "more than 1000000 bytes"),
         ('io = "serial"', "io is one of auto, pty, pipe"),
         ("engine_args = [1]", "a list of texts"),
-        ("model = 7", "model wants a text"),
+        ("model = 7", "model must be a text"),
     ],
 )
 def test_a_bad_file_names_itself_and_what_is_wrong(file: Path, text: str, words: str) -> None:
@@ -105,7 +105,7 @@ def test_a_variable_that_is_empty_is_not_set(file: Path, name: str) -> None:
 
 def test_a_slip_of_the_fingers_is_told(file: Path) -> None:
     file.write_text("max_token = 3")
-    with pytest.raises(UsageError, match="there is no setting 'max_token'; did you mean 'max_tokens'"):
+    with pytest.raises(UsageError, match="setting 'max_token' does not exist; did you mean 'max_tokens'"):
         config.load({}, {})
     assert config.unknown_variables(
         {

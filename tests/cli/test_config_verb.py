@@ -125,10 +125,10 @@ def test_a_mistake_is_told_and_nothing_is_lost(file: Path, editor: Path) -> None
     editor.write_text("sed = 3")
     done = run("config", "edit", EDITOR=os.environ["EDITOR"])
     assert done.returncode == 2 and file.read_text() == "# mine\nsed = 3\n"
-    assert b"there is no setting 'sed'; did you mean 'seed'?" in done.stderr and b"correct it with" in done.stderr
+    assert b"setting 'sed' does not exist; did you mean 'seed'?" in done.stderr and b"correct it with" in done.stderr
     editor.write_text("persona = 'nobody'")
     file.write_text("")
-    assert b"there is no persona 'nobody'" in run("config", "edit", EDITOR=os.environ["EDITOR"]).stderr
+    assert b"persona 'nobody' does not exist" in run("config", "edit", EDITOR=os.environ["EDITOR"]).stderr
 
 
 def test_on_a_terminal_it_may_be_mended_at_once(file: Path, editor: Path) -> None:

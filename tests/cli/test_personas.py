@@ -57,12 +57,12 @@ def test_a_persona_stands_between_the_file_and_the_environment(home: Path, folde
 
 @pytest.mark.parametrize("name", ["nobody", "../config", "/etc/passwd", "..", ".hidden", "a/b", "a\0b", "x" * 5000])
 def test_a_name_that_is_none(home: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="there is no persona"):
+    with pytest.raises(UsageError, match="does not exist"):
         config.load({"persona": name}, {})
 
 
 def test_a_slip_of_the_fingers() -> None:
-    with pytest.raises(UsageError, match=r"no persona 'codr'; did you mean 'coder'\?") as caught:
+    with pytest.raises(UsageError, match=r"persona 'codr' does not exist; did you mean 'coder'\?") as caught:
         config.find("codr")
     assert "coder, terse" in caught.value.remedy
 
@@ -71,10 +71,10 @@ def test_a_slip_of_the_fingers() -> None:
     ("content", "words"),
     [
         ("system = ", "cannot be read"),
-        ("sytem = 'x'", "there is no setting 'sytem'; did you mean 'system'"),
-        ("persona = 'coder'", "there is no setting 'persona'"),
-        ("temperature = 'hot'", "temperature wants a number"),
-        ("description = 3", "description wants a text"),
+        ("sytem = 'x'", "setting 'sytem' does not exist; did you mean 'system'"),
+        ("persona = 'coder'", "setting 'persona' does not exist"),
+        ("temperature = 'hot'", "temperature must be a number"),
+        ("description = 3", "description must be a text"),
         ("\xff", "cannot be read"),
     ],
 )

@@ -417,8 +417,8 @@ def test_with_a_server_elsewhere_no_engine_is_looked_for() -> None:
         assert {"memory/memory", "terminal/screen", "files/journal"} <= findings.keys()
         found = of_server(backend="ollama", base_url=elsewhere.url, model="llama")
         assert found["model"].status is FindingStatus.WARN and "words:latest" in found["model"].seen
-        # It is no bitnet-chat serve, and has no API of the other kind.
-        assert "no bitnet-chat serve" in of_server(attach=elsewhere.url)["answers"].seen
+        # It is not a bitnet-chat serve, and has no API of the other kind.
+        assert "not a bitnet-chat serve" in of_server(attach=elsewhere.url)["answers"].seen
         assert of_server(backend="openai", base_url=elsewhere.url)["answers"].status is FindingStatus.BROKEN
     for settings in ({"backend": "ollama", "base_url": elsewhere.url}, {"attach": elsewhere.url}):
         found = of_server(**settings)

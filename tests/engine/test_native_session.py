@@ -426,7 +426,7 @@ def test_what_a_native_engine_does_not_take(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         assert backend.status().engine == "llama.cpp (native)" and not backend.status().in_bursts
         notices = [event.text for event in await ask(backend, "say it") if isinstance(event, Notice)]
-        assert notices == ["--spare does nothing with a native engine: it goes back to any turn by itself"]
+        assert notices == ["--spare has no effect with a native engine: it goes back to any turn by itself"]
         assert not [event for event in await ask(backend, "say it") if isinstance(event, Notice)]
 
     run(rig, body, spare=True, io="pipe")

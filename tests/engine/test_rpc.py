@@ -398,7 +398,7 @@ def test_a_second_engine_is_told_that_the_first_is_there(
         second = LocalEngineBackend(settings(classic, model, rpc=servers[0].address))
         try:
             events = await said(first, "what can you do?")
-            assert "--spare does nothing with --rpc" in "".join(e.text for e in events if isinstance(e, Notice))
+            assert "--spare has no effect with --rpc" in "".join(e.text for e in events if isinstance(e, Notice))
             failed = (await said(second, "what can you do?"))[-1]
             assert isinstance(failed, Failed) and "is busy" in str(failed.error)
             assert text(await said(first, "what can you do?")) == text(events)

@@ -121,7 +121,7 @@ def test_search(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("arguments", [("show", "9"), ("export", "9"), ("rm", "9", "--yes"), ("rm", "1", "9", "--yes")])
 def test_a_number_that_none_has(journal: Journal, capsys: pytest.CaptureFixture[str], arguments: tuple[str]) -> None:
     code, output, errors = history(capsys, *arguments)
-    assert (code, output) == (2, "") and "no conversation 9" in errors and "history list" in errors
+    assert (code, output) == (2, "") and "conversation 9 does not exist" in errors and "history list" in errors
     assert len(journal.list()) == 2
 
 
@@ -261,7 +261,7 @@ def test_a_batch_is_not_kept(fake: str, home: Path, tmp_path: Path) -> None:
     ("flags", "error"),
     [
         (("-C",), "no conversation to continue"),
-        (("--resume", "7"), "no conversation 7"),
+        (("--resume", "7"), "conversation 7 does not exist"),
         (("--resume", "seven"), "not 'seven'"),
         (("--resume",), "requires the number"),
         (("-C", "--resume", "7"), "cannot be combined with"),

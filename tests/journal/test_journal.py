@@ -388,11 +388,11 @@ def test_anew_rename_fork_and_resume(journal: Journal) -> None:
 def test_numbers_that_none_has(journal: Journal) -> None:
     assert journal.list() == [] and journal.latest() is None
     for id in (1, 0, -1, 2**63 - 1):
-        with pytest.raises(UsageError, match="no conversation"):
+        with pytest.raises(UsageError, match="does not exist"):
             journal.load(id)
     assert not journal.path.exists(), "looking makes no file"
     id, _ = dialogue(journal, "q", "a")
-    with pytest.raises(UsageError, match=f"no conversation {id + 1}"):
+    with pytest.raises(UsageError, match=f"conversation {id + 1} does not exist"):
         journal.remove([id, id + 1])
     assert len(journal.list()) == 1
 

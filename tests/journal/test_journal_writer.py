@@ -231,7 +231,7 @@ def test_what_is_not_kept_of_a_longer_conversation(journal: Journal, monkeypatch
                         (3, "the last 3 messages and their replies are")):  # fmt: skip
         asyncio.run(talk(asked))
         first, last = complaints
-        assert "cannot be written, and is tried again: database is locked" in first
+        assert "cannot be written, and is retried: database is locked" in first
         assert last.startswith(f"{what} not kept: ")
         complaints.clear()
 
@@ -399,7 +399,7 @@ def test_too_much_that_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) 
         await asyncio.sleep(0)
 
     asyncio.run(talk())
-    assert len(complaints) == 2 and "nothing more is kept" in complaints[1]
+    assert len(complaints) == 2 and "later messages are not kept" in complaints[1]
 
 
 def _text(*pieces: tuple[bool, str]) -> AddText:
@@ -456,7 +456,7 @@ def test_a_disk_that_damages_all_that_is_written(journal: Journal, monkeypatch: 
     work.put(Follow(None))
     work.stop()
     assert ended.wait(PATIENCE)
-    assert "again and again" in complaints[-1] and len(complaints) == 4
+    assert "damaged repeatedly" in complaints[-1] and len(complaints) == 4
 
 
 def test_a_fault_of_ours_ends_no_chat(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ def test_a_script_sees_it(built_engine: EngineBinary, backend: str, silent: Path
     one = run(*flags, "--no-journal", "--temp", "0", "--json", "hi")
     told = json.loads(one.stdout)
     assert (one.returncode, told["finish_reason"], told["reply"]) == (8, "empty", "")
-    assert one.stderr.decode().count(AT_ONCE) == 1 and "not whole" not in one.stderr.decode()
+    assert one.stderr.decode().count(AT_ONCE) == 1 and "incomplete" not in one.stderr.decode()
     many = run(*flags, "--no-journal", "--temp", "0", "--input", "-", stdin='{"prompt": "a"}\n{"prompt": "b"}\n')
     assert many.returncode == 8
     assert [json.loads(line)["finish_reason"] for line in many.stdout.splitlines()] == ["empty", "empty"]

@@ -249,7 +249,7 @@ def test_who_offers_no_tools_gets_no_calls(api: Api, options: dict[str, Any]) ->
     async def body(room: Room) -> None:
         found = await room.ask(**options)
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.STOP, "Hm.")
-        assert not calls_in(found) and "was offered none" in notices_in(found)[0]
+        assert not calls_in(found) and "the request has no tools" in notices_in(found)[0]
         assert len(room.asked) == 1
 
     run(api, [api.says("Hm.", ("add", {"a": 1}))], body)
@@ -330,7 +330,7 @@ def test_a_long_call_gives_signs_of_life(api: Api, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(loop, "time", lambda now=loop.time: now() + next(ticks) * 1e-4)
         found = await room.ask()
         assert end_of(found).reason is FinishReason.TOOL_CALLS
-        assert set(notices_in(found)) == {"the model is writing a long call of a tool"}
+        assert set(notices_in(found)) == {"the model is generating a long tool call"}
 
     run(api, [growing(api, 5, 3)], body)
 
@@ -347,7 +347,7 @@ def test_a_call_without_end_is_stopped(api: Api, monkeypatch: pytest.MonkeyPatch
         found = await room.ask()
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.LENGTH, "Let me see.")
         assert not calls_in(found) and notices_in(found) == [
-            "a call of a tool was stopped: it was longer than 1,000 characters"
+            "a tool call was stopped: it was longer than 1,000 characters"
         ]
 
     run(api, [growing(api, 30, 100)], body)

@@ -432,7 +432,7 @@ def test_a_conversation_is_resumed() -> None:
         assert "/continue resumes" in room.paper.all
         assert room.paper.all.endswith("]\n\n")
         assert room.talk.conversation.turns[-1].was_cut
-        for line, answer in (("/resume 3", "no conversation 3"), ("/resume 2", "This conversation is already open")):
+        for line, answer in (("/resume 3", "3 does not exist"), ("/resume 2", "This conversation is already open")):
             await room.talk.submit(line)
             assert answer in room.paper.all, room.paper.all
         room.desk.picked = None

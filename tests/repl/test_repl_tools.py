@@ -361,7 +361,7 @@ def test_a_result_is_cut_to_the_window(tmp_path: Path) -> None:
         kept, _, mark = text.rpartition("\n")
         assert kept.startswith("0000000001") and 500 < len(text) <= 1024
         assert mark == f"[cut here: {50_000 - len(kept):,} of 50,000 characters are left out]"
-        assert f"[{50_000 - len(kept):,} characters are left out: there is no room for them]\n" in room.paper.all
+        assert f"[{50_000 - len(kept):,} characters are left out: the context window is full]\n" in room.paper.all
 
     in_room(tmp_path, work, [asks("", PAGE), say("ok")], allowed=("page",))
 

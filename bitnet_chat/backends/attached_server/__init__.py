@@ -1,1 +1,1 @@
-"""The engine of a running server of ours, for a terminal: its chats are the conversations."""
+"""Attachment to a running ``bitnet-chat serve``: its engine replies, and its chats are the conversations."""

@@ -1,6 +1,6 @@
-"""A backend that is a running ``bitnet-chat serve``: its engine answers, and the model is in memory once.
+"""A backend for a running ``bitnet-chat serve``: the server's engine replies, and the model is in memory once.
 
-With a journal the replies are those of a chat there, which others may watch and go on with; without, each stands alone.
+With a journal the replies belong to a chat of the server, which other clients may follow; without, each is independent.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from bitnet_chat.backends.attached_server.journal import ChatPosition
 
 WAITS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
-"""Seconds before each try to go on with a stream that broke."""
+"""Seconds before each attempt to continue a broken stream."""
 _REST = 10.0
-"""Seconds between two tries to follow a chat of a server that is away."""
+"""Seconds between two attempts to follow a chat of an unreachable server."""
 _STOPS, _AGAIN = 10, 0.2
-"""So often a server is told to stop what it has not heard of yet, and the seconds between."""
+"""Attempts to stop a reply that the server does not know yet, and the seconds between them."""
 _GRACE = 6.0
-"""Seconds that a reply has to end which was told to stop."""
+"""Seconds for the end of a reply after its stop."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,22 +63,22 @@ class _PendingReply:
     generation: str = ""
     message: int | None = None
     before: str = ""
-    """The reply that it goes on with."""
+    """The reply that is continued."""
     question: str = ""
-    """The message that it answers, where it is one of the user."""
+    """The user message that is answered, if any."""
     said: list[str] = field(default_factory=list)
     response: aiohttp.ClientResponse | None = None
     last_id: str = ""
-    """Of the last event that came."""
+    """The id of the last event received."""
     tries: int = 0
-    """To go on with the stream since then."""
+    """Attempts to continue the stream since then."""
 
     @property
     def text(self) -> str:
         return "".join(self.said)
 
     def is_this(self, start: Mapping[str, Any]) -> bool:
-        """Whether the reply that begins is the one that was asked for from here."""
+        """Whether the reply that begins was requested by this client."""
         user = start.get("user")
         return self.generation in ("", start.get("generation")) and (
             not isinstance(user, dict) or user.get("content") == self.question
@@ -98,9 +98,9 @@ class AttachedBackend:
         sampling: Sampling | None = None,
         urgent: bool = True,
     ) -> None:
-        """``facts``: what the server has said about itself. ``place``: the chat in which it asks; None: in none.
-        ``model``: one of the server's; empty: the default. ``sampling``: where a reply asks for nothing else.
-        ``urgent``: a person waits."""
+        """``facts``: the server's description of itself. ``place``: the chat of the requests; None: without a chat.
+        ``model``: one of the server's; empty: the default. ``sampling``: for replies without options.
+        ``urgent``: the requests come before batch work."""
         self._server, self._place = server, place
         self._model, self._sampling = model, sampling or Sampling()
         self._urgent = urgent
@@ -110,24 +110,24 @@ class AttachedBackend:
         self._used: int | None = None
         self._is_exact = True
         self._left_at = float("-inf")
-        """When a reader left a reply that the server had not ended."""
+        """Time at which the caller abandoned a reply that the server had not ended."""
         self._leaving: asyncio.Task[None] | None = None
-        """Stops that reply. A later message waits for it, which would be stopped otherwise."""
+        """The task that stops that reply. The next message waits for it, so as not to be stopped too."""
         self._asked: set[_PendingReply] = set()
         self._own: set[str] = set()
-        """Generations that were asked for from here."""
+        """Generations that this client requested."""
         self._heard: tuple[int | None, str] = None, ""
-        """The last event of a reply that was asked for from here, and its chat."""
+        """The last event of a reply that this client requested, and its chat."""
         self._known = asyncio.Event()
-        """Set unless something is asked whose generation is not known yet."""
+        """Cleared while a request is open whose generation is not known yet."""
         self._known.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """The server has long begun."""
+        """Does nothing: the server has loaded already."""
 
     def prepare(self, history: Conversation) -> None:
-        """The server is not told before there is something to answer."""
+        """Does nothing: the server gets the conversation with the next message."""
 
     def count(self, text: str) -> TokenCount | None:
         return None
@@ -138,7 +138,7 @@ class AttachedBackend:
         return BackendStatus(self._name, place, state, self._used, self._size, context_exact=self._is_exact)
 
     def interrupt(self) -> None:
-        """Stops what was asked from here; where that is nothing, what somebody else has asked in the chat."""
+        """Stop this client's reply; without one, the running reply of another client in the chat."""
         for asked in self._asked:
             self._stop(asked)
         if not self._asked and self._place is not None and self._place.id is not None:
@@ -193,7 +193,7 @@ class AttachedBackend:
             return Completed(FinishReason.TIMEOUT, event.text, event.stats)
         return event
 
-    # Asking
+    # Requests
 
     async def _events(
         self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions
@@ -205,7 +205,7 @@ class AttachedBackend:
         except BitnetChatError as error:
             yield Failed(error)
             return
-        except ConnectionLostError as error:  # in a chat it may have been heard all the same
+        except ConnectionLostError as error:  # in a chat the server may have received the request
             if asked.chat is None:
                 yield Failed(self._server.missing(str(error)))
                 return
@@ -234,7 +234,7 @@ class AttachedBackend:
             stop = asyncio.ensure_future(asked.stop.wait())
             await asyncio.wait([asking, stop], return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
-            # A chat is stopped at the server, which then tells how it ended; alone it ends with its connection.
+            # A chat's reply is stopped by a request, and its end comes by the stream; else it ends with its connection.
             if self._place is not None and not asking.done():
                 await asyncio.wait([asking], timeout=_GRACE)
             if not asking.done():
@@ -256,19 +256,19 @@ class AttachedBackend:
                 except BusyError as error:
                     if self._urgent:
                         raise
-                    await wait(error.retry_after, asked.stop)  # batch work has time
+                    await wait(error.retry_after, asked.stop)  # batch work can wait
         if place.id is None:
             await self._make(place)
         asked.chat = place.id
         try:
             return await self._post(asked, body)
-        except ChatNotFoundError:  # somebody has removed it: what was said is here, and goes into another one
+        except ChatNotFoundError:  # another client removed it: the conversation goes into a new chat
             await self._make(place)
             asked.chat = place.id
             return await self._wire.post(f"/chats/{place.id}/messages", body)
 
     async def _post(self, asked: _PendingReply, body: dict[str, object]) -> aiohttp.ClientResponse:
-        """A chat whose last reply was left by its reader is busy until the server has stopped that reply."""
+        """Wait until the server has stopped an abandoned reply: the chat is busy until then."""
         if self._leaving is not None and not self._leaving.done():
             await asyncio.wait([self._leaving], timeout=_GRACE)
         while True:
@@ -285,7 +285,7 @@ class AttachedBackend:
         place.go(int((await whole(response, self._server.url))["id"]))
 
     def _event(self, asked: _PendingReply, told: ServerSentEvent) -> Event | None:
-        """None for what is no event of the reply."""
+        """None for an event that does not belong to the reply."""
         data = data_of(told)
         if told.event == "start":
             if not asked.is_this(data):
@@ -295,7 +295,7 @@ class AttachedBackend:
             self._own.add(asked.generation)
             self._known.set()
             self._name = str(data.get("model") or self._name)
-            if asked.stop.is_set() and asked.chat is not None:  # it had not begun when it was told
+            if asked.stop.is_set() and asked.chat is not None:  # it had not begun at the time of the stop
                 self._spawn(self._stop_in(asked.chat))
             return Started()
         event = event_of(told.event, data, asked.text)
@@ -303,17 +303,17 @@ class AttachedBackend:
             asked.said.append(event.text)
         return event
 
-    # What broke
+    # Broken streams
 
     async def _reopen(self, asked: _PendingReply) -> bool:
-        """A stream that goes on behind the last event. False: there is none."""
+        """Open a stream that continues after the last event. False: not possible."""
         while asked.chat is not None and asked.tries < len(WAITS):
             asked.tries += 1
             await wait(WAITS[asked.tries - 1], asked.stop)
             response = await self._again(asked.chat, asked.last_id)
             if response is None:
                 continue
-            if response.status != 200:  # it knows nothing of this reply any more
+            if response.status != 200:  # the server no longer has this reply
                 response.close()
                 asked.tries = len(WAITS)
                 return False
@@ -322,14 +322,14 @@ class AttachedBackend:
         return False
 
     async def _again(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
-        """The stream from behind the last event that came; None where nobody answers."""
+        """The stream from the last event on; None where the server does not answer."""
         try:
             return await self._wire.send("GET", f"/chats/{chat}/events", None, {"Last-Event-ID": last_id})
         except (ConnectionLostError, ServerUnreachableError):
             return None
 
     async def _rest(self, asked: _PendingReply) -> list[Event]:
-        """The end of a reply whose stream is lost for good, as far as the server has kept it."""
+        """The end of a reply whose stream is lost, as far as the server has kept it."""
         events: list[Event] = []
         reason = FinishReason.ENGINE_DIED
         try:
@@ -349,19 +349,19 @@ class AttachedBackend:
             return [
                 Failed(
                     EngineDiedError(
-                        "the connection to the server was lost before the first word", remedy="send it again"
+                        "the connection to the server was lost before the first token", remedy="send the message again"
                     )
                 )
             ]
         else:
-            events.append(Notice(f"{LOST}; /continue goes on with it when the server is back"))
+            events.append(Notice(f"{LOST}; /continue completes it when the server is back"))
         return [*events, Completed(reason, asked.text)]
 
     # Following
 
     async def follow(self) -> AsyncIterator[Heard]:
-        """What others do in the chat in which this one asks, from now on and without an end. Its own replies are left
-        out."""
+        """Yield the events of other clients in the present chat, from now on and without an end; this client's replies
+        are left out."""
         place = self._place
         if place is None:
             return
@@ -376,8 +376,8 @@ class AttachedBackend:
                 await place.moved.wait()
 
     async def _follow(self, place: ChatPosition, chat: int) -> AsyncGenerator[Heard]:
-        """The same in one chat, for as long as this is the place and the server has it."""
-        # From behind what was said to us: nothing falls between that and this.
+        """The same for one chat, while it is the present one and the server has it."""
+        # From the last event that was received: no event is lost in between.
         last_id, tries = self._heard[1] if self._heard[0] == chat else "", 0
         listening = ChatEventParser()
         while place.id == chat:
@@ -423,7 +423,7 @@ class AttachedBackend:
             self._abandon(asked)
 
     def _abandon(self, asked: _PendingReply) -> None:
-        """Whether the server has ended it or not."""
+        """Stop following a reply, ended or not."""
         if asked.response is not None and asked in self._asked:
             asked.response.close()
 
@@ -432,8 +432,8 @@ class AttachedBackend:
         self._stop(asked)
 
     async def _stop_in(self, chat: int, asked: _PendingReply | None = None) -> None:
-        """``asked``: what is to be stopped; where the server has not heard of it yet it is told again."""
-        with contextlib.suppress(ConnectionLostError, BitnetChatError):  # a server that is away says nothing any more
+        """Stop the reply of ``asked``; repeat the request while the server does not know the reply yet."""
+        with contextlib.suppress(ConnectionLostError, BitnetChatError):  # an unreachable server cannot be stopped
             for _ in range(_STOPS):
                 answer = await self._wire.json("POST", f"/chats/{chat}/stop", {})
                 if answer.get("stopped") or asked is None or asked not in self._asked or asked.generation:

@@ -1,6 +1,6 @@
-"""A running ``bitnet-chat serve``, as a program elsewhere sees it: its address, its key, and what it says no with.
+"""The client of a running ``bitnet-chat serve``: its address, its key, and its errors.
 
-The calls here block, and are made from threads or before there is a loop. What streams is in
+The calls here block, and are made from threads or before the event loop runs. Streams are in
 :mod:`bitnet_chat.backends.attached_server`.
 """
 
@@ -33,38 +33,38 @@ if TYPE_CHECKING:
 
 
 TIMEOUT = 30.0
-"""Seconds for an answer that takes no reply of a model."""
+"""Seconds for a response that needs no reply of a model."""
 _LIMIT = 1 << 28
 
 
 class ServerClient:
     def __init__(self, url: str, key: str = "") -> None:
-        """Connects to nothing yet. Raises UsageError for what is no address."""
+        """Does not connect yet. Raises UsageError for an invalid address."""
         self.url = checked_url(url, "--attach")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.is_loopback = is_loopback(self.url)
 
     def greet(self) -> Mapping[str, Any]:
-        """What the server says about itself, whether its model is loaded or not. Raises ServerUnreachableError where
-        there is none, and UsageError for another kind of server or a wrong key."""
+        """Get the server's description of itself, also before its model is loaded. Raises ServerUnreachableError where
+        it does not answer, and UsageError for another kind of server or a wrong key."""
         status, facts = self._send("GET", "/health", None)
         if status not in (200, 503) or not isinstance(facts, dict) or "parallel" not in facts:
             raise UsageError(
-                f"what answers at {self.url} is no bitnet-chat serve",
-                remedy="--attach takes the address that it prints",
+                f"the server at {self.url} is not a bitnet-chat serve",
+                remedy="give --attach the address that bitnet-chat serve prints",
             )
         self.call("GET", "/chats?limit=1")
         return facts
 
     def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """The JSON of the answer; None where there is nothing in it. Raises BitnetChatError."""
+        """The JSON of the response; None for an empty one. Raises BitnetChatError."""
         status, answer = self._send(method, path, body)
         if status >= 400:
             raise self.refusal(status, answer)
         return answer
 
     def refusal(self, status: int, answer: object) -> BitnetChatError:
-        """Why the server says no."""
+        """The error of a refused request."""
         return error_of(answer, status, self.url)
 
     def missing(self, why: str) -> ServerUnreachableError:
@@ -81,7 +81,7 @@ class ServerClient:
         data = None if body is None else encoded(body)
         headers = self.headers | ({} if data is None else {"Content-Type": "application/json"})
         request = Request(self.url + path, data, headers, method=method)
-        # Proxies are for what is elsewhere.
+        # Proxies are for other computers.
         opener = build_opener(*([ProxyHandler({})] if self.is_loopback else []))
         try:
             try:
@@ -113,15 +113,15 @@ def _words(error: object) -> str:
 
 
 def error_of(answer: object, status: int, url: str) -> BitnetChatError:
-    """The error that an answer tells of, as the one that it was there."""
+    """The error of a response, with the class that it had on the server."""
     told = answer.get("error") if isinstance(answer, dict) else None
     told = told if isinstance(told, dict) else {}
     what, remedy = str(told.get("message") or f"{url} answers with status {status}"), str(told.get("remedy") or "")
     if status in (401, 403):
-        return UsageError(f"{url}: {what}", remedy="its key goes into $BITNET_CHAT_API_KEY")
+        return UsageError(f"{url}: {what}", remedy="set $BITNET_CHAT_API_KEY to its key")
     match told.get("type"):
         case "chat_not_found":
-            return ChatNotFoundError(what, remedy="bitnet-chat history list shows those that there are")
+            return ChatNotFoundError(what, remedy="bitnet-chat history list shows the conversations")
         case "unsupported_parameter":
             return _unsupported(str(told.get("param") or ""), what, remedy)
         case "context_length_exceeded":
@@ -141,18 +141,18 @@ def error_of(answer: object, status: int, url: str) -> BitnetChatError:
 
 def _unsupported(option: str, what: str, remedy: str) -> BitnetChatError:
     error = UnsupportedError(option, what, remedy=remedy)
-    error.what = what  # in the server's own words
+    error.what = what  # the server's own message
     return error
 
 
-# The connections of one who is attached to a running server: requests, and streams of events.
+# The connections of an attached client: requests, and streams of events.
 
 _CONNECTING = 30.0
 """Seconds."""
 
 
 class ServerConnection:
-    """Opens nothing until it is asked to; has to be closed."""
+    """Connects at the first request; the caller closes it."""
 
     def __init__(self, server: ServerClient, headers: Mapping[str, str]) -> None:
         self._server, self._headers = server, headers
@@ -164,7 +164,7 @@ class ServerConnection:
             await session.close()
 
     async def json(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """The JSON of an answer, whatever its status. Raises ConnectionLostError and BitnetChatError."""
+        """The JSON of a response with any status. Raises ConnectionLostError and BitnetChatError."""
         return await whole(await self.send(method, path, body), self._server.url)
 
     async def post(self, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
@@ -174,22 +174,22 @@ class ServerConnection:
             return response
         try:
             answer = await whole(response, self._server.url)
-        except UsageError:  # no JSON: something else than the server has answered
+        except UsageError:  # not JSON: a program other than the server answered
             answer = None
         raise error_of(answer, response.status, self._server.url)
 
     async def send(
         self, method: str, path: str, body: Mapping[str, object] | None, headers: Mapping[str, str] | None = None
     ) -> aiohttp.ClientResponse:
-        """The response, whatever its status. Raises ConnectionLostError, and ServerUnreachableError where nobody
-        answers.
+        """The response with any status. Raises ConnectionLostError, and ServerUnreachableError where the server does
+        not answer.
         """
         import aiohttp
 
         session = self._session
         if session is None:
             session = self._session = aiohttp.ClientSession(
-                # One that was kept open may have been closed by the other side, and a new one costs next to nothing.
+                # The server may have closed a kept connection, and a new one is cheap.
                 connector=aiohttp.TCPConnector(force_close=True, limit=0),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
@@ -203,15 +203,19 @@ class ServerConnection:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise self._server.missing(getattr(error, "strerror", "") or str(error)) from None
         except aiohttp.ServerDisconnectedError:
-            raise ConnectionLostError("it has closed the connection") from None
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: the session was closed meanwhile
+            raise ConnectionLostError("the server closed the connection") from None
+        except (
+            aiohttp.ClientError,
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError: the session was closed
             raise ConnectionLostError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 async def decode_events(
     response: aiohttp.ClientResponse | None, until: asyncio.Event | None = None
 ) -> AsyncGenerator[ServerSentEvent]:
-    """The events of a stream until it ends or breaks, or ``until`` is set. None: it broke before it began."""
+    """Yield the events of a stream until it ends or breaks, or ``until`` is set. None: it broke before it began."""
     if response is None:
         return
     decoder = SseDecoder()

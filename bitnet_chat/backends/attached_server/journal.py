@@ -1,6 +1,6 @@
-"""The journal of a running server, for one who is attached to it: the same calls, over HTTP.
+"""The journal of a running server, for an attached client: the same calls, over HTTP.
 
-The server writes down what is said. What is left for the recorder is to know which chat that is.
+The server writes the conversation. The recorder here only has to track the present chat.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from bitnet_chat.models.names import ModelNames
 
 
 class ChatPosition(ConversationSlot):
-    """The present chat, of a recorder and of the backend that asks in it. ``id``: None for one that is yet to be
+    """The present chat, shared by a recorder and its backend. ``id``: None for one that is yet to be
     made."""
 
     def __init__(self) -> None:
         super().__init__()
         self.moved = asyncio.Event()
-        """Set when it has become another one."""
+        """Set when the present chat changes."""
 
     def go(self, chat: int | None) -> None:
         if chat != self.id:
@@ -47,20 +47,20 @@ class ServerJournal(JournalStore):
     """See :class:`JournalStore`. Every method raises BitnetChatError where the server does not answer."""
 
     def __init__(self, server: ServerClient, facts: Mapping[str, Any]) -> None:
-        """``facts``: what the server says about itself."""
+        """``facts``: the server's description of itself."""
         self.server = server
         self.facts = facts
         self.place = ChatPosition()
 
     @classmethod
     def at(cls, server: ServerClient) -> ServerJournal:
-        """Asks whether it is there. Raises as :meth:`ServerClient.greet` does."""
+        """Check that the server answers. Raises as :meth:`ServerClient.greet` does."""
         return cls(server, server.greet())
 
     def model_of(self, asked: str, usual: str) -> str:
-        """The model that is to answer: the one that was asked for; else the usual one, where the server has it.
+        """The model for the replies: the requested one; else the default, where the server has it.
 
-        Raises UsageError for one that it has not."""
+        Raises UsageError for a model that the server does not have."""
         models = [str(each) for each in self.facts.get("models") or ()]
         names = ModelNames((each, None, "") for each in (*models, "auto"))
         if asked and names.find(asked) is None:
@@ -72,7 +72,7 @@ class ServerJournal(JournalStore):
         return [_entry(each) for each in _objects(answer, "chats")]
 
     def load(self, id: int) -> StoredConversation:
-        """The chat. A reply that is being made is left out, and the message that it answers: who follows the chat hears
+        """The chat, without a running reply and the message that it answers: a client that follows the chat gets events
         of both."""
         answer = self.server.call("GET", f"/chats/{id}")
         try:
@@ -82,7 +82,7 @@ class ServerJournal(JournalStore):
 
     def search(self, words: str) -> builtins.list[SearchHit]:
         if not words.split():
-            raise UsageError("there is nothing to search for", remedy="give one word or more")
+            raise UsageError("the search has no words", remedy="give one word or more")
         answer = self.server.call("GET", f"/chats?q={quote(words)}")
         return [SearchHit(_entry(each), str(each.get("snippet") or ""), 1) for each in _objects(answer, "chats")]
 
@@ -96,7 +96,7 @@ class ServerJournal(JournalStore):
 
 
 class ServerRecorder(JournalRecorder):
-    """The server hears of a conversation when a reply to it is asked for, with all that it has become until then."""
+    """The server gets a conversation, with all changes until then, when a reply to it is requested."""
 
     def __init__(self, journal: ServerJournal, complain: Callable[[str], None]) -> None:
         super().__init__(None, complain, slot=journal.place)
@@ -140,7 +140,7 @@ class ServerRecorder(JournalRecorder):
             task.add_done_callback(self._tasks.discard)
 
     def fork(self, title: str = "") -> None:
-        """The next message takes the whole conversation into another chat."""
+        """Move the conversation into another chat at the next message."""
         self._place.go(None)
         self._place.title, self._named = title or self.title, True
 
@@ -224,6 +224,6 @@ def _record(form: Mapping[str, Any]) -> MessageRecord:
 
 def _strange(server: ServerClient, error: Exception) -> BitnetChatError:
     return EngineDiedError(
-        f"{server.url} tells of a chat in a way that is not understood here ({error!r})",
+        f"{server.url} sent a chat in an unknown form ({error!r})",
         remedy="use the same release on both sides",
     )

@@ -1,4 +1,4 @@
-"""What goes over the wire between a running server and one who is attached to it. Pure."""
+"""The messages between a running server and an attached client. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.text.sse import ServerSentEvent
 
-LOST = "the connection to the server was lost in the middle of the reply"
+LOST = "the connection to the server was lost during the reply"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteReplyStarted:
-    """Somebody else has begun a reply in the chat. ``message``: what it answers; None where a reply goes on."""
+    """Another client's reply has begun in the chat. ``message``: the answered one; None where a reply is continued."""
 
     message: str | None
 
@@ -31,21 +31,21 @@ class ChatRenamed:
 
 @dataclass(frozen=True, slots=True)
 class ChatRemoved:
-    """The chat is gone."""
+    """The chat was removed."""
 
 
 Heard = RemoteReplyStarted | ChatRenamed | ChatRemoved | Event
-"""What is heard of a chat: behind each :class:`RemoteReplyStarted` come the events of that reply, to its Completed or
+"""An event of a chat: each :class:`RemoteReplyStarted` is followed by the events of that reply, to its Completed or
 Failed.
 """
 
 
 class ChatEventParser:
-    """The events of a chat out of its stream; those of our own replies left out."""
+    """The events of a chat from its stream, without those of this client's replies."""
 
     def __init__(self) -> None:
         self.open = False
-        """Somebody's reply is under way."""
+        """A reply of another client is running."""
         self._text: list[str] = []
         self._title: str | None = None
 
@@ -80,7 +80,7 @@ class ChatEventParser:
 def body_of(
     conversation: Conversation, options: ReplyOptions, *, model: str = "", sampling: Sampling
 ) -> dict[str, object]:
-    """A request for a reply. ``sampling``: where ``options`` say nothing else."""
+    """A request for a reply. ``sampling``: for values that ``options`` do not set."""
     body: dict[str, object] = {"messages": [_form(message) for message in conversation.messages]}
     last = conversation.last
     if last is not None and last.role == "assistant":
@@ -119,7 +119,7 @@ def data_of(told: ServerSentEvent) -> Mapping[str, Any]:
 
 
 def event_of(name: str, data: Mapping[str, Any], so_far: str) -> Event | None:
-    """The event of a reply that an event of the stream is; None for one that is none."""
+    """The event of a reply from an event of the stream; None for other events."""
     match name:
         case "chunk":
             return TextDelta(str(data.get("text") or ""))
@@ -148,7 +148,7 @@ def _reason(name: object) -> FinishReason | None:
 
 
 def message_in(chat: object, id: int | None) -> tuple[str, FinishReason | None]:
-    """The text of a message of a chat and how it ended; None: it has not, or it is not there."""
+    """The text of a chat's message and its finish reason; None: it is running or missing."""
     messages = chat.get("messages") if isinstance(chat, dict) else None
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and message.get("id") == id and id is not None:
@@ -157,7 +157,7 @@ def message_in(chat: object, id: int | None) -> tuple[str, FinishReason | None]:
 
 
 def _form(message: Message) -> dict[str, object]:
-    """As the OpenAI API has it."""
+    """The form of the OpenAI API."""
     form: dict[str, object] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         form["tool_calls"] = [

@@ -1,4 +1,4 @@
-"""One request for a reply, and what comes of it."""
+"""One request for a reply, and its events."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _REFUSAL = 5.0  # seconds that a server has to refuse what may be too long
 
 
 class InvalidToolCallsError(Exception):
-    """The reply is whole, and nothing of what it asks for can be made."""
+    """The reply is complete, and none of its tool calls is valid."""
 
     def __init__(self, faults: list[InvalidToolCall]) -> None:
         super().__init__(faults[0].why)
@@ -64,7 +64,7 @@ class RequestAttempt:
     async def events(
         self, question: RequestMessages, options: ReplyOptions, target: RequestTarget
     ) -> AsyncGenerator[Event, None]:
-        """What the reply says, and how it ended. Raises the errors of :data:`.retry.AttemptError`."""
+        """The events of the reply, its end included. Raises the errors of :data:`.retry.AttemptError`."""
         account, reader = self._account, self.wire.reader(options)
         account.prompt_estimate = lambda: self._fit.estimate(question)
         body = await self._line.within(
@@ -97,7 +97,7 @@ class RequestAttempt:
             yield event
 
     def _opening(self, changed: int) -> Iterator[Event]:
-        """What is told once the server has taken the request: what is refused may have to be cut again."""
+        """Notices that follow once the server has accepted the request: a refused one may have to be cut again."""
         text, dropped = self._fit.window.take_note()
         if text:
             yield Notice(text, dropped)
@@ -111,7 +111,7 @@ class RequestAttempt:
     async def _content(
         self, response: aiohttp.ClientResponse, reader: ResponseParser, target: RequestTarget
     ) -> AsyncGenerator[Event, None]:
-        """The body of the response, streamed or not. Raises ValueError for what is no reply."""
+        """Read the body of the response, streamed or not. Raises ValueError for a body that is not a reply."""
         if response.content_type == "application/json" != self.wire.streamed:
             content = await self._line.within(whole(response, target.connection.base))
             for event in _told(reader.whole(content), self._account):
@@ -149,7 +149,7 @@ class RequestAttempt:
             self._fit.learn(question, usage.prompt)
         calls, faults = split_invalid(reader.calls(), offered)
         if faults and not offered:
-            events.append(Notice("the model asked for a tool, and was offered none: nothing is called"))
+            events.append(Notice("the model asked for a tool, but the request has no tools: the call was not made"))
         elif faults and not calls:
             raise InvalidToolCallsError(faults)
         calls = self._untold.keep(calls, faults)
@@ -159,7 +159,7 @@ class RequestAttempt:
 
 
 class _CallProgress:
-    """The calls of tools of one reply while they are written: nothing else is seen of them."""
+    """The progress of tool calls while the model generates them, without text to show."""
 
     def __init__(self, sign_of_life: float) -> None:
         self._sign_of_life = sign_of_life
@@ -179,15 +179,15 @@ class _CallProgress:
         self._size = size
         account.asked()
         if self.is_too_long:
-            return [Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")]
+            return [Notice(f"a tool call was stopped: it was longer than {CALL_LIMIT:,} characters")]
         if now() - self._told > self._sign_of_life:
             self._told = now()
-            return [Notice("the model is writing a long call of a tool")]
+            return [Notice("the model is generating a long tool call")]
         return []
 
 
 def _told(said: Sequence[Delta], account: ResponseAccumulator) -> list[Event]:
-    """What has come, as events."""
+    """The parsed content, as events."""
     events: list[Event] = []
     for each in said:
         if each.thinking:
@@ -207,13 +207,13 @@ def completed(account: ResponseAccumulator, reason: FinishReason, size: int | No
 
 
 def stopped(account: ResponseAccumulator, reason: FinishReason | None, size: int | None) -> Completed:
-    """Of a reply that was cancelled from here."""
+    """The end of a reply that was cancelled by the caller."""
     account.over()
     return completed(account, reason or FinishReason.INTERRUPTED, size)
 
 
 def of_window(end: Completed, options: ReplyOptions, size: int | None) -> Completed:
-    """Servers call it a length, whether a reply has reached its own limit or the end of the window."""
+    """Servers report ``length`` both for a reply's own limit and for the end of the window."""
     stats = end.stats
     within = options.max_tokens is None or (stats.exact and stats.tokens < options.max_tokens)
     if end.reason is FinishReason.LENGTH and within and size and (stats.context_used or 0) >= size:
@@ -224,8 +224,8 @@ def of_window(end: Completed, options: ReplyOptions, size: int | None) -> Comple
 def cut_off(name: str, account: ResponseAccumulator, why: str, size: int | None) -> list[Event]:
     """Of a reply that did not come to its own end. ``name``: of the server."""
     if account.is_empty:
-        return [Failed(EngineDiedError(f"{name} broke off before the first word: {why}", remedy="ask again"))]
-    line = _one_line(f"{name} broke off in the middle of the reply: {why}")
+        return [Failed(EngineDiedError(f"{name} ended the reply before its first token: {why}", remedy="try again"))]
+    line = _one_line(f"{name} ended the reply early: {why}")
     return [Notice(line), completed(account, FinishReason.ENGINE_DIED, size)]
 
 

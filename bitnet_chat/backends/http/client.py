@@ -1,4 +1,4 @@
-"""HTTP to one server: requests, and what can go wrong between here and there, as errors of ours."""
+"""HTTP requests to one server, with failures of the connection as errors of this program."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 _KEPT = 4.0
-"""Seconds for which a connection is kept that nobody uses: most servers close it after five."""
+"""Seconds for which an idle connection is kept: most servers close it after five."""
 _SPENDING = 1.0
-"""Seconds for the end of a response behind all that counts."""
+"""Seconds for the end of a response after its useful part."""
 _REFUSING = 10.0
-"""Seconds for the words of a refusal, which is one without them too."""
-_CONNECTING = 30.0  # seconds for TCP and TLS; a reply may take as long as it likes
+"""Seconds for the body of a refusal, which is optional."""
+_CONNECTING = 30.0  # seconds for TCP and TLS; the time of a reply is not limited here
 _ANSWER_LIMIT = 1 << 25
 
 
 class ConnectionLostError(Exception):
-    """The connection ended in the middle of something. The text says how."""
+    """The connection ended during a request or a response. The text gives the reason."""
 
 
 class HTTPStatusError(Exception):
-    """The server answered, and the answer is no."""
+    """The server refused the request."""
 
     def __init__(self, refusal: errors.ErrorResponse) -> None:
         super().__init__(refusal.message)
@@ -44,14 +44,14 @@ class HTTPStatusError(Exception):
 
 
 def checked_url(url: str, what: str = "--base-url") -> str:
-    """``url`` without a slash at its end. Raises UsageError for what is no address of a server."""
+    """Return ``url`` without a slash at its end. Raises UsageError for an invalid address."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         usable = False
     if not usable or any(ord(each) <= 32 for each in url):
-        raise UsageError(f"{what}: {url} is no address of a server", remedy="give one such as http://127.0.0.1:8000/v1")
+        raise UsageError(f"{what}: {url} is not a server address", remedy="give one such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
             f"{what}: the address of a server has no user, question mark or # in it",
@@ -73,20 +73,20 @@ def require_aiohttp() -> None:
 
 @dataclass(slots=True)
 class _RequestTrace:
-    """One request, as far as it has come."""
+    """The state of one request."""
 
     sent: asyncio.Event | None
     is_on_kept: bool = False
-    """It went out on a connection that was used before, which the server may have closed meanwhile."""
+    """The request was sent on a reused connection, which the server may have closed in the meantime."""
 
 
 class HTTPConnection:
-    """Requests to ``base``. Opens nothing until it is asked to; has to be closed."""
+    """A client for ``base``. Connects at the first request; the caller closes it."""
 
     def __init__(self, base: str, key: str = "", *, is_ours: bool = False, keeps: bool | None = None) -> None:
-        """``is_ours``: it was there a moment ago; where nobody answers it has ended. ``keeps``: whether connections are
-        kept for the next request; None: those to other computers are. On this one a new connection costs nothing, and
-        llama-server closes those that it has promised to keep behind each streamed reply."""
+        """``is_ours``: the server is a process of this program; where it does not answer it has ended. ``keeps``:
+        whether connections are kept for the next request; None: only those to other computers. A local one costs
+        little, and llama-server closes its keep-alive connections after each streamed reply."""
         self.base = base
         self._keeps = not is_loopback(base) if keeps is None else keeps
         self._is_ours, self._is_closed = is_ours, False
@@ -95,7 +95,7 @@ class HTTPConnection:
         self._spent: set[asyncio.Task[None]] = set()
 
     async def get(self, path: str) -> Any:
-        """The JSON at ``path``. Raises Refused, ConnectionLostError, EngineNotFoundError."""
+        """Get the JSON at ``path``. Raises Refused, ConnectionLostError, EngineNotFoundError."""
         return await whole(await self._send("GET", path), self.base)
 
     async def post(
@@ -103,16 +103,15 @@ class HTTPConnection:
     ) -> aiohttp.ClientResponse:
         """The response, whose body is still to come. ``sent`` is set when the request is on its way. Raises as ``get``
         does."""
-        # A lone surrogate has an escape in JSON, which servers refuse: nothing of the kind leaves here.
+        # A lone surrogate has an escape in JSON, which servers refuse: none is sent.
         return await self._send("POST", path, well_formed(json.dumps(body, ensure_ascii=False)).encode(), sent)
 
     async def ask(self, path: str, body: Mapping[str, object]) -> Any:
-        """The whole JSON that answers ``body``. Raises as ``get`` does."""
+        """Post ``body`` and return the JSON of the response. Raises as ``get`` does."""
         return await whole(await self.post(path, body), self.base)
 
     def spend(self, response: aiohttp.ClientResponse) -> None:
-        """All that counts of ``response`` was read: what follows is read for nothing, so that its connection is free
-        for the next request."""
+        """Read the rest of ``response`` after its useful part, so that its connection is free for the next request."""
         if not self._keeps:
             response.close()
         if response.content.at_eof() or response.closed:
@@ -139,7 +138,7 @@ class HTTPConnection:
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
 
-        if self._is_closed:  # somebody else has found out that the server has ended
+        if self._is_closed:  # another request has found that the server has ended
             raise ConnectionLostError("its connections are closed")
         if self._session is None:
             trace = aiohttp.TraceConfig()
@@ -179,8 +178,8 @@ class HTTPConnection:
                     trace_request_ctx=trip,
                 )
             except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-                # A server may close a connection that it has promised to keep: nobody has read this. On a new one
-                # somebody has. Each attempt takes one that was kept, until there are none.
+                # A server may close a kept connection before it reads the request; on a new connection it has read
+                # it. Each attempt takes a kept connection until none is left.
                 if not trip.is_on_kept:
                     raise
 
@@ -205,7 +204,7 @@ class HTTPConnection:
                 f"no server answers at {base}: {why}", remedy="start it, or give its address with --base-url"
             ) from None
         except aiohttp.InvalidURL:
-            raise UsageError(f"{base} is no address of a server") from None
+            raise UsageError(f"{base} is not a server address") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ConnectionLostError(_words(error)) from None
         if response.status == 200:
@@ -252,15 +251,15 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
 
 
 def not_an_api(base: str) -> UsageError:
-    """A server that answers with something else than it was asked for, such as a page."""
+    """The error for a server that answers with something else than JSON, such as a page."""
     return UsageError(
-        f"what answers at {base} is no such API",
-        remedy="--base-url wants the address that the API begins at, such as http://127.0.0.1:8000/v1",
+        f"the server at {base} does not have this API",
+        remedy="give --base-url the address at which the API begins, such as http://127.0.0.1:8000/v1",
     )
 
 
 async def whole(response: aiohttp.ClientResponse, base: str) -> Any:
-    """The JSON of a response. Raises ConnectionLostError, and UsageError for what is none."""
+    """The JSON of a response. Raises ConnectionLostError, and UsageError for an invalid body."""
     parts, size = [], 0
     try:
         while size < _ANSWER_LIMIT and (part := await chunk(response)):
@@ -285,7 +284,7 @@ async def chunk(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _refusal(error: Exception) -> str:
-    """Why there is no connection, as the system calls it: asyncio puts words of its own in their place."""
+    """The reason of a failed connection in the system's words, which asyncio replaces with its own."""
     words, number = getattr(error, "strerror", "") or str(error), getattr(error, "errno", None)
     if "Connect call failed" in words and isinstance(number, int):
         return os.strerror(number)
@@ -293,7 +292,7 @@ def _refusal(error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
-    # Of an answer that is no HTTP aiohttp tells the address, too, which the reader knows.
+    # For an answer that is not HTTP aiohttp adds the address, which the message has already.
     return " ".join(str(getattr(error, "message", "") or error).split()) or type(error).__name__
 
 
@@ -305,17 +304,17 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-# The line between one reply and its server: what is waited for on it, and how the waiting is ended.
+# The connection of one reply: its waits, and how they are cancelled.
 
 _T = TypeVar("_T")
 
 
 class RequestCancelledError(Exception):
-    """The reply was interrupted, or its time is over, while something was waited for."""
+    """The reply was interrupted, or reached its time limit, during a wait."""
 
 
 class CancellableRequest:
-    """Has to be closed. ``timeout``: seconds until it is stopped, None: no limit."""
+    """The caller closes it. ``timeout``: seconds until it is stopped, None: no limit."""
 
     def __init__(self, timeout: float | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -324,7 +323,7 @@ class CancellableRequest:
         self._response: aiohttp.ClientResponse | None = None
         self._timer = None if timeout is None else self._loop.call_later(timeout, self.stop, FinishReason.TIMEOUT)
         self.reason: FinishReason | None = None
-        """Why it was stopped, if it was."""
+        """The reason for the stop; None before."""
 
     @property
     def is_open(self) -> bool:
@@ -332,7 +331,7 @@ class CancellableRequest:
         return self._response is not None
 
     def stop(self, reason: FinishReason) -> None:
-        """What is waited for is waited for no longer, at once."""
+        """Cancel the present wait at once."""
         if self.reason is not None:
             return
         self.reason = reason
@@ -342,7 +341,7 @@ class CancellableRequest:
             self.hang_up()
 
     async def within(self, work: Awaitable[_T]) -> _T:
-        """What ``work`` gives. Raises RequestCancelledError when the line is stopped before that."""
+        """Return the result of ``work``. Raises RequestCancelledError when the line is stopped before that."""
         if self.reason is not None:
             if asyncio.iscoroutine(work):
                 work.close()
@@ -359,13 +358,13 @@ class CancellableRequest:
         except ConnectionLostError:
             if self.reason is None:
                 raise
-            raise RequestCancelledError from None  # both at a time: what was wanted counts
+            raise RequestCancelledError from None  # both at the same time: the stop takes precedence
         finally:
             self._prompt_timeout = None
 
     async def ask(self, request: Callable[[asyncio.Event], Coroutine[Any, Any, aiohttp.ClientResponse]]) -> None:
-        """Begins ``request``, which sets the event when it is on its way: then this returns, or when it has failed.
-        Raises RequestCancelledError."""
+        """Start ``request``, and return once it is sent, when it sets the event, or has failed. Raises
+        RequestCancelledError."""
         sent = asyncio.Event()
         self._request = asyncio.ensure_future(request(sent))
         self._request.add_done_callback(lambda task: sent.set())
@@ -379,8 +378,8 @@ class CancellableRequest:
         return None
 
     async def answer(self) -> aiohttp.ClientResponse:
-        """The response to what was asked, which is heard from now on. Raises RequestCancelledError, and what the
-        request does.
+        """Return the response to the request; its body is read from now on. Raises RequestCancelledError, and the
+        errors of the request.
         """
         if self._request is None:
             raise RequestCancelledError
@@ -401,12 +400,12 @@ class CancellableRequest:
         raise RequestCancelledError
 
     def take(self) -> aiohttp.ClientResponse | None:
-        """The response, of which nothing more is to be heard, instead of hanging up."""
+        """Return the response without reading its rest, instead of closing the connection."""
         response, self._response, self._request = self._response, None, None
         return response
 
     def hang_up(self) -> None:
-        """The server stops generating when nobody listens any more."""
+        """Close the connection: the server then stops generating."""
         request, self._request, self._response = self._request, None, None
         if request is None or request.cancel() or request.cancelled() or request.exception() is not None:
             return
@@ -419,6 +418,6 @@ class CancellableRequest:
 
 
 def _heard(work: asyncio.Future[Any]) -> None:
-    """Nobody waits for it: an error of its is not one that somebody has forgotten."""
+    """Mark the error of an abandoned task as retrieved, so that asyncio does not log it."""
     if not work.cancelled():
         work.exception()

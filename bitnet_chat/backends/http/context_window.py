@@ -1,4 +1,4 @@
-"""What of a conversation is sent to a server whose window is too small for all of it. No I/O.
+"""The part of a conversation that is sent to a server whose window is too small for all of it. No I/O.
 
 Counted before it is sent, as far as tokens can be counted here, and corrected by what the server says: by its counts
 after each reply, and by its refusals. What is learned so holds for one conversation; a request that stands for itself
@@ -59,9 +59,9 @@ class ServerContextWindow:
         self.policy = policy
         self.window: ContextWindow = _SentHistory()
         self.size: int | None = None
-        """Tokens of the window, as far as anybody has told."""
+        """Tokens of the window, where the server or a setting gives them."""
         self.tools: Sequence[Tool] = ()
-        """Those that are offered with the reply that is asked for."""
+        """The tools of the present request."""
         self._count = _Counts(count)
         self._is_alone = False
         self._factor = 1.0
@@ -78,7 +78,7 @@ class ServerContextWindow:
         return fit
 
     def messages(self, question: RequestMessages) -> tuple[Message, ...]:
-        """What is sent."""
+        """The messages that are sent."""
         return self.window.kept(question.history).messages + question.asked
 
     def estimate(self, question: RequestMessages) -> int:
@@ -90,7 +90,7 @@ class ServerContextWindow:
         return min(self.size // _FOR_A_REPLY, most or self.size) if self.size else 0
 
     def is_short(self, question: RequestMessages) -> bool:
-        """Whether there is room without any counting: a token is a byte or more."""
+        """Whether the prompt fits for certain, without counting: a token is a byte or more."""
         if self.size is None:
             return True
         left = self.size / 2 - self._around - sum(4 * len(_described(each)) for each in self.tools)
@@ -101,7 +101,7 @@ class ServerContextWindow:
         return True
 
     def may_be_refused(self, question: RequestMessages) -> bool:
-        """Whether a server might say that it is too long."""
+        """Whether a server might refuse the prompt as too long."""
         if self.size is not None:
             return not self.is_short(question)
         left = _SMALLEST
@@ -176,11 +176,11 @@ class ServerContextWindow:
         return left + max(1, count)
 
     def learn(self, question: RequestMessages, tokens: int) -> None:
-        """The server has counted what was sent, the tools among it."""
+        """Note the server's count of the prompt, tools included."""
         counted = sum((self._tokens(each) for each in self.messages(question)), TokenCount(0))
         whole = counted + self._offered
         if whole.count and tokens:
-            # Who knows the vocabulary is wrong by a little, and what is more is something else. Who does not may be
+            # A count with the vocabulary has a small error; a larger difference has another cause. One without may be
             # wrong by much: some vocabularies have a token for each character.
             most = 1 + whole.error if whole.error < _KNOWS else _MOST
             self._factor = min(max(tokens / whole.count, 1 / most), most)
@@ -194,7 +194,7 @@ class ServerContextWindow:
         return self._corrected(sum((self._tokens(each) for each in messages), TokenCount(0)))
 
     def _corrected(self, total: TokenCount) -> TokenCount:
-        # What was compared with the server's own count is no wild guess any more.
+        # A count that was corrected by the server's is exact enough.
         return TokenCount(round(total.count * self._factor), min(total.error, 0.15 if self._factor != 1.0 else 1.0))
 
     @property
@@ -203,14 +203,14 @@ class ServerContextWindow:
 
     @property
     def _beside(self) -> TokenCount:
-        """What this request costs beside its messages: what it costs another one says nothing about it."""
+        """The tokens of this request beside its messages, which differ between requests."""
         tools, around = self._around_tools
         if self.tools and tuple(self.tools) == tools:
             return TokenCount(around)
         return TokenCount(self._around) + self._corrected(self._offered)
 
     def _pinned(self, history: Conversation) -> TokenCount:
-        """What is sent whatever leaves."""
+        """The messages that are always sent."""
         return self.tokens(history.cleared().messages) + self._beside
 
     def cost_of_oldest(self, history: Conversation, count: int) -> TokenCount:

@@ -1,4 +1,4 @@
-"""Who answers requests, as a backend sees it. No I/O here."""
+"""The interface between an HTTP backend and its server. No I/O here."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bitnet_chat.templates.special_tokens import SpecialTokens
 
 @dataclass(frozen=True, slots=True)
 class RequestTarget:
-    """Where a request goes, good for one attempt."""
+    """The destination of a request, for one attempt."""
 
     connection: HTTPConnection
     model: str
-    """As the server calls it."""
+    """The server's name of the model."""
     context_size: int | None = None
-    """Tokens of one conversation's window, where somebody has told."""
+    """Tokens of one conversation's window, where they are known."""
     knows_tools: bool = True
     """False where it is known that the model's template has no place for tools."""
     specials: SpecialTokens = field(default_factory=SpecialTokens)
@@ -29,12 +29,12 @@ class RequestTarget:
 
 
 class Endpoint(Protocol):
-    """A server, ours or somebody else's."""
+    """A server, managed by this program or not."""
 
     name: str
-    """As the user knows it, for errors: ``llama-server``, ``the server at http://…``."""
+    """Its name in errors: ``llama-server``, ``the server at http://…``."""
     retries: int
-    """How often a reply is asked again that was cut off before its first word."""
+    """Retries of a reply that was cut off before its first token."""
 
     @property
     def model(self) -> str:
@@ -42,7 +42,7 @@ class Endpoint(Protocol):
 
     @property
     def target(self) -> RequestTarget | None:
-        """What ``ready`` gives, where that is known by now."""
+        """The result of ``ready``, where it is known already."""
 
     @property
     def engine(self) -> str:
@@ -53,22 +53,22 @@ class Endpoint(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """The process, where it is ours."""
+        """The process, for a managed server."""
 
     @property
     def restarts(self) -> int:
-        """How often it died and was started again."""
+        """Number of restarts after it ended unasked."""
 
     async def ready(self) -> RequestTarget:
-        """Waits until it can answer. Raises BitnetChatError where it never will; ConnectionLostError and Refused as
-        requests do.
+        """Wait until the server is ready. Raises BitnetChatError where it fails; ConnectionLostError and Refused
+        as requests do.
         """
 
     async def models(self) -> list[str]:
-        """The names of what it can answer with. Raises as ``ready`` does."""
+        """The names of its models. Raises as ``ready`` does."""
 
     async def after_loss(self) -> str:
-        """The connection was lost: what happened, in words that fit behind "the reply was cut off: "; or nothing."""
+        """Handle a lost connection: return its cause, as a suffix of "the reply was cut off: "; or an empty text."""
 
     def after_stop(self) -> None:
         """A reply was stopped that was not whole: the server may be busy with it for good, or have stopped itself."""

@@ -35,7 +35,7 @@ _MODEL = re.compile(r"\bmodels?\b", re.I)
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """An answer that is no reply. ``message``: the server's words, not made safe."""
+    """An answer other than a reply. ``message``: the server's words, not made safe."""
 
     status: int
     message: str
@@ -67,13 +67,11 @@ class ErrorResponse:
                     " --backend-key",
                 )
             case 404 if _MODEL.search(self.message):
-                return ModelError(
-                    f"{server} has no model {model}{said}", remedy="-m NAME takes another one that it has"
-                )
+                return ModelError(f"{server} has no model {model}{said}", remedy="name one of its models with -m NAME")
             case 404 | 405:
                 return UsageError(
-                    f"there is no such API at {server} ({self.status}{said})",
-                    remedy="--base-url wants the address that the API begins at, such as http://127.0.0.1:8000/v1",
+                    f"{server} does not have this API ({self.status}{said})",
+                    remedy="give --base-url the address at which the API begins, such as http://127.0.0.1:8000/v1",
                 )
             case 429 | 503:
                 return BusyError(
@@ -83,14 +81,14 @@ class ErrorResponse:
                 )
             case status if 300 <= status < 400:
                 return UsageError(
-                    f"{server} says that it is somewhere else now ({status}{said})",
-                    remedy="give that address with --base-url; a conversation is not sent elsewhere unasked",
+                    f"{server} redirects to another address ({status}{said})",
+                    remedy="give that address with --base-url; redirects are not followed",
                 )
             case 400 if _NO_TOOLS.search(self.message):
                 return UnsupportedError("tools", self.message)
             case status if status < 500:
                 return UsageError(f"{server} refused the request ({status}{said})")
-        return EngineDiedError(f"{server} failed ({self.status}{said})", remedy="its own log says more")
+        return EngineDiedError(f"{server} failed ({self.status}{said})", remedy="read the server's log")
 
 
 def read(status: int, body: bytes, retry_after: str = "", location: str = "") -> ErrorResponse:

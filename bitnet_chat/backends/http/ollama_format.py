@@ -39,7 +39,7 @@ class OllamaFormat:
         if unknown := unknown_choice(options):
             return unknown
         if options.tool_choice not in ("auto", "none"):
-            return "tool_choice", "Ollama lets the model choose; auto and none are what there is"
+            return "tool_choice", "Ollama lets the model choose; use auto or none"
         return None
 
     def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
@@ -134,19 +134,19 @@ class OllamaResponseParser:
     def whole(self, content: Any) -> list[Delta]:
         self._object(content)
         if not self.done:
-            raise ValueError("an answer that is no reply")
+            raise ValueError("an answer that is not a reply")
         return self.end()
 
     def _line(self, line: str) -> None:
         try:
             content = json.loads(line)
         except (ValueError, RecursionError):
-            raise ValueError(f"a line that is no JSON: {line[:80]!r}") from None
+            raise ValueError(f"a line that is not JSON: {line[:80]!r}") from None
         self._object(content)
 
     def _object(self, content: Any) -> None:
         if not isinstance(content, dict):
-            raise ValueError(f"a line that is no object: {str(content)[:80]!r}")
+            raise ValueError(f"a line that is not an object: {str(content)[:80]!r}")
         if content.get("error"):
             self.error = describe(content)[0]
             self.done = True

@@ -1,7 +1,6 @@
-"""The chat completions of OpenAI's API, as llama-server, vLLM, SGLang, llamafile, LM Studio and others speak them.
+"""The chat completions of OpenAI's API, for llama-server, vLLM, SGLang, llamafile, LM Studio and others.
 
-Few fields are sent, since strict servers refuse what they do not know: of the options only those that somebody has
-asked for. No I/O.
+Few fields are sent, since strict servers refuse unknown ones: of the options only those that the request sets. No I/O.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
         return None
     if options.tool_choice in names:
         return None
-    return "tool_choice", f"there is no tool {options.tool_choice!r}"
+    return "tool_choice", f"the request has no tool {options.tool_choice!r}"
 
 
 def message_as_json(message: Message) -> dict[str, Any]:
@@ -203,9 +202,9 @@ class OpenAIResponseParser:
         try:
             content = json.loads(data)
         except (ValueError, RecursionError):
-            raise ValueError(f"an event that is no JSON: {data[:80]!r}") from None
+            raise ValueError(f"an event that is not JSON: {data[:80]!r}") from None
         if not isinstance(content, dict):
-            raise ValueError(f"an event that is no object: {data[:80]!r}")
+            raise ValueError(f"an event that is not an object: {data[:80]!r}")
         choices = content.get("choices")
         if isinstance(choices, list) and choices:
             choice = choices[0]
@@ -248,7 +247,7 @@ class OpenAIResponseParser:
             choice = content["choices"][0]
             message = choice["message"]
         except (KeyError, IndexError, TypeError):
-            raise ValueError("an answer that is no reply") from None
+            raise ValueError("an answer that is not a reply") from None
         self._choice(choice, message)
         self.finish = self.finish or FinishReason.STOP
         self._look_for_estimate(content)

@@ -1,4 +1,4 @@
-"""What is asked of a server: a history, and the end of the conversation that has to be in the window. No I/O."""
+"""The messages of a request: a history, and the end of the conversation that has to be in the window. No I/O."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RequestMessages:
     history: Conversation
     asked: tuple[Message, ...]
     note: str = ""
-    """What was changed in the message of the user, one line; empty where nothing was."""
+    """One line about changes to the message of the user; empty without any."""
     prefix: str = ""
     """The reply that is to go on, as the server gets it; empty for a new one."""
     overlap: str = ""
@@ -29,13 +29,13 @@ class RequestMessages:
 
     @classmethod
     def of(cls, conversation: Conversation) -> RequestMessages:
-        """Raises UsageError for a conversation that nothing can be replied to."""
+        """Raises UsageError for a conversation without a message to reply to."""
         last = conversation.last
         at = next((i for i in reversed(range(len(conversation.messages))) if _is_user(conversation.messages[i])), None)
         if last is None or at is None or last.role == "system":
-            raise UsageError("there is no user message to reply to")
+            raise UsageError("the conversation has no user message to reply to")
         if last.role == "assistant" and not last.was_cut:
-            raise UsageError("the last reply is whole: there is nothing to continue")
+            raise UsageError("the last reply is complete and cannot be continued")
         cleaned = normalise(conversation.messages[at].content)
         if not cleaned.text:
             raise UsageError("an empty message cannot be sent")
@@ -51,7 +51,7 @@ class RequestMessages:
         return replace(question, asked=(*before, Message("assistant", kept)), prefix=kept, overlap=well_formed(overlap))
 
     def in_words(self) -> RequestMessages:
-        """The same for a server that does not go on by itself with a reply: it is asked to."""
+        """The same for a server that cannot continue a reply: a message asks the model to."""
         return replace(self, asked=(*self.asked, Message("user", GO_ON)), prefix="", overlap="")
 
 
@@ -60,7 +60,7 @@ def _is_user(message: Message) -> bool:
 
 
 def _as_sent(message: Message) -> Message:
-    """JSON has no way to write a byte that is no UTF-8; a name or a result of a tool is as hostile as a message."""
+    """JSON cannot hold a byte that is not UTF-8; names and results of tools are as untrusted as messages."""
     content = message.content
     text = well_formed(rejoined(content)) if message.role == "assistant" else normalise(content).text
     return replace(message, content=text, finish=None, thinking="")

@@ -1,4 +1,4 @@
-"""What changes between two attempts at one reply, and when there is no other attempt."""
+"""Retries of a reply: the changes between two attempts, and the end of the attempts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AttemptError = (InvalidToolCallsError, RequestCancelledError, HTTPStatusError, C
 
 
 class ReplyRetry:
-    """One reply: the request as it stands, and what becomes of it after an attempt that failed."""
+    """One reply: the present request, and its changes after an attempt that failed."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ReplyRetry:
         self.trimmer = RequestTrimmer(line, fit, attempt.wire)
         self.question = question
         self.options = options
-        """Those of the next attempt: what is left of the limits."""
+        """Options of the next attempt: with the rest of the limits."""
         self.target: RequestTarget | None = None
         """Of the attempt under way, once it is known."""
         self.is_over = False
@@ -63,7 +63,7 @@ class ReplyRetry:
         return self.attempt.wire
 
     def continue_in_words(self, why: str) -> Notice:
-        """The server cannot continue a reply by itself: it is asked to."""
+        """Ask the model to continue, for a server that cannot continue a reply."""
         self.question = self.question.in_words()
         return Notice(f"{why}: it was asked to continue")
 

@@ -1,7 +1,7 @@
-"""Calls of tools that cannot be made, and how a model hears of them. Pure.
+"""Tool calls that cannot be made, and their reports to the model. Pure.
 
-Where nothing of what a reply asks for can be made the model is asked again within the same reply. Where other calls of
-it can, the faults are told with the results of those.
+Where no call of a reply can be made, the model is asked again within the same reply. Where some can, the faults are
+reported with the results of those.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TOLD = 8
 def split_invalid(
     made: Sequence[ToolCall | InvalidToolCall], tools: Sequence[Tool]
 ) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-    """What can be made, and what cannot, be it for a name that none of ``tools`` has."""
+    """The calls that can be made, and those that cannot, such as calls of unknown tools."""
     names = [tool.name for tool in tools]
     calls: list[ToolCall] = []
     faults: list[InvalidToolCall] = []
@@ -58,7 +58,7 @@ def limits_left(options: ReplyOptions, used: Stats) -> ReplyOptions:
 
 
 class PendingToolErrors:
-    """Faults of replies that had other calls, which a front end knows nothing of."""
+    """Faults of replies with other calls, which front ends do not see."""
 
     def __init__(self) -> None:
         self._faults: OrderedDict[tuple[ToolCall, ...], tuple[InvalidToolCall, ...]] = OrderedDict()

@@ -1,4 +1,4 @@
-"""What the wire formats have in common: how a reply is asked for, and what is read out of its bytes. No I/O."""
+"""The common part of the wire formats: requests, and parsers of responses. No I/O."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ class ResponseParser(Protocol):
     """One reply, out of bytes that are cut anywhere."""
 
     done: bool
-    """Nothing more is to come."""
+    """The stream is complete."""
     finish: FinishReason | None
-    """Why it ended, as far as the server has said."""
+    """The finish reason, where the server has sent it."""
     error: str
-    """What went wrong in its middle, in the server's words."""
+    """An error during the reply, in the server's words."""
     usage: Usage
     speech: DeltaSplitter
     call_size: int
     """Characters of the calls of tools so far, whole or not."""
 
     def feed(self, data: bytes) -> list[Delta]:
-        """Raises ValueError for what is no such stream."""
+        """Raises ValueError for bytes of another format."""
 
     def end(self) -> list[Delta]:
         """The stream has ended, with all that belongs to it."""
 
     def whole(self, content: Any) -> list[Delta]:
-        """A reply that was not streamed. Raises ValueError for what is no reply."""
+        """A reply that was not streamed. Raises ValueError for another body."""
 
     def calls(self) -> list[ToolCall | InvalidToolCall]:
-        """What a reply that has come to its own end asks for."""
+        """The tool calls of a complete reply."""
 
 
 class WireFormat(Protocol):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bitnet_chat.filters.runaway_guard import ReplyGuard
 
 GRACE = 6.0
-"""Seconds that a backend has to end a reply it was told to stop. A session replaces a deaf engine after two."""
+"""Seconds for a backend to end a reply after its interrupt. A session replaces an engine that ignores it after two."""
 Advice = Literal["commands", "flags", "nothing"]
 TOLD = frozenset(
     {
@@ -43,7 +43,7 @@ TOLD = frozenset(
         FinishReason.TIMEOUT,
     }
 )
-"""A reply that ends for one of these comes with a notice that says so."""
+"""Finish reasons that are reported by a notice."""
 _WITH_TEMPLATE = ("engine", "llama-server")
 _LARGEST = 1 << 18
 """Tokens of a reply from a server that does not tell its window."""
@@ -62,7 +62,7 @@ class GuardLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> GuardLimits:
-        """``--no-guard`` leaves the stall timeout, which has a flag of its own."""
+        """``--no-guard`` keeps the stall timeout, which has a separate flag."""
         repeat_limit, own = settings.repeat_limit if settings.guard else 0, settings.backend in _WITH_TEMPLATE
         return cls(settings.guard, repeat_limit, settings.stall_timeout, own)
 
@@ -124,7 +124,7 @@ class GuardedBackend(BackendWrapper):
         return self.inner.status().context_size or _LARGEST
 
     def line(self, end: Completed, options: ReplyOptions, guard: ReplyGuard | None, silence: float) -> str:
-        """What happened, and how to go on; empty for an ordinary end."""
+        """The reason of the end and the ways to continue; empty for an ordinary end."""
         if self._advice == "nothing":
             return _EMPTY if end.reason is FinishReason.EMPTY else ""
         limits, with_commands = self._limits, self._advice == "commands"
@@ -132,10 +132,10 @@ class GuardedBackend(BackendWrapper):
         match end.reason:
             case FinishReason.ROLE_MARKER:
                 what = "the reply was ended where the model began to speak in another role"
-                ways = [again, "--no-guard lets it speak on"]
+                ways = [again, "--no-guard disables this check"]
             case FinishReason.EMPTY:
                 another = "--chat-template NAME takes another" if limits.own_template else ""
-                what, ways = _EMPTY, [again, another, "bitnet-chat doctor looks at the model"]
+                what, ways = _EMPTY, [again, another, "bitnet-chat doctor checks the model"]
             case FinishReason.REPETITION:
                 repetitions = guard.repetitions if guard is not None else 0
                 what = f"the reply was stopped: it had said the same {repetitions} times in a row"
@@ -145,7 +145,7 @@ class GuardedBackend(BackendWrapper):
                 size = self._window()
                 what, ways = f"the reply was stopped: the context window of {size:,} tokens holds no more", [again]
             case FinishReason.STALLED:
-                what = f"the reply was stopped: nothing had come from the engine for {silence:g} s"
+                what = f"the reply was stopped: the engine made no progress for {silence:g} s"
                 longer = f", {FIRST_TOKEN} times that for the first token" if silence != limits.stall_timeout else ""
                 now = f"(now {limits.stall_timeout:g}{longer})"
                 ways = [go_on or again, f"--stall-timeout SECONDS {now} waits longer"]
@@ -157,14 +157,14 @@ class GuardedBackend(BackendWrapper):
                 what = f"the reply was stopped at its time limit{limit}"
                 ways = [go_on or again, "--timeout SECONDS allows more"]
             case FinishReason.ENGINE_DIED if go_on and with_commands:
-                what, ways = "the reply is not whole", [go_on]
+                what, ways = "the reply is incomplete", [go_on]
             case _:
                 return ""
         return f"{what}; {', '.join(way for way in ways if way and (with_commands or not way.startswith('/')))}"
 
 
 class _GuardFilter(ReplyFilter):
-    """Passes what :class:`~bitnet_chat.filters.runaway_guard.ReplyGuard` lets pass, and ends the reply."""
+    """Passes on the text that :class:`~bitnet_chat.filters.runaway_guard.ReplyGuard` allows, and ends the reply."""
 
     def __init__(
         self, backend: GuardedBackend, conversation: Conversation, options: ReplyOptions, watch: StallWatch

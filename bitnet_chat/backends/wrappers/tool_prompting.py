@@ -1,4 +1,4 @@
-"""Tools on a backend that knows only text: what goes in is put into words, and calls are found in what comes out."""
+"""Tools on a backend for text alone: tools are written into the prompt, and calls are parsed from the reply."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from bitnet_chat.templates.chat_template import ChatTemplate
 
 _REMEMBERED = 256
-"""Replies whose very words are known."""
+"""Number of replies whose exact text is kept."""
 _SIGN_OF_LIFE = 20.0
-"""Seconds of a call after which a line says that it is still being written: nothing else is seen of it."""
+"""Seconds of a tool call after which a notice reports that the model is still generating it."""
 
 Replies = Callable[[Conversation, ReplyOptions], AsyncGenerator[Event]]
 
 
 class PromptToolAdapter:
-    """Speaks of tools with a front end, and plain messages with an engine.
+    """Translates between tools of a front end and plain messages of an engine.
 
-    The engine's own words of each reply with calls are remembered, so that an engine that has them in its memory need
-    not read them again in the words of the template. For a request that stands for itself they are known by the ids of
-    the calls, which cannot be guessed: only a client that got that reply has them. A call that cannot be read is told
-    to the model once, within the same reply; the front end hears of it only if the model fails again.
+    The engine's exact text of each reply with calls is kept, so that an engine with this text in its cache need not
+    prefill it again in the form of the template. For an independent request it is found by the ids of the calls, which
+    cannot be guessed: only a client that got that reply has them. The model is told once of a call that cannot be
+    read, within the same reply; the front end gets a notice only if the model fails again.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class PromptToolAdapter:
         self._preparing: asyncio.Task[None] | None = None
         self.was_interrupted = False
         self._alone = False
-        """Whether the request stands for itself."""
+        """Whether the request is independent of others."""
         self.tools: tuple[Tool, ...] = ()
-        """Those of the last reply, and most likely of the next one."""
+        """The tools of the last reply, and most likely of the next one."""
 
     def prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         """``prepare`` is called with the plain form of ``history``: at once where there is nothing of tools in it."""
@@ -82,11 +82,11 @@ class PromptToolAdapter:
 
     async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         await self._known()
-        with contextlib.suppress(BitnetChatError):  # the next reply will tell
+        with contextlib.suppress(BitnetChatError):  # the next reply reports it
             prepare(await run_in_daemon_thread(lambda: self._plain(history, self.tools, self._alone)))
 
     def cancel(self) -> None:
-        """What was to be prepared and has not begun is not wanted any more."""
+        """Cancel a preparation that has not begun."""
         if self._preparing is not None:
             self._preparing.cancel()
             self._preparing = None
@@ -107,24 +107,24 @@ class PromptToolAdapter:
         return ReplyPipeline(None).then(_ToolCallFilter(self, conversation, options))
 
     async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
-        """What an engine is asked instead. Raises UnsupportedError for tools that it cannot be told of."""
+        """The plain form of a request. Raises UnsupportedError for tools that the template has no form for."""
         tools = _offered(options)
         format = await self._known()
         if tools and isinstance(format, BitnetChatError):
             raise format
         begun = _beginning(options)
         if begun and not self._continues:
-            why = "this engine cannot be made to begin its reply with a call"
+            why = "this engine cannot begin its reply with a given text"
             raise UnsupportedError("tool_choice", why, remedy="use auto, or --backend llama-server")
-        if tools or has_tools(conversation):  # written by the template, which takes what time it is given
+        if tools or has_tools(conversation):  # rendered by the template, which may take its whole time limit
             plain = await run_in_daemon_thread(lambda: self._plain(conversation, tools, options.alone))
         else:
             plain = await run_beside_loop(conversation, self._plain, conversation, tools, options.alone)
-        # A stop text ends what is said, and no call.
+        # A stop text ends text, but not a call.
         return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
     async def _known(self) -> ToolFormat | BitnetChatError:
-        """The format of the template, or why there is none."""
+        """The template's tool format, or the reason for its absence."""
         if self._format is None:
             self._format = await run_in_daemon_thread(self._look)
         return self._format
@@ -150,8 +150,8 @@ class PromptToolAdapter:
 
 
 class _ToolCallFilter(ReplyFilter):
-    """Tells calls from text. Begins with the plain form of the conversation, and asks once more after a call that
-    cannot be read."""
+    """Separates calls from text. Begins with the plain form of the conversation, and asks the model once more after a
+    call that cannot be read."""
 
     def __init__(self, adapter: PromptToolAdapter, conversation: Conversation, options: ReplyOptions) -> None:
         self._adapter, self._conversation, self._options = adapter, conversation, options
@@ -159,7 +159,7 @@ class _ToolCallFilter(ReplyFilter):
         self._reading = _ReplyParser(adapter.tools, self._begun)
         self._plain, self._asked = conversation, options
         self._turns: tuple[Message, ...] = ()
-        """What the engine said and was told in this reply, once its first answer has ended."""
+        """The engine's answers and the messages to it in this reply, once its first answer has ended."""
         self._is_parsed = False
         """The events to come are those of the front end already."""
         self._loop = asyncio.get_running_loop()
@@ -185,7 +185,7 @@ class _ToolCallFilter(ReplyFilter):
         return self._source(self._plain)
 
     async def _ask_again(self) -> ReplyPipeline:
-        """Once: the model is told what is wrong, and goes on in the same reply."""
+        """Report the fault to the model, once, within the same reply."""
         reading, plain = self._reading, self._plain
         if self._adapter.was_interrupted and reading.end is not None:
             self._is_parsed = True
@@ -207,11 +207,11 @@ class _ToolCallFilter(ReplyFilter):
             self._delivered = self._loop.time()
         if reading.is_too_long and not reading.is_stopped:
             reading.is_stopped = True
-            events.append(Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters"))
+            events.append(Notice(f"a tool call was stopped: it was longer than {CALL_LIMIT:,} characters"))
             self._adapter.stop()
         elif reading.is_in_call and self._loop.time() - self._delivered > _SIGN_OF_LIFE:
             self._delivered = self._loop.time()
-            events.append(Notice("the model is writing a long call of a tool"))
+            events.append(Notice("the model is generating a long tool call"))
         return events
 
     @property
@@ -252,16 +252,16 @@ class _ToolCallFilter(ReplyFilter):
             message = Message("assistant", rejoined(before + end.text), tool_calls=calls)
             self._adapter.remember(message, RawToolTurn(self._turns, self._reading.told if calls else ()))
         elif self._begun and end.reason is FinishReason.STOP:
-            why = "the model was made to begin a call, and wrote none that can be read"
+            why = "the model began the requested call, but the call cannot be read"
             return Failed(UnsupportedError("tool_choice", why, remedy="use auto"), end.text)
         return end
 
 
 class _ReplyParser:
-    """What has come of a reply: text and calls told apart, and the engine's own words."""
+    """The content of a reply: text and calls, separated, and the engine's exact text."""
 
     def __init__(self, tools: Sequence[Tool], begun: str = "") -> None:
-        """``begun``: what each answer of the engine begins with, and does not say again."""
+        """``begun``: the given beginning of each answer, which the engine does not repeat."""
         self._names = [tool.name for tool in tools]
         self._begun = begun
         self._splitter = self._new_splitter() if tools else None
@@ -272,7 +272,7 @@ class _ReplyParser:
         self._earlier = Stats()
         self._began_again = False
         self.is_stopped = False
-        """For a call that had outgrown the limit."""
+        """The end of a call that was longer than the limit."""
         self.calls: list[ToolCall] = []
         self.faults: list[MalformedCall] = []
         self.end: Completed | Failed | None = None
@@ -291,18 +291,18 @@ class _ReplyParser:
 
     @property
     def raw(self) -> str:
-        """The engine's last words, as they came."""
+        """The engine's last answer, unchanged."""
         return "".join(self._raw)
 
     @property
     def is_faulty(self) -> bool:
-        """The reply came to its end, and all that it asks for cannot be read."""
+        """Whether the reply is complete, and none of its calls can be read."""
         whole = isinstance(self.end, Completed) and self.end.reason is FinishReason.STOP
         return whole and bool(self.faults) and not self.calls
 
     @property
     def told(self) -> tuple[str, ...]:
-        """What the model hears of its faults."""
+        """The messages to the model about its faults."""
         return tuple(f"error: this call cannot be read: {fault.why}. Write it again." for fault in self.faults)
 
     @property
@@ -376,7 +376,7 @@ def _begun(conversation: Conversation, text: str) -> Conversation:
 
 
 def has_tools(conversation: Conversation) -> bool:
-    """Whether there is anything of tools in it."""
+    """Whether the conversation has tool calls or results."""
     return any(message.role == "tool" or message.tool_calls for message in conversation.messages)
 
 
@@ -394,7 +394,7 @@ def _left(options: ReplyOptions, used: Stats) -> ReplyOptions:
 
 
 def _sum(first: Stats, second: Stats) -> Stats:
-    """Of a reply in two parts."""
+    """The figures of a reply in two parts."""
     return replace(
         second,
         prompt_tokens=first.prompt_tokens,

@@ -1,7 +1,7 @@
-"""``/chats``: conversations that the journal keeps, answered, watched and followed; and ``/replies``, kept nowhere.
+"""``/chats``: conversations in the journal, with replies to stream and to follow; and ``/replies``, which are not kept.
 
 ``POST /chats`` makes a chat, ``POST /chats/{id}/messages`` asks in it and streams the reply, ``GET /chats/{id}/events``
-streams the one that is being made to anybody else, and goes on with a stream that broke.
+streams a running reply to any other client, and continues a broken stream.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def routes(chats: ChatService, settings: ServeSettings) -> list[BaseRoute]:
 
 
 class _ChatsEndpoint:
-    """What is at a path, by method. Whatever goes wrong there is told in the form of this API."""
+    """The handlers of a path, by method. Each error gets the form of this API."""
 
     def __init__(self, handlers: Mapping[str, _Handler]) -> None:
         self._handlers = handlers
@@ -76,7 +76,7 @@ class _ChatsEndpoint:
 
 class _ChatsWrongMethod(InvalidFieldError):
     def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{method} is not for this", code="method_not_allowed", status=405, remedy=f"use {allowed}")
+        super().__init__(f"{method} is not allowed", code="method_not_allowed", status=405, remedy=f"use {allowed}")
         self.allowed = allowed
 
 
@@ -87,7 +87,7 @@ class _ChatsApi:
     def of(self, **handlers: _Handler) -> _ChatsEndpoint:
         return _ChatsEndpoint(handlers)
 
-    # What there is
+    # Chats and their messages
 
     async def list(self, request: Request) -> Response:
         limit, words = _number(request, "limit", _LISTED, _MOST_LISTED), request.query_params.get("q", "").strip()
@@ -216,7 +216,7 @@ class _ChatsApi:
 
 
 def _to_watch(room: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | None] | None:
-    """The reply that a reader gets, and the place that it has seen; None: there is nothing for it."""
+    """The reply for a reader, and the index of its last event seen; None: no reply to stream."""
     found = room.find(seen)
     if found is not None:
         live, place = found
@@ -237,8 +237,8 @@ async def _all_of(
     place: int | None = None,
     settled: asyncio.Event | None = None,
 ) -> AsyncIterator[bytes]:
-    """The events of one reply, from behind ``place`` on. ``settled``: what its last event waits for, so that who has
-    heard the end finds the reply in the journal, from another program too."""
+    """Yield the events of one reply that follow ``place``. ``settled``: awaited before the last event, so that the
+    reply is in the journal, for other programs too, before a client reads its end."""
     encoder = EventEncoder(opening, place, html)
     yield RETRY
     for part in encoder.begin():
@@ -250,7 +250,7 @@ async def _all_of(
                 await asyncio.sleep(0)  # of a long reply that is rendered late: others come in between
             if settled is not None and isinstance(seen.event, Completed | Failed):
                 await settled.wait()
-            # What belongs together leaves together.
+            # Events of one batch are sent in one write.
             if parts := b"".join(encoder.tell(seen)):
                 yield parts
 
@@ -260,7 +260,7 @@ def _changed(stored: StoredConversation, title: str, *, deleted: bool = False) -
 
 
 def _refused(generation: ReplyBroadcast) -> Response | None:
-    """A failure before the first word has a status of its own."""
+    """A failure before the first token has its own status."""
     end = generation.end
     if isinstance(end, Failed) and not (generation.text or generation.thinking or generation.calls):
         return _refusal(end.error)
@@ -270,7 +270,7 @@ def _refused(generation: ReplyBroadcast) -> Response | None:
 def _id(request: Request) -> int:
     text: str = request.path_params["id"]
     if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= MOST_ROWS):
-        raise InvalidFieldError(f"{text[:40]!r} is no number of a chat", status=404, code="chat_not_found")
+        raise InvalidFieldError(f"{text[:40]!r} is not a chat id", status=404, code="chat_not_found")
     return int(text)
 
 
@@ -281,21 +281,21 @@ def _is_urgent(request: Request) -> bool:
 def _renders(request: Request) -> bool:
     wanted = request.query_params.get("render", "")
     if wanted not in ("", "html"):
-        raise InvalidFieldError("render can only be html", param="render")
+        raise InvalidFieldError("render must be html", param="render")
     return wanted == "html"
 
 
 def _flag(request: Request, name: str) -> bool:
     value = request.query_params.get(name, "0")
     if value not in ("0", "1"):
-        raise InvalidFieldError(f"{name} is 0 or 1", param=name)
+        raise InvalidFieldError(f"{name} must be 0 or 1", param=name)
     return value == "1"
 
 
 def _number(request: Request, name: str, default: int, most: int) -> int:
     value = request.query_params.get(name, str(default))
     if not (value.isascii() and value.isdigit() and len(value) < 10 and 0 < int(value) <= most):
-        raise InvalidFieldError(f"{name} is a number from 1 to {most}", param=name)
+        raise InvalidFieldError(f"{name} must be a number from 1 to {most}", param=name)
     return int(value)
 
 

@@ -1,6 +1,6 @@
-"""``/api``: Ollama's API, so that its clients work unchanged: chat, generate, and what models there are.
+"""``/api``: Ollama's API for its unchanged clients: chat, generate, and the list of models.
 
-A reply belongs to its connection, and ends with it. Models are neither fetched, made nor removed here, and nothing is
+A reply ends with its connection. Models are neither fetched, made nor removed through this API, and nothing is
 embedded: these are refused. ``GET /`` is in :mod:`bitnet_chat.server.web.files`.
 """
 
@@ -33,7 +33,7 @@ from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.version import __version__
 
 API_VERSION = "0.40.12"
-"""The Ollama whose API is spoken here. Clients ask, and keep to themselves what an older one would not understand."""
+"""The version of Ollama whose API this is. Clients read it, and leave out fields that an older one does not know."""
 _Handler = Callable[[Request], Awaitable[Response]]
 _REFUSED = {
     "embed": "embeddings are not made here",
@@ -55,7 +55,7 @@ def routes(scheduler: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute
 
 
 class _OllamaApi:
-    """All of ``/api``, so that whatever goes wrong there is told in the form that its clients read."""
+    """The dispatcher of ``/api``, so that each error has the form that its clients read."""
 
     def __init__(self, scheduler: ReplyScheduler, settings: ServeSettings) -> None:
         self._scheduler, self._settings = scheduler, settings
@@ -148,7 +148,7 @@ class _OllamaApi:
     async def _load(
         self, request: Request, asked: OllamaRequest, model: str, writer: responses.OllamaEncoder
     ) -> Response:
-        """A request that asks nothing wants the model to be loaded, or not to be."""
+        """Answer a request without a prompt, which loads or unloads the model."""
         if asked.unloads:
             self._model_manager.unload(model)
             await self._model_manager.unloaded(model)
@@ -160,7 +160,7 @@ class _OllamaApi:
     # Models
 
     def _known(self, name: str) -> str:
-        """The name here of a model, however a client writes it."""
+        """The served name of a model, from any spelling of a client."""
         return self._model_manager.find(name) or name
 
     async def _card(self, name: str) -> ModelCard:
@@ -180,7 +180,7 @@ class _OllamaApi:
 
     async def _show(self, request: Request) -> Response:
         name = self._known(await read(request, self._settings.body_limit, model_request))
-        chosen = self._model_manager.choose(name)  # raises for one that is not there
+        chosen = self._model_manager.choose(name)  # raises for an unknown model
         card = await self._card(name)
         here = self._model_manager.pools[chosen].source.path is not None
         return _json(responses.shown(card, self._model_manager.created, here=here))
@@ -193,7 +193,7 @@ _LINES = "application/x-ndjson"
 
 
 class _OllamaStream(StreamingResponse):
-    """Ends with its client, and takes with it what was made for that client."""
+    """A response that ends with its client, and stops the reply of that client."""
 
     def __init__(self, lines: AsyncIterator[bytes], gone: Callable[[], object], headers: Mapping[str, str]) -> None:
         super().__init__(lines, headers=headers, media_type=_LINES)
@@ -242,7 +242,7 @@ async def _whole(
 
 
 def _failed_at_once(generation: ReplyBroadcast) -> bool:
-    """Whether there is nothing to stream, but a status to tell."""
+    """Whether the error is sent as a status, since streaming has not begun."""
     if generation.end is None or failure_of(generation.end) is None:
         return False
     return not (generation.text or generation.thinking or generation.calls)
@@ -250,7 +250,7 @@ def _failed_at_once(generation: ReplyBroadcast) -> bool:
 
 class _OllamaWrongMethod(InvalidFieldError):
     def __init__(self, method: str, path: str, allowed: str) -> None:
-        super().__init__(f"{method} is not for /api/{path}", status=405, remedy=f"use {allowed}")
+        super().__init__(f"{method} is not allowed at /api/{path}", status=405, remedy=f"use {allowed}")
         self.allowed = allowed
 
 
@@ -262,7 +262,7 @@ def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -
 
 
 def _message(problem: APIError) -> str:
-    """In words of this API, where a backend has refused what OpenAI's calls otherwise."""
+    """Return a backend's refusal with the names that this API has for OpenAI's options."""
     if problem.param == "tools":
         return without_tools(problem.message)
     name = _NAMES.get(problem.param, "")

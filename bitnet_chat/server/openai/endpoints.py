@@ -26,7 +26,7 @@ from bitnet_chat.server.settings import ServeSettings
 Writer = OpenAIChatEncoder | OpenAICompletionEncoder
 _Handler = Callable[[Request], Awaitable[Response]]
 _NAMES = {"format": "response_format"}
-"""What a backend may refuse, where the API calls it something else."""
+"""Options that a backend may refuse, with the API's names for them."""
 
 
 def routes(scheduler: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
@@ -34,7 +34,7 @@ def routes(scheduler: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute
 
 
 class _OpenAIApi:
-    """All of ``/v1``, so that whatever goes wrong there is told in the form that its clients read."""
+    """The dispatcher of ``/v1``, so that each error has the form that its clients read."""
 
     def __init__(self, scheduler: ReplyScheduler, settings: ServeSettings) -> None:
         self._scheduler, self._settings = scheduler, settings
@@ -71,7 +71,7 @@ class _OpenAIApi:
     async def _model(self, request: Request) -> Response:
         name = request.path_params["path"].removeprefix("models/")
         found = self._scheduler.model_manager.find(name)
-        return _json(self._described(found or self._scheduler.model_manager.choose(name)))  # which raises
+        return _json(self._described(found or self._scheduler.model_manager.choose(name)))  # may raise
 
     def _described(self, name: str) -> dict[str, object]:
         created = int(self._scheduler.model_manager.created)
@@ -95,7 +95,7 @@ class _OpenAIApi:
         notices = notes.lines if notes is not None else []
         order = ReplyRequest(
             asked.conversation,
-            # As OpenAI and llama-server do: what is too long is refused, unless this server was told otherwise.
+            # As OpenAI and llama-server do: a prompt that is too long is refused, unless --overflow was given.
             replace(asked.options, overflow=self._settings.overflow or "stop"),
             asked.model,
             tools_optional=notes is not None and asked.options.tool_choice == "auto",
@@ -126,7 +126,7 @@ class _OpenAIApi:
 
 
 def _failed_at_once(generation: ReplyBroadcast) -> bool:
-    """Whether there is nothing to stream, but a status to tell."""
+    """Whether the error is sent as a status, since streaming has not begun."""
     if generation.end is None or failure_of(generation.end) is None:
         return False
     return not (generation.text or generation.thinking or generation.calls)
@@ -156,7 +156,7 @@ async def _chunks(generation: ReplyBroadcast, writer: Writer, before: Sequence[s
 
 
 async def _notices(generation: ReplyBroadcast) -> AsyncIterator[str]:
-    """Of a reply that has ended."""
+    """The usage object of a reply that has ended."""
     async for seen in generation.watch():
         if isinstance(seen.event, Notice):
             yield seen.event.text
@@ -165,7 +165,7 @@ async def _notices(generation: ReplyBroadcast) -> AsyncIterator[str]:
 class _OpenAIWrongMethod(InvalidFieldError):
     def __init__(self, method: str, path: str, allowed: str) -> None:
         super().__init__(
-            f"{method} is not for /v1/{path}", code="method_not_allowed", status=405, remedy=f"use {allowed}"
+            f"{method} is not allowed at /v1/{path}", code="method_not_allowed", status=405, remedy=f"use {allowed}"
         )
         self.allowed = allowed
 
