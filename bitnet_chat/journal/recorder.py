@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
+from bitnet_chat.journal.records import ConversationSlot
 
 if TYPE_CHECKING:
     from bitnet_chat.journal.commands import Command
@@ -22,18 +23,12 @@ if TYPE_CHECKING:
     from bitnet_chat.journal.transactions import ConversationStore, MessageRows
     from bitnet_chat.journal.writer_thread import PendingText, WriterJob, WriterThread
 
+
 PATIENCE = 3.0
 """Seconds for which :meth:`JournalRecorder.close` retries to write waiting commands."""
 T = TypeVar("T")
 _LAST_TRY = 0.5
 """Seconds for the last of these attempts; after them the disk counts as hanging."""
-
-
-class ConversationSlot:
-    """One conversation: its number, once its row is there, and its title; empty before its first message."""
-
-    def __init__(self, id: int | None = None, title: str = "") -> None:
-        self.id, self.title = id, title
 
 
 class JournalRecorder:

@@ -159,3 +159,10 @@ def title_of(conversation: Conversation) -> str:
                 if words:
                     return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1].rstrip() + "…"
     return ""
+
+
+class ConversationSlot:
+    """One conversation: its number, once its row is there, and its title; empty before its first message."""
+
+    def __init__(self, id: int | None = None, title: str = "") -> None:
+        self.id, self.title = id, title

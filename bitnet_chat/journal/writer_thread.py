@@ -20,7 +20,7 @@ from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.journal import commands, unsaved_marker
 from bitnet_chat.journal.commands import AddText, Command, Verify
 from bitnet_chat.journal.database import DatabaseState, is_damage, problem, state_of
-from bitnet_chat.journal.recorder import ConversationSlot
+from bitnet_chat.journal.records import ConversationSlot
 from bitnet_chat.journal.recovery import Piece, settle
 from bitnet_chat.journal.salvage import open_file, set_aside
 from bitnet_chat.journal.transactions import ConversationStore

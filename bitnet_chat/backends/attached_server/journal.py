@@ -24,7 +24,7 @@ from bitnet_chat.journal import (
     SearchHit,
     StoredConversation,
 )
-from bitnet_chat.journal.recorder import ConversationSlot
+from bitnet_chat.journal.records import ConversationSlot
 from bitnet_chat.models.names import ModelNames
 
 
