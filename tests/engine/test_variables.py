@@ -136,7 +136,7 @@ def test_doctor_lists_what_is_set_and_what_was_taken_out() -> None:
     wanted = judge(["LLAMA_ARG_DEVICE", "HF_TOKEN", "PATH"])
     assert (wanted.status, wanted.seen) == ("ok", "the engine gets HF_TOKEN, LLAMA_ARG_DEVICE")
     both = judge(["LLAMA_ARG_DEVICE", "LLAMA_ARG_LOG_JSONL", "LLAMA_ARG_CTX_SIZE"])
-    assert both.status == "warn" and "LLAMA_ARG_LOG_JSONL: the log is kept apart" in both.seen
+    assert both.status == "warn" and "LLAMA_ARG_LOG_JSONL: the log is separate" in both.seen
     assert both.seen.endswith("; the engine gets LLAMA_ARG_DEVICE")
     assert both.facts == {"passed": ["LLAMA_ARG_DEVICE"], "taken_out": ["LLAMA_ARG_CTX_SIZE", "LLAMA_ARG_LOG_JSONL"]}
     assert of_engines(["A", "LLAMA_X"]) == ["LLAMA_X"]

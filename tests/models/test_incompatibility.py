@@ -116,7 +116,7 @@ def test_a_wrong_computation_is_no_lack_of_memory(tmp_path: Path) -> None:
     said = "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 12\n"
     argv = [str(engine_file(tmp_path / "llama-cli")), "--model", str(tmp_path / "model.gguf")]
     (tmp_path / "model.gguf").touch()
-    for code, words in ((-8, "doctor looks"), (-6, "needs less memory"), (1, "needs less memory")):
+    for code, words in ((-8, "doctor checks"), (-6, "needs less memory"), (1, "needs less memory")):
         assert words in exit_errors.while_loading(Ended(argv, code, log_of(said))).remedy
         assert exit_errors.while_loading(Ended(argv, code, log_of(said))).detail == said.strip()
     said = "ggml_aligned_malloc: failed to allocate 390625.00 MB"

@@ -261,7 +261,7 @@ def test_an_engine_that_dies_for_good(start: Start, tmp_path: Path) -> None:
     terminal = start("--engine", str(fake_engine(tmp_path)), lines=60, FAKE_ENGINE_RECORD=str(record))
     terminal.until(lambda: terminal.prompt == "")
     terminal.send("kill", ENTER)
-    terminal.until("for the 4th time in")
+    terminal.until("for the 4th")
     terminal.until(lambda: terminal.prompt == "kill")  # nothing typed is lost
     assert len(record.read_text().splitlines()) == 4
     terminal.send(CTRL_C)
