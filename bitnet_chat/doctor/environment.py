@@ -1,4 +1,4 @@
-"""The terminal, and the pseudo-terminal for an engine."""
+"""The terminal, the pseudo-terminal for an engine, and the versions of program, Python and packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check of an engine's arithmetic: its first tokens for small models, compared with known ones.
+"""Known answers of small models, and the stored verdicts on engines: whether their first tokens are these.
 
 A model of each type of weights that the engine is offered for is evaluated in one batch of 100 tokens and one by one.
 The result is kept in the data directory for this build on this processor, so that it is computed once. Measured with

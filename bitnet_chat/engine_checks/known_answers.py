@@ -1,6 +1,4 @@
-"""Known answers of small models: checks that an engine computes each type of weights correctly, and
-stores the results.
-"""
+"""Known answers of small models: a check that an engine computes each type of weights correctly, and its storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A list of conversations to choose from: a few lines below the cursor, erased afterwards."""
+"""Dialogs of a few lines below the cursor, erased afterwards: a list of conversations, and a question of one key."""
 
 from __future__ import annotations
 

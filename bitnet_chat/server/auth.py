@@ -1,4 +1,4 @@
-"""Validation of Host, Origin, key and Content-Type of a request. Pure: facts in, a refusal or None out.
+"""Validation of Host, Origin, API key and Content-Type of a request, and the limit on wrong keys.
 
 A browser runs pages of any origin, and each of them may send requests to this computer. Three headers tell them apart:
 the ``Host`` that the browser connects to (a foreign name that resolves to this computer is refused), the ``Origin`` of

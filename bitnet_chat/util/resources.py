@@ -1,4 +1,4 @@
-"""Memory and CPU of a process, through psutil if available."""
+"""Memory and CPU of a process, through psutil if available, and the memory that a new process can have."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class RemoteBackend:
             async with aclosing(self._attempts(retry, line)) as events:
                 async for event in events:
                     if isinstance(event, Completed | Failed):
-                        self._rest(line)  # before it is told: who hears it may ask the next question at once
+                        self._rest(line)  # before the end is yielded: the next request may follow at once
                     yield event
         finally:
             line.stop(FinishReason.INTERRUPTED)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Start of an engine process on the transport that the platform offers: a pseudo-terminal, or pipes."""
 
 from __future__ import annotations
 
