@@ -18,7 +18,7 @@ from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine import conversion, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.context_policy import ContextPolicy
+from bitnet_chat.engine.context_window import EngineContextWindow
 from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native.batch_size import batch_size
@@ -107,7 +107,7 @@ class LocalEngineBackend:
         self._load = ProcessUsage()
         self._session = Session(
             self.protocol,
-            ContextPolicy(settings.overflow, lambda text: self.count(text) or by_length(text)),
+            EngineContextWindow(settings.overflow, lambda text: self.count(text) or by_length(text)),
             transport=settings.io,
             on_spawn=self._spawned,
             tokenizer=lambda: self._tokens().tokenizer(),
@@ -231,7 +231,7 @@ class LocalEngineBackend:
             state=BackendState(self._session.state),
             context_used=used.count if used is not None else None,
             context_exact=used is None or not used.error,
-            context_size=process.meter.context_size or self._session.supervisor.room.size if process else None,
+            context_size=process.meter.context_size or self._session.supervisor.window.size if process else None,
             memory=memory,
             cpu=cpu,
             spare_memory=sum(standby) if standby else None,

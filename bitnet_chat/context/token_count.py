@@ -37,6 +37,28 @@ Counter = Callable[[str], TokenCount]
 """Counts the tokens of a text that holds no special tokens."""
 
 
+class CachedCounter:
+    """A counter that counts each text once. What a text costs depends on nothing but the text."""
+
+    LIMIT = 4096
+    CHARACTER_LIMIT = 4_000_000
+
+    def __init__(self, count: Counter) -> None:
+        self._count = count
+        self._known: dict[str, TokenCount] = {}
+        self._characters = 0
+
+    def __call__(self, text: str) -> TokenCount:
+        known = self._known.get(text)
+        if known is None:
+            if len(self._known) >= self.LIMIT or self._characters > self.CHARACTER_LIMIT:
+                self._known.clear()
+                self._characters = 0
+            known = self._known[text] = self._count(text)
+            self._characters += len(text)
+        return known
+
+
 def by_length(text: str) -> TokenCount:
     """Estimate the tokens of a text in an unknown vocabulary. A token of English has 4 to 5 bytes, of code 3,
     of Chinese 3 to 4."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,10 +15,11 @@ from bitnet_chat.context.tokenizer import Tokenizer, TokenLimit
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import encoded_conversation, normalise
 from bitnet_chat.engine import exit_errors
-from bitnet_chat.engine.context_policy import ContextPolicy
+from bitnet_chat.engine.context_window import EngineContextWindow
 from bitnet_chat.engine.fit_prompt import ContextTrimmer
 from bitnet_chat.engine.log import tells_overflow
 from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EncodedMessage, EngineProtocol
 from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
 from bitnet_chat.engine.supervisor import EngineSupervisor
@@ -57,7 +57,7 @@ class Session:
     def __init__(
         self,
         protocol: Callable[[], EngineProtocol],
-        room: ContextPolicy | None = None,
+        window: EngineContextWindow | None = None,
         *,
         transport: TransportKind = "auto",
         on_spawn: Callable[[EngineProcess], None] | None = None,
@@ -67,9 +67,9 @@ class Session:
     ) -> None:
         """Create a session. ``tokenizer``: the model's, if any; may take time. For the rest see
         :class:`EngineSupervisor`."""
-        room = room or ContextPolicy("drop-oldest", by_length)
+        window = window or EngineContextWindow("drop-oldest", by_length)
         self.supervisor = EngineSupervisor(
-            protocol, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit
+            protocol, window, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit
         )
         self._trimmer = ContextTrimmer(self.supervisor, self._or_stop)
         self._tokenizer = tokenizer
@@ -139,7 +139,7 @@ class Session:
         supervisor.sampling = options.sampling
         self._stop_reason = None
         self._stopped.clear()
-        window = supervisor.room.window
+        window = supervisor.window
         attempts = _Attempts(conversation, cut, options, window.left, window.summary)
         if options.timeout is not None:
             loop = asyncio.get_running_loop()
@@ -161,11 +161,11 @@ class Session:
         cut, conversation = _cut_reply(conversation)
         if not normalise(conversation.messages[-1].content).text:
             raise _empty()
-        question = await self._asked(conversation, cut, options)
+        prompt = await self._asked(conversation, cut, options)
         if options.alone:
-            await self._trimmer.leaving(question.history, question.text, options)
+            await self._trimmer.leaving(prompt, options)
 
-    async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
+    async def _prompt(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
         """The request for the engine. Raises BitnetChatError for an impossible one."""
         protocol = await self.supervisor.protocol()
         # With others than before the template is rendered, which takes what time it is given.
@@ -173,13 +173,12 @@ class Session:
         use = partial(protocol.use, options.template)
         if without_effect := await run_in_daemon_thread(use) if is_new else use():
             self.supervisor.tell(without_effect)
-        question = await self._asked(conversation, cut, options)
-        if question.goes_on and question.text:
+        prompt = await self._asked(conversation, cut, options)
+        if prompt.goes_on and prompt.text:
             self.supervisor.tell("this engine cannot continue a reply by itself: it was asked to continue")
         if options.alone:
-            history = await self._trimmer.cut(question.history, question.text, options)
-            question = replace(question, history=history)
-        return question
+            prompt = await self._trimmer.cut(prompt, options)
+        return prompt
 
     async def _asked(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
         protocol = await self.supervisor.protocol()
@@ -188,11 +187,10 @@ class Session:
             raise UnsupportedError("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
             *earlier, asked = (await run_beside_loop(conversation, encoded_conversation, conversation)).messages
-            return EnginePrompt(Conversation(tuple(earlier)), asked.content)
+            return self.supervisor.prompt(Conversation(tuple(earlier)), asked.content)
         whole = Conversation((*conversation.messages, cut))
-        return EnginePrompt(
-            await run_beside_loop(whole, encoded_conversation, whole), protocol.go_on_message, goes_on=True
-        )
+        encoded = await run_beside_loop(whole, encoded_conversation, whole)
+        return self.supervisor.prompt(encoded, protocol.go_on_message, goes_on=True)
 
     async def _allowance(self, options: ReplyOptions) -> TokenLimit | None:
         """Allowance for an engine that does not enforce a limit and stops a few tokens after it."""
@@ -201,30 +199,32 @@ class Session:
         tokenizer = await asyncio.get_running_loop().run_in_executor(None, self._tokenizer)
         return TokenLimit(tokenizer, options.max_tokens) if tokenizer is not None else None
 
-    def _estimate(self, protocol: EngineProtocol, question: EnginePrompt) -> Estimate:
+    def _estimate(self, protocol: EngineProtocol, prompt: EnginePrompt) -> Estimate:
         """Estimate for the next turn, for an engine without figures."""
-        count = self.supervisor.room.count
+        count = self.supervisor.window.count
 
         def asked() -> TokenCount:
-            return TokenCount(0) if question.is_silent else protocol.cost_of_message(question.text, count)
+            return TokenCount(0) if prompt.is_silent else protocol.cost_of_message(prompt.text, count)
 
-        return Estimate(self.supervisor.used(protocol, question.history), asked, count)
+        return Estimate(self.supervisor.used(protocol, prompt.kept), asked, count)
 
     async def _begin_turn(self, attempts: _Attempts) -> list[Event]:
         """Send the message to a process that is ready for it. Sets the end of the reply if that is not possible."""
         options = attempts.options
         try:
-            question = attempts.question or await self._question(attempts.conversation, attempts.cut, options)
-            attempts.question = question
+            prompt = attempts.prompt or await self._prompt(attempts.conversation, attempts.cut, options)
+            attempts.prompt = prompt
             allowance = await self._allowance(options)
-            process = await self._ready(question, options)
-            if process is None:
+            ready = await self._ready(prompt, options)
+            if ready is None:
                 self._finish(attempts, Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats()))
                 return []
+            process, prompt = ready
+            attempts.prompt = prompt
             # From here until the message is sent nothing is waited for: the child might die meanwhile.
             protocol = await self.supervisor.protocol()
-            estimate = self._estimate(protocol, question)
-            message = self._input(process, question, options)
+            estimate = self._estimate(protocol, prompt)
+            message = self._input(process, prompt, options)
             tags = process.thinking_tags
             attempts.process, attempts.turn = (
                 process,
@@ -239,7 +239,7 @@ class Session:
             if attempts.has_started:
                 return []
             attempts.has_started = True
-            if changed := protocol.note_of(question.text):
+            if changed := protocol.note_of(prompt.text):
                 self.supervisor.tell(changed)
             return [*self.supervisor.take_notices(of_launch=True), Started()]
         except BitnetChatError as error:
@@ -264,8 +264,8 @@ class Session:
         repeated."""
         if attempts.end is not None:
             return []
-        process, turn, question = attempts.process, attempts.turn, attempts.question
-        assert question is not None, "a turn has begun"
+        process, turn, prompt = attempts.process, attempts.turn, attempts.prompt
+        assert prompt is not None, "a turn has begun"
         turn.over(natural=turn.end is not None and turn.end.natural)
         await process.log_is_level()
         last: list[Event] = [
@@ -275,11 +275,11 @@ class Session:
         try:
             end: Completed | Failed | None
             if turn.error is not None:
-                end = await self._error(process, question.history, turn, turn.error, attempts.options)
+                end = await self._error(process, prompt, turn, turn.error, attempts.options)
             elif turn.end is not None:
-                end = await self._completed(process, question, turn, turn.end)
+                end = await self._completed(process, prompt, turn, turn.end)
             else:
-                end = await self._died(process, question, turn)
+                end = await self._died(process, prompt, turn)
             if end is not None:
                 self._finish(attempts, end)
         except BitnetChatError as error:
@@ -295,37 +295,36 @@ class Session:
         attempts.end = end
         if not end.text and (attempts.has_started or _is_overflow(end)):
             # What left made room for a message that may be no part of the conversation, or was too long alone.
-            self.supervisor.room.window.restore(attempts.left, attempts.summary)
+            self.supervisor.window.restore(attempts.left, attempts.summary)
 
-    async def _ready(self, question: EnginePrompt, options: ReplyOptions) -> EngineProcess | None:
-        """The child, idle, in sync, and with room for the message; None after the user stopped waiting."""
-        history, text = question.history, question.text
-        deaths = _SilentDeaths()
-        if self.supervisor.starting is not None:
-            await self._or_stop(self.supervisor.starting)
+    async def _ready(self, prompt: EnginePrompt, options: ReplyOptions) -> tuple[EngineProcess, EnginePrompt] | None:
+        """The child, idle, in sync, and with room for the message, and the prompt as it fits; None after the user
+        stopped waiting."""
+        deaths, supervisor = _SilentDeaths(), self.supervisor
+        if supervisor.starting is not None:
+            await self._or_stop(supervisor.starting)
         while not self._stopped.is_set():
-            await self._trimmer.make_room(history, text, options.max_tokens)
-            memory = self.supervisor.room.window.kept(history)
-            await self._or_stop(asyncio.ensure_future(self.supervisor.protocols.render_ahead(memory, text)))
+            prompt = await self._trimmer.fit(prompt, options.max_tokens)
+            await self._or_stop(asyncio.ensure_future(supervisor.protocols.render_ahead(prompt.kept, prompt.text)))
             if self._stopped.is_set():
                 break
-            if question.goes_on and not self.supervisor.room.window.kept(history).turns:
+            if prompt.goes_on and not prompt.kept.turns:
                 raise exit_errors.no_room_to_go_on()
-            process = await self.supervisor.synchronise(history, message=text, unfinished=question.is_silent)
+            process = await supervisor.synchronise(prompt)
             if process.state is not ProcessState.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
                 if process.state is ProcessState.STARTING and process.launch.answers:
-                    self.supervisor.discard()  # it reads a message that is not to be answered
+                    supervisor.discard()  # it reads a message that is not to be answered
                 break
             if self.state is not ProcessState.IDLE:
-                await self._died_before(process, history, deaths)
-            # Now it has told how much it holds.
-            elif not await self._trimmer.make_room(history, text, options.max_tokens):
-                return process
+                await self._died_before(process, prompt, deaths)
+            # Only now the size of its window is known.
+            elif (await self._trimmer.fit(prompt, options.max_tokens)).kept == prompt.kept:
+                return process, prompt
         return None
 
-    async def _died_before(self, process: EngineProcess, history: Conversation, deaths: _SilentDeaths) -> None:
+    async def _died_before(self, process: EngineProcess, prompt: EnginePrompt, deaths: _SilentDeaths) -> None:
         """The child died before it was sent the message. Raises BitnetChatError when another start cannot help."""
         await process.gone()
         if process.ready_after is not None:
@@ -339,10 +338,10 @@ class Session:
             return
         if not process.meter.overflowed:
             raise exit_errors.while_loading(process, process.refusal)
-        await self._trimmer.drop_more(process, history)
+        await self._trimmer.drop_more(process, prompt)
 
-    def _input(self, process: EngineProcess, question: EnginePrompt, options: ReplyOptions) -> EncodedMessage:
-        found = process.input_for(self.supervisor.room.window.kept(question.history), question.text, options)
+    def _input(self, process: EngineProcess, prompt: EnginePrompt, options: ReplyOptions) -> EncodedMessage:
+        found = process.input_for(prompt.kept, prompt.text, options)
         assert found is not None, "it was started for this message"
         return found
 
@@ -357,7 +356,7 @@ class Session:
     # The end of a turn
 
     async def _completed(
-        self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator, end: TurnEnd
+        self, process: EngineProcess, prompt: EnginePrompt, turn: ReplyAccumulator, end: TurnEnd
     ) -> Completed:
         """The engine ended the turn."""
         protocol, meter = await self.supervisor.protocol(), process.meter
@@ -366,7 +365,7 @@ class Session:
         at_limit = meter.tokens is not None and meter.tokens == protocol.max_tokens and not meter.is_whole
         full = meter.context_size is not None and (meter.context_used or 0) >= meter.context_size
         meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
-        conversation = question.answered(turn.text)
+        conversation = prompt.answered(turn.text)
         reason = FinishReason.STOP
         if self._stop_reason is not None and not end.natural and end.reason in (None, FinishReason.INTERRUPTED):
             reason = self._stop_reason
@@ -383,7 +382,7 @@ class Session:
             is_at_limit = is_within and reason is FinishReason.LENGTH
             self.supervisor.remember(conversation, is_within=is_within, is_at_limit=is_at_limit)
         else:  # a message that got no reply is mostly taken back; a new child need not know of it
-            self.supervisor.expect(question.history)
+            self.supervisor.expect(prompt.history)
         if self._stop_reason is not None and protocol.no_message and process.state is ProcessState.IDLE:
             # A signal that came just after the end of the reply is still waiting, and would end the engine with the
             # next message. It had better do so now.
@@ -393,14 +392,14 @@ class Session:
     async def _error(
         self,
         process: EngineProcess,
-        history: Conversation,
+        prompt: EnginePrompt,
         turn: ReplyAccumulator,
         error: EngineError,
         options: ReplyOptions,
     ) -> Completed | Failed | None:
         """The engine reported an error instead of a reply, or within it. None: the turn is repeated."""
         if (await self.supervisor.protocol()).carries_all:
-            self.supervisor.expect(history)
+            self.supervisor.expect(prompt.history)
         else:
             self.supervisor.discard()
         if error.why == "unsupported":
@@ -411,19 +410,19 @@ class Session:
             return Failed(EngineDiedError(f"the engine reported: {error.text}", remedy=remedy), turn.text)
         if turn.text:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())
-        await self._trimmer.drop_more(process, history)
+        await self._trimmer.drop_more(process, prompt)
         return None
 
-    async def _died(self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator) -> Completed | None:
+    async def _died(self, process: EngineProcess, prompt: EnginePrompt, turn: ReplyAccumulator) -> Completed | None:
         """The child died in this turn. None: the turn is repeated."""
-        reason = await self._reason_of_death(process, question, turn)
+        reason = await self._reason_of_death(process, prompt, turn)
         if reason is None:
             return None
-        await self._keep_in_step(question, turn, reason)
+        await self._keep_in_step(prompt, turn, reason)
         return Completed(reason, turn.text, turn.stats())
 
     async def _reason_of_death(
-        self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator
+        self, process: EngineProcess, prompt: EnginePrompt, turn: ReplyAccumulator
     ) -> FinishReason | None:
         """The child died in this turn: the reason for the end of the reply, or None to repeat the turn.
 
@@ -433,27 +432,27 @@ class Session:
             return self._stop_reason
         # A classic engine whose context is full ends with 0 in the middle of its reply.
         if process.meter.overflowed or (process.exit_code == 0 and not process.was_stopped):
-            room, protocol = self.supervisor.room, await self.supervisor.protocol()
+            window, protocol = self.supervisor.window, await self.supervisor.protocol()
             # A reply can fill the window with tokens that print nothing.
-            if turn.text or room.fits_alone(protocol, question.history, question.text):
+            if turn.text or window.fits_alone(protocol, prompt):
                 return FinishReason.CONTEXT_OVERFLOW
-            await self._trimmer.drop_more(process, question.history)
+            await self._trimmer.drop_more(process, prompt)
             return None
         self.supervisor.consume_restart(process)
         return FinishReason.ENGINE_DIED if turn.text else None
 
-    async def _keep_in_step(self, question: EnginePrompt, turn: ReplyAccumulator, reason: FinishReason) -> None:
+    async def _keep_in_step(self, prompt: EnginePrompt, turn: ReplyAccumulator, reason: FinishReason) -> None:
         """After a death in mid-reply: a new child that knows the part that had arrived, while the user reads."""
         supervisor, protocol = self.supervisor, await self.supervisor.protocol()
-        memory = question.answered(turn.text) if turn.text else question.history
+        memory = prompt.answered(turn.text) if turn.text else prompt.history
         if reason is FinishReason.CONTEXT_OVERFLOW:
             supervisor.discard()
-            if supervisor.room.policy != "drop-oldest":  # what is to be done takes time, or is nothing
+            if supervisor.window.policy != "drop-oldest":  # what is to be done takes time, or is nothing
                 return
             with contextlib.suppress(ContextOverflowError):  # then the next reply reports it
-                count = supervisor.to_drop(protocol, memory, "", None)
-                if count == supervisor.room.window.count_left(memory):
-                    count = supervisor.room.more_to_drop(memory)
+                count = supervisor.to_drop(protocol, supervisor.prompt(memory), None)
+                if count == supervisor.window.count_left(memory):
+                    count = supervisor.window.dropped_when_full(memory)
                 supervisor.release(memory, count)
         supervisor.try_spawn(memory)
 
@@ -479,7 +478,7 @@ class _Attempts:
         self.left, self.summary = left, summary
         self.began = time.monotonic()
         self.timer: asyncio.TimerHandle | None = None
-        self.question: EnginePrompt | None = None
+        self.prompt: EnginePrompt | None = None
         self.told = ""
         """Thoughts shown to the user."""
         self.has_started = False
@@ -551,27 +550,3 @@ def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation
     if not last.was_cut:
         raise UsageError("the last reply is complete and cannot be continued")
     return (last if last.content else None), before
-
-
-# What is put to an engine: a message, or the wish for more of a reply that was cut. No I/O.
-
-
-@dataclass(frozen=True, slots=True)
-class EnginePrompt:
-    """Request to an engine. ``history``: the conversation before. ``text``: the clean message; empty to continue the
-    reply at the end of ``history`` without a message. ``goes_on``: whether that reply is continued."""
-
-    history: Conversation
-    text: str
-    goes_on: bool = False
-
-    @property
-    def is_silent(self) -> bool:
-        return self.goes_on and not self.text
-
-    def answered(self, reply: str) -> Conversation:
-        """The conversation with the reply in it, as it is sent."""
-        if not self.goes_on:
-            return self.history.with_user(self.text).with_assistant(reply)
-        *earlier, cut = self.history.messages
-        return encoded_conversation(Conversation((*earlier, Message("assistant", cut.content + reply))))

@@ -14,12 +14,15 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 
 from bitnet_chat.backend import Sampling
+from bitnet_chat.context.summary import Summary
 from bitnet_chat.context.token_count import TokenCount
+from bitnet_chat.context.window import Policy
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import exit_errors
-from bitnet_chat.engine.context_policy import ContextPolicy, Policy
+from bitnet_chat.engine.context_window import EngineContextWindow
 from bitnet_chat.engine.loaded_engine import EngineInstance
 from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
 from bitnet_chat.engine.standby import StandbyPool
@@ -42,7 +45,7 @@ class EngineSupervisor:
     def __init__(
         self,
         protocol: Callable[[], EngineProtocol],
-        room: ContextPolicy,
+        window: EngineContextWindow,
         *,
         transport: TransportKind = "auto",
         on_spawn: Callable[[EngineProcess], None] | None = None,
@@ -50,7 +53,7 @@ class EngineSupervisor:
         refit: Callable[[EngineProcess], bool] = lambda process: False,
     ) -> None:
         self.budget = RestartBudget()
-        self.room = room
+        self.window = window
         self.busy = False
         """True while a task uses the child: that task then handles its death."""
         self.sampling = Sampling()
@@ -84,14 +87,14 @@ class EngineSupervisor:
         self.busy = True
         if alone:
             self._notices.forget_request()
-            self.room.window.restore(())
+            self.window.restore(())
 
     def take_notices(self, *, of_launch: bool) -> list[Notice]:
         """Notices that were not shown yet. ``of_launch``: also what could not be kept when the child was started, which
         is of interest when that child is the one that replies."""
         self._account_for_the_fallen()
         notices = self._notices.take()
-        if (note := self.room.window.take_note())[0]:
+        if (note := self.window.take_note())[0]:
             notices.append(Notice(*note))
         if of_launch and self._loaded is not None:
             notices += map(Notice, self._loaded.notes)
@@ -121,13 +124,14 @@ class EngineSupervisor:
             protocol = await self.protocol()
             while self._wanted is not None and not self.busy and not self._closed:
                 history, self._wanted = self._wanted, None
-                count = await run_in_daemon_thread(partial(self.to_drop, protocol, history, "", None))
-                if self.room.policy == "drop-oldest":
+                count = await run_in_daemon_thread(partial(self.to_drop, protocol, self.prompt(history), None))
+                if self.window.policy == "drop-oldest":
                     self.release(history, count)
-                elif count > self.room.window.count_left(history):
+                elif count > self.window.count_left(history):
                     continue  # a summary is made when a reply is awaited
-                process = await self.synchronise(history)
-                self._watch_over(self._read_ahead(process, protocol, self.room.window.kept(history)))
+                prompt = self.prompt(history)
+                process = await self.synchronise(prompt)
+                self._watch_over(self._read_ahead(process, protocol, prompt.kept))
         except BitnetChatError:
             self.discard()  # the next reply tries again and tells
         if not self.busy:
@@ -144,14 +148,14 @@ class EngineSupervisor:
             and self.protocols.made is not None
             and self.protocols.made.carries_all
         ):
-            loaded.turn_to(self.room.window.kept(self._history))  # its figures are of what is not told again
+            loaded.turn_to(self.window.kept(self._history))  # its figures are of what is not told again
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit:
             self._replacing = asyncio.ensure_future(self._replace_unless_ready(loaded))
         else:
             self._fill_spares()
 
     async def _replace_unless_ready(self, loaded: EngineInstance) -> None:
-        await self.protocols.render_ahead(self.room.window.kept(self._history))
+        await self.protocols.render_ahead(self.window.kept(self._history))
         if self.busy or self._closed or loaded is not self._loaded or not loaded.is_alive:
             return
         if self._is_ready(loaded):
@@ -166,7 +170,7 @@ class EngineSupervisor:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
         if self.protocols.made is not None and self.protocols.made.carries_all:
             return True
-        memory = self.room.window.kept(self._history)
+        memory = self.window.kept(self._history)
         if loaded.has_strayed or loaded.memory != memory:
             return False
         process = loaded.process
@@ -177,7 +181,7 @@ class EngineSupervisor:
         loaded, protocol = self._loaded, self.protocols.made
         if self._standby is None or loaded is None or protocol is None or protocol.carries_all or self._closed:
             return
-        kept, history = self.room.window.kept, self._history
+        kept, history = self.window.kept, self._history
         memories = [kept(history.without_last_turn())]
         if protocol.clearing() is None or loaded.replayed_thinking:
             memories.append(kept(history.cleared()))
@@ -197,12 +201,17 @@ class EngineSupervisor:
         self.discard()
         return True
 
-    async def synchronise(self, history: Conversation, *, message: str = "", unfinished: bool = False) -> EngineProcess:
-        """A child that remembers ``history`` or is about to, and that ``message`` can be put to; ``unfinished``: and
-        that can go on with its last reply. Raises BitnetChatError when none can be started."""
+    def prompt(self, history: Conversation, text: str = "", *, goes_on: bool = False) -> EnginePrompt:
+        """The prompt of a message after ``history``, with the part of it that the window holds now."""
+        return EnginePrompt(history, self.window.kept(history), text, goes_on)
+
+    async def synchronise(self, prompt: EnginePrompt) -> EngineProcess:
+        """A child that remembers the history of ``prompt`` or is about to, and that can be sent its message, or can
+        continue the last reply. Raises BitnetChatError if none can be started."""
         protocol = await self.protocol()
-        self.room.window.follow(history)
-        self._history, memory = history, self.room.window.kept(history)
+        message, unfinished = prompt.text, prompt.is_silent
+        self.window.follow(prompt.history)
+        self._history, memory = prompt.history, prompt.kept
         await self.protocols.render_ahead(memory, message)
         if self._standby is not None and self.busy:
             self._standby.pause(memory)
@@ -235,7 +244,7 @@ class EngineSupervisor:
     def spawn(self, history: Conversation) -> EngineProcess:
         """Replace the child. Raises BitnetChatError if it cannot be started."""
         self._history = history
-        return self._replace(self.room.window.kept(history))
+        return self._replace(self.window.kept(history))
 
     def _replace(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> EngineProcess:
         self.discard()
@@ -347,7 +356,7 @@ class EngineSupervisor:
         which was cut at its limit of tokens."""
         self._history = conversation
         if self._loaded is not None and self.protocols.made is not None:
-            self._loaded.record(self.room.window.kept(conversation), self.protocols.made, self.room.count)
+            self._loaded.record(self.window.kept(conversation), self.protocols.made, self.window.count)
             self._loaded.has_answered = True
             self._loaded.is_within, self._loaded.is_at_limit = is_within, is_at_limit
 
@@ -380,35 +389,33 @@ class EngineSupervisor:
         loaded = self._loaded
         if loaded is None or self.protocols.made is None or not loaded.is_alive:
             return None
-        if loaded.process.state is ProcessState.STARTING and self.room.size is None:
+        if loaded.process.state is ProcessState.STARTING and self.window.size is None:
             return None
-        return loaded.used(self.protocols.made, self.room.count)
+        return loaded.used(self.protocols.made, self.window.count)
 
-    def used(self, protocol: EngineProtocol, history: Conversation) -> TokenCount | None:
-        """Tokens in the context of a child that has loaded and is in step with ``history``; None where none is."""
+    def used(self, protocol: EngineProtocol, kept: Conversation) -> TokenCount | None:
+        """Tokens in the context of a loaded child that has the turns ``kept``; None without such a child."""
         loaded = self._loaded
-        if (
-            loaded is None
-            or loaded.process.state is not ProcessState.IDLE
-            or loaded.memory != self.room.window.kept(history)
-        ):
+        if loaded is None or loaded.process.state is not ProcessState.IDLE or loaded.memory != kept:
             return None
-        return loaded.used(protocol, self.room.count)
+        return loaded.used(protocol, self.window.count)
 
     def to_drop(
-        self, protocol: EngineProtocol, history: Conversation, text: str, most: int | None, alone: Policy | None = None
+        self, protocol: EngineProtocol, prompt: EnginePrompt, max_tokens: int | None, alone: Policy | None = None
     ) -> int:
-        """See :meth:`ContextPolicy.to_drop`."""
+        """See :meth:`EngineContextWindow.to_drop`."""
         if self.process is not None:
-            self.room.size = self.process.meter.context_size or self.room.size
-        return self.room.to_drop(protocol, history, self.used(protocol, history), text, most, alone)
+            self.window.size = self.process.meter.context_size or self.window.size
+        used = self.used(protocol, prompt.kept)
+        return self.window.to_drop(protocol, prompt, used, max_tokens, alone)
 
-    def release(self, history: Conversation, count: int, summary: str = "") -> None:
-        """Drop the ``count`` oldest messages from the window, beginning with the next child."""
-        window, protocol = self.room.window, self.protocols.made
+    def release(self, history: Conversation, count: int, summary: Summary | None = None) -> None:
+        """Drop the ``count`` oldest messages from the window, beginning with the next prompt."""
+        window, protocol, summary = self.window, self.protocols.made, summary or Summary()
         if count > window.count_left(history):
             assert protocol is not None, "it was counted with it"
-            window.drop(history, count, self.room.cost_of_oldest(protocol, history, count), summary)
+            tokens = window.cost_of_oldest(protocol, history, count)
+            window.drop(history, count, tokens, summary.text, summary.remark)
 
     # Mending
 

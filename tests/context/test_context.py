@@ -18,12 +18,14 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.config import Settings
+from bitnet_chat.context.summary import MARK
 from bitnet_chat.context.token_count import TokenCount, by_length
-from bitnet_chat.context.window import MARK, ContextWindow, about_tokens, half_to_drop, messages_to_drop
+from bitnet_chat.context.window import ContextWindow, about_tokens, half_to_drop, messages_to_drop
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.context_policy import ContextPolicy
+from bitnet_chat.engine.context_window import EngineContextWindow
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.errors import ContextOverflowError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
@@ -59,12 +61,15 @@ def test_whole_turns_leave_and_the_newest_stay() -> None:
 
 def test_what_leaves_is_counted_with_what_stands_around_it(classic: EngineBinary, model: Path) -> None:
     backend = LocalEngineBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
-    protocol, room = backend.protocol(), ContextPolicy("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
+    protocol, window = (
+        backend.protocol(),
+        EngineContextWindow("drop-oldest", lambda text: backend.count(text) or TokenCount(0)),
+    )
     system = Conversation().with_system(SYSTEM)
     turns = system.with_user("hello").with_assistant("Hello!").with_user("thanks").with_assistant("Bye.")
-    whole = protocol.cost_of_history(turns, room.count).count - protocol.cost_of_history(system, room.count).count
-    assert room.cost_of_oldest(protocol, turns, 4).count == whole
-    assert sum(room.count(each.content).count for each in turns.turns) < whole - 8
+    whole = protocol.cost_of_history(turns, window.count).count - protocol.cost_of_history(system, window.count).count
+    assert window.cost_of_oldest(protocol, turns, 4).count == whole
+    assert sum(window.count(each.content).count for each in turns.turns) < whole - 8
 
 
 def test_a_window_keeps_other_conversations_whole() -> None:
@@ -123,6 +128,10 @@ class Plain:
         return count(text)
 
 
+def prompt(history: Conversation, text: str) -> EnginePrompt:
+    return EnginePrompt(history, history, text)
+
+
 def test_of_a_long_history_only_what_may_stay_is_counted() -> None:
     counted: list[int] = []
 
@@ -130,17 +139,18 @@ def test_of_a_long_history_only_what_may_stay_is_counted() -> None:
         counted.append(len(text))
         return TokenCount(len(text))
 
-    room, protocol, history = ContextPolicy("drop-oldest", count), Plain(), Conversation().with_system("S")
+    window, protocol, history = EngineContextWindow("drop-oldest", count), Plain(), Conversation().with_system("S")
     turn = (Message("user", "q" * 20), Message("assistant", "a" * 20))
     history = Conversation((*history.messages, *(turn * 50_000)))
-    dropped = room.to_drop(protocol, history, None, "q" * 50, None, "drop-oldest")  # type: ignore[arg-type]
+    dropped = window.to_drop(protocol, prompt(history, "q" * 50), None, None, "drop-oldest")  # type: ignore[arg-type]
     kept = 20 * (100_000 - dropped)
     assert 500 - 51 <= kept <= 1000 - 125 - 51 and dropped % 2 == 0
     longer = Conversation((*history.messages, *turn))
-    assert room.to_drop(protocol, longer, None, "q" * 50, None, "drop-oldest") in (dropped, dropped + 2 * 12)  # type: ignore[arg-type]
+    again = window.to_drop(protocol, prompt(longer, "q" * 50), None, None, "drop-oldest")  # type: ignore[arg-type]
+    assert again in (dropped, dropped + 2 * 12)
     assert sum(counted) + protocol.rendered < 30_000, "of two million characters"
     with pytest.raises(ContextOverflowError, match="outgrown") as raised:
-        room.to_drop(protocol, history, None, "q", None, "stop")  # type: ignore[arg-type]
+        window.to_drop(protocol, prompt(history, "q"), None, None, "stop")  # type: ignore[arg-type]
     assert raised.value.size == 1000 and 1_900_000 < (raised.value.needed or 0) < 2_100_000
 
 
@@ -155,10 +165,10 @@ def test_what_is_as_long_as_a_conversation_runs_beside_the_loop() -> None:
 
 
 def test_what_one_request_was_to_be_told_another_is_not() -> None:
-    supervisor = EngineSupervisor(lambda: None, ContextPolicy("drop-oldest", by_length))  # type: ignore[arg-type, return-value]
+    supervisor = EngineSupervisor(lambda: None, EngineContextWindow("drop-oldest", by_length))  # type: ignore[arg-type, return-value]
     supervisor.notify("the engine was restarted")
     supervisor.tell("a special token of yours was kept as text")
-    supervisor.room.window.drop(Conversation().with_user("a").with_assistant("b"), 2, TokenCount(2))
+    supervisor.window.drop(Conversation().with_user("a").with_assistant("b"), 2, TokenCount(2))
     supervisor.begin(alone=True)
     assert supervisor.take_notices(of_launch=False) == [Notice("the engine was restarted")]
 

@@ -70,7 +70,7 @@ def test_a_request_that_stands_for_itself_knows_nothing_of_others() -> None:
     before = shared.alone(None).to_drop(question, None)
     learned(shared, "x " * 100, 500)
     learned(shared, "x " * 100, 2000, TOOL)
-    shared.window.drop(history, 20, TokenCount(0))
+    shared.drop(history, 20, TokenCount(0))
     assert shared.alone(None).to_drop(question, None) == before > 0
     assert shared.alone(None).messages(question) == question.history.messages + question.asked
     with pytest.raises(ContextOverflowError, match=r"long, and 256 are kept for the reply") as raised:

@@ -343,7 +343,7 @@ def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, ha
     chance = random.Random(size)
 
     async def body(backend: LocalEngineBackend) -> None:
-        protocol, window = backend.protocol(), backend._session.supervisor.room.window
+        protocol, window = backend.protocol(), backend._session.supervisor.window
         conversation = Conversation().with_system("pinned")
         for step in range(60):
             choice = chance.random()

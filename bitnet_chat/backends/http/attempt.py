@@ -98,7 +98,7 @@ class RequestAttempt:
 
     def _opening(self, changed: int) -> Iterator[Event]:
         """Notices that follow once the server has accepted the request: a refused one may have to be cut again."""
-        text, dropped = self._fit.window.take_note()
+        text, dropped = self._fit.take_note()
         if text:
             yield Notice(text, dropped)
         if self._has_started:

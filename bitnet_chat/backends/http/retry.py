@@ -56,7 +56,7 @@ class ReplyRetry:
         self._wanted = options
         self._told: list[InvalidToolCall] = []
         self._cuts = self._refusals = 0
-        self._before = fit.window.left, fit.window.summary
+        self._before = fit.left, fit.summary
 
     @property
     def wire(self) -> WireFormat:
@@ -109,7 +109,7 @@ class ReplyRetry:
                 try:
                     await self.trimmer.drop_more(self.question, refusal, self.target)
                 except BitnetChatError as overflow:
-                    self.fit.window.restore(*self._before)
+                    self.fit.restore(*self._before)
                     return self._refused(overflow)
                 return []
         return self._refused(refusal.error(self._service.name, self._service.model))
