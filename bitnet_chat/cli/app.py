@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitnet_chat.cli import serve
 from bitnet_chat.cli.parser import Parser, parse
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bitnet_chat.config import Settings
     from bitnet_chat.server.settings import ServeSettings
 
+T = TypeVar("T")
 _SIZE = (1100, 800)
 
 
@@ -123,12 +124,34 @@ def _server(
     thread = threading.Thread(target=work, name="bitnet-chat server")
     thread.start()
     try:
-        yield listening.result(), ended.result
+        yield _result(listening), lambda: _result(ended)
     finally:
         for loop, ending in loop_of:
             with suppress(RuntimeError):  # it has ended
                 loop.call_soon_threadsafe(ending.set)
         thread.join()
+
+
+def _result(future: Future[T]) -> T:
+    """The result of ``future``. Unlike :meth:`Future.result` it is left for a signal at any moment: the wait for a lock
+    is not ended by one that arrives just before it.
+    """
+    woken, wakes = socket.socketpair()
+    with woken, wakes:
+        wakes.setblocking(False)
+        before = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+        try:
+
+            def wake(_: object) -> None:
+                with suppress(OSError):  # left for a signal
+                    wakes.send(b"\0")
+
+            future.add_done_callback(wake)
+            while not future.done():
+                woken.recv(1)
+        finally:
+            signal.set_wakeup_fd(before)
+    return future.result()
 
 
 def _show(url: str, in_window: bool, wait: Callable[[], int] | None) -> int:

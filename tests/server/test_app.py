@@ -11,6 +11,7 @@ import sys
 import types
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,18 @@ def test_without_a_display_the_address_is_told(tmp_path: Path, engine_flags: lis
     finally:
         child.kill()
         child.communicate()
+
+
+def test_a_signal_just_before_a_wait_ends_it() -> None:
+    class Unfinished(Future[int]):
+        def done(self) -> bool:  # the last thing that is called before the wait
+            is_done = super().done()
+            os.kill(os.getpid(), signal.SIGTERM)
+            return is_done
+
+    with app._ended_by_signals(), pytest.raises(SystemExit) as ended:
+        app._result(Unfinished())
+    assert ended.value.code == 143
 
 
 def test_help_names_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
