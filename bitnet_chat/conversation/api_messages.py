@@ -7,12 +7,12 @@ row become one, with a blank line between them, and a reply at the end is contin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.conversation.message import NOT_CALLED, Conversation, Message, Role, ToolCall
+from bitnet_chat.conversation.openai_codec import decode_arguments
 from bitnet_chat.errors import FinishReason, InvalidFieldError
 
 MOST_MESSAGES = 10_000
@@ -196,21 +196,12 @@ def _call(fields: Fields, id: str) -> ToolCall:
 
 def _function(fields: Fields, id: str) -> ToolCall:
     """``id``: of the call. Arguments are a text in the OpenAI API, and an object in that of Ollama."""
-    arguments = fields.get("arguments")
-    if isinstance(arguments, dict):
-        text = json.dumps(arguments, ensure_ascii=False)
-    else:
-        text = fields.text("arguments") or "{}"
-        if not _is_object(text):
-            raise fields.wrong("arguments", "is not a JSON object")
+    value = fields.get("arguments")
+    try:
+        arguments = decode_arguments(value if isinstance(value, dict) else fields.text("arguments") or "{}")
+    except ValueError:
+        raise fields.wrong("arguments", "is not a JSON object") from None
     fields.accept("index", "description", "parsed_arguments")
-    call = ToolCall(id, fields.needed_text("name"), text)
+    call = ToolCall(id, fields.needed_text("name"), arguments)
     fields.finish()
     return call
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from bitnet_chat.conversation.message import Conversation, Message, ToolCall
+from bitnet_chat.conversation.openai_codec import decode_conversation, encode_message
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.text.sanitize import escaped, one_line, visible
 from bitnet_chat.text.utf8 import well_formed
@@ -87,7 +88,7 @@ def restore(text: str) -> Conversation:
     if not isinstance(dicts, list):
         raise UsageError("this is not an exported conversation: 'messages' is not a list")
     dicts = [each for each in dicts if not (isinstance(each, dict) and each.get("left_out"))]
-    messages = Conversation.from_dicts(dicts).messages
+    messages = decode_conversation(dicts).messages
     return Conversation(tuple(_restored(*pair) for pair in zip(messages, dicts, strict=True)))
 
 
@@ -104,15 +105,9 @@ def _restored(message: Message, fields: Mapping[str, Any]) -> Message:
 
 def _object(shown: _ExportedMessage) -> dict[str, object]:
     message = shown.message
-    fields: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        fields["content"] = message.content or None
-        fields["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+    fields: dict[str, object] = encode_message(message)
     if message.role == "tool":
-        fields |= {"tool_call_id": message.call_id, "name": message.tool_name}
+        fields["name"] = message.tool_name
     if message.finish is not None:
         fields["finish_reason"] = message.finish.value
     if message.thinking:

@@ -6,16 +6,14 @@ Text may contain lone surrogates (U+DC80..U+DCFF): they stand for bytes of a rep
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.errors import FinishReason
 
 Role = Literal["system", "user", "assistant", "tool"]
-_ROLES: tuple[str, ...] = get_args(Role)
 _WHOLE = (None, FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
 
 
@@ -71,32 +69,6 @@ class Conversation:
     """
 
     messages: tuple[Message, ...] = ()
-
-    @classmethod
-    def from_dicts(cls, dicts: Iterable[Mapping[str, object]]) -> Conversation:
-        """From OpenAI-style objects. Raises UsageError naming the first message that is wrong."""
-        messages: list[Message] = []
-        for number, each in enumerate(dicts, 1):
-            if not isinstance(each, Mapping):
-                raise UsageError(f"message {number} is not an object with 'role' and 'content'")
-            role, content = each.get("role"), each.get("content")
-            if role not in _ROLES:
-                raise UsageError(f"message {number} has the role {role!r}", remedy=f"use one of: {', '.join(_ROLES)}")
-            calls = calls_in(each.get("tool_calls"), number) if role == "assistant" else ()
-            text = text_in(content, number) if content is not None or not calls else ""
-            if role == "system" and number > 1:
-                raise UsageError(f"message {number} is a system message; it can only be the first")
-            if role not in ("system", "tool") and messages and messages[-1].role == role:
-                raise UsageError(f"message {number} is a second {role} message in a row")
-            if role == "assistant" and (not messages or messages[-1].role == "system"):
-                raise UsageError(f"message {number} is an assistant message before any user message")
-            if role == "tool":
-                call = _call_answered(each, messages, number)
-                messages.append(Message("tool", text, call_id=call.id, tool_name=call.name))
-            else:
-                finish = FinishReason.TOOL_CALLS if calls else None
-                messages.append(Message(role, text, finish, tool_calls=calls))  # type: ignore[arg-type]  # see above
-        return cls(tuple(messages))
 
     @property
     def system(self) -> str:
@@ -172,58 +144,3 @@ class Conversation:
     def cleared(self) -> Conversation:
         """Only the system prompt."""
         return Conversation(self.messages[: len(self.messages) - len(self.turns)])
-
-
-def text_in(content: object, number: int) -> str:
-    """The text of message ``number``: a string, or parts that are texts. Raises UsageError for anything else."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise UsageError(f"message {number} has no text in 'content'")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        text = part.get("text") if isinstance(part, Mapping) else None
-        if kind != "text":
-            raise UsageError(f"message {number} has a part of the type {kind!r}; only 'text' can be used")
-        if not isinstance(text, str):
-            raise UsageError(f"message {number} has a part without a text")
-        texts.append(text)
-    return "\n".join(texts)
-
-
-def calls_in(value: object, number: int) -> tuple[ToolCall, ...]:
-    """The ``tool_calls`` of message ``number``, in the form of the OpenAI API. Raises UsageError."""
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise UsageError(f"message {number} has 'tool_calls' that are not a list")
-    calls: list[ToolCall] = []
-    for place, each in enumerate(value, 1):
-        function = each.get("function") if isinstance(each, Mapping) else None
-        if not isinstance(each, Mapping) or not isinstance(function, Mapping):
-            raise UsageError(f"message {number}, call {place}, is not an object with 'function'")
-        id, name, arguments = each.get("id", f"call_{number}_{place}"), function.get("name"), function.get("arguments")
-        if not isinstance(id, str) or not isinstance(name, str) or not name:
-            raise UsageError(f"message {number}, call {place}, has no 'name', or an 'id' that is not a string")
-        if isinstance(arguments, Mapping):
-            arguments = json.dumps(arguments)
-        try:
-            if not isinstance(arguments, str) or not isinstance(json.loads(arguments), dict):
-                raise ValueError
-        except (ValueError, RecursionError):
-            raise UsageError(f"message {number}, call {place}, has 'arguments' that are not a JSON object") from None
-        calls.append(ToolCall(id, name, arguments))
-    return tuple(calls)
-
-
-def _call_answered(fields: Mapping[str, object], messages: Sequence[Message], number: int) -> ToolCall:
-    """The call of which message ``number`` is the result."""
-    open_calls = Conversation(tuple(messages)).open_calls
-    id = fields.get("tool_call_id")
-    for call in open_calls:
-        if id in (call.id, None):
-            return call
-    if not open_calls:
-        raise UsageError(f"message {number} is the result of a tool without a call")
-    raise UsageError(f"message {number} is a result: no tool call with id {id!r}")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.conversation.openai_codec import encode_tool
 from bitnet_chat.errors import UnsupportedError
 from bitnet_chat.filters.tool_calls import (
     CALL_LIMIT,
@@ -188,13 +189,11 @@ def asked(system: str = "Be kind.") -> Conversation:
 
 @pytest.mark.parametrize("system", ["Be kind.", ""])
 def test_the_plain_conversation_renders_as_the_template_itself_would(system: str) -> None:
-    from bitnet_chat.templates.tool_format import described
-
     ours = inline_tools(asked(system), [ADD], ToolFormat(template()))
     assert [each.role for each in ours.turns] == ["user", "assistant", "user"]
     assert not any(each.tool_calls for each in ours.messages)
     assert template().render(ours, reply_follows=True) == template().render(
-        asked(system), reply_follows=True, tools=[described(ADD)]
+        asked(system), reply_follows=True, tools=[encode_tool(ADD)]
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from bitnet_chat.backends.attached_server.client import ServerClient
-from bitnet_chat.conversation import Conversation, Message, ToolCall
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.openai_codec import decode_tool_call
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import (
@@ -206,9 +207,7 @@ def _stored(form: Mapping[str, Any]) -> StoredConversation:
 def _record(form: Mapping[str, Any]) -> MessageRecord:
     reason = form["finish_reason"]
     known = {each.value for each in FinishReason}
-    calls = tuple(
-        ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in form["tool_calls"]
-    )
+    calls = tuple(decode_tool_call(call, "") for call in form["tool_calls"])
     message = Message(
         form["role"],
         form["content"],

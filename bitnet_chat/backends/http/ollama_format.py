@@ -9,9 +9,10 @@ from typing import Any
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.errors import describe
-from bitnet_chat.backends.http.openai_format import tools_as_json, unknown_choice
+from bitnet_chat.backends.http.openai_format import unknown_choice
 from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, InvalidToolCall, ToolCallParts, Usage
 from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.conversation.openai_codec import encode_ollama_message, encode_tool
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.text.sse import NdjsonDecoder
 
@@ -45,7 +46,7 @@ class OllamaFormat:
     def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": model,
-            "messages": [_message(each) for each in messages],
+            "messages": [encode_ollama_message(each) for each in messages],
             "stream": stream,
             # It would drop the oldest messages in silence; here what leaves is told. Older ones do not know the fields.
             "truncate": False,
@@ -53,7 +54,7 @@ class OllamaFormat:
             "options": self._options(options),
         }
         if options.tools and options.tool_choice != "none":
-            body["tools"] = tools_as_json(options, by_name=True)["tools"]
+            body["tools"] = [encode_tool(tool) for tool in options.tools]
         effort, thinks = options.template.get("reasoning_effort"), options.template.get("enable_thinking")
         if effort in _EFFORTS or thinks is not None:
             body["think"] = effort if effort in _EFFORTS else thinks
@@ -84,25 +85,6 @@ class OllamaFormat:
 
     def reader(self, options: ReplyOptions | None = None) -> OllamaResponseParser:
         return OllamaResponseParser()
-
-
-def _message(message: Message) -> dict[str, Any]:
-    if message.role == "tool":
-        return {"role": "tool", "tool_name": message.tool_name, "content": message.content}
-    result: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        result["tool_calls"] = [
-            {"function": {"name": call.name, "arguments": _object(call.arguments)}} for call in message.tool_calls
-        ]
-    return result
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class OllamaResponseParser:

@@ -10,10 +10,16 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from bitnet_chat.backend import ReplyOptions, ResponseFormat
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.errors import describe
 from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, InvalidToolCall, ToolCallParts, Usage
 from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.conversation.openai_codec import (
+    encode_message,
+    encode_response_format,
+    encode_tool,
+    encode_tool_choice,
+)
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.text.sse import SseDecoder
 
@@ -60,7 +66,7 @@ class OpenAIFormat:
         sampling = options.sampling
         body: dict[str, Any] = {
             "model": model,
-            "messages": [message_as_json(each) for each in messages],
+            "messages": [encode_message(each) for each in messages],
             "stream": stream,
         }
         if stream and "stream_options" not in self._left_out:
@@ -96,7 +102,7 @@ class OpenAIFormat:
         if arguments:
             body["chat_template_kwargs"] = arguments
         if options.format is not None:
-            body["response_format"] = _format(options.format)
+            body["response_format"] = encode_response_format(options.format.schema)
         if self._llama:
             # What is told while a prompt is read shows the server that its client has gone.
             body |= {"cache_prompt": True, "timings_per_token": stream, "return_progress": stream}
@@ -118,43 +124,14 @@ def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
     return "tool_choice", f"the request has no tool {options.tool_choice!r}"
 
 
-def message_as_json(message: Message) -> dict[str, Any]:
-    if message.role == "tool":
-        return {"role": "tool", "tool_call_id": message.call_id, "content": message.content}
-    if not message.tool_calls:
-        return {"role": message.role, "content": message.content}
-    calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.tool_calls
-    ]
-    return {"role": message.role, "content": message.content or None, "tool_calls": calls}
-
-
 def tools_as_json(options: ReplyOptions, *, by_name: bool) -> dict[str, Any]:
     """``by_name``: whether one tool may be asked for by its name; where not, it is the only one there is."""
     named = options.tool_choice not in ("auto", "required")
-    tools = [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": dict(tool.parameters) or {"type": "object", "properties": {}},
-            },
-        }
-        for tool in options.tools
-        if by_name or not named or tool.name == options.tool_choice
-    ]
-    choice: Any = options.tool_choice
-    if named:
-        choice = {"type": "function", "function": {"name": choice}} if by_name else "required"
-    return {"tools": tools} | ({} if choice == "auto" else {"tool_choice": choice})
-
-
-def _format(wanted: ResponseFormat) -> dict[str, Any]:
-    if wanted.schema is None:
-        return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": dict(wanted.schema)}}
+    offered = [tool for tool in options.tools if by_name or not named or tool.name == options.tool_choice]
+    body: dict[str, Any] = {"tools": [encode_tool(tool) for tool in offered]}
+    if options.tool_choice != "auto":
+        body["tool_choice"] = encode_tool_choice("required" if named and not by_name else options.tool_choice)
+    return body
 
 
 class OpenAIResponseParser:
