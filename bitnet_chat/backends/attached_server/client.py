@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.http.client import ConnectionLostError, checked_url, chunk, is_loopback, whole
+from bitnet_chat.backends.http.client import ConnectionLostError, checked_url, chunk, whole
 from bitnet_chat.errors import (
     BitnetChatError,
     BusyError,
@@ -27,6 +27,7 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.text.sse import ServerSentEvent, SseDecoder
 from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.util.loopback import leads_to_loopback
 
 if TYPE_CHECKING:
     import aiohttp
@@ -42,7 +43,7 @@ class ServerClient:
         """Does not connect yet. Raises UsageError for an invalid address."""
         self.url = checked_url(url, "--attach")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.is_loopback = is_loopback(self.url)
+        self.is_loopback = leads_to_loopback(self.url)
 
     def greet(self) -> Mapping[str, Any]:
         """Get the server's description of itself, also before its model is loaded. Raises ServerUnreachableError where

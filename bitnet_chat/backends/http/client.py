@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from bitnet_chat.backends.http import errors
 from bitnet_chat.errors import EngineNotFoundError, FinishReason, UsageError
 from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.util.loopback import leads_to_loopback
 
 if TYPE_CHECKING:
     import aiohttp
@@ -88,7 +88,7 @@ class HTTPConnection:
         whether connections are kept for the next request; None: only those to other computers. A local one costs
         little, and llama-server closes its keep-alive connections after each streamed reply."""
         self.base = base
-        self._keeps = not is_loopback(base) if keeps is None else keeps
+        self._keeps = not leads_to_loopback(base) if keeps is None else keeps
         self._is_ours, self._is_closed = is_ours, False
         self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._session: aiohttp.ClientSession | None = None
@@ -156,7 +156,7 @@ class HTTPConnection:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # Proxies are for what is elsewhere, and no request to this computer leaves it.
-                trust_env=not is_loopback(self.base),
+                trust_env=not leads_to_loopback(self.base),
                 trace_configs=[trace],
             )
         return self._session
@@ -294,14 +294,6 @@ def _refusal(error: Exception) -> str:
 def _words(error: Exception) -> str:
     # For an answer that is not HTTP aiohttp adds the address, which the message has already.
     return " ".join(str(getattr(error, "message", "") or error).split()) or type(error).__name__
-
-
-def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 # The connection of one reply: its waits, and how they are cancelled.
