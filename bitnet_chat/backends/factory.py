@@ -20,7 +20,7 @@ from bitnet_chat.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bitnet_chat.backend import Backend, Sampling
+    from bitnet_chat.backend import Backend
     from bitnet_chat.backends.llama_server import LlamaServer
     from bitnet_chat.engine.binary import EngineBinary
     from bitnet_chat.tools import Toolbox
@@ -93,7 +93,7 @@ def open_interactive(
         journal.facts,
         journal.place if settings.journal else None,
         model=journal.model_of(model, settings.model),
-        sampling=_sampling(settings),
+        sampling=settings.sampling,
     )
 
 
@@ -105,19 +105,8 @@ def open_batch(settings: Settings) -> tuple[Backend, int]:
     journal = open_journal(settings)
     assert isinstance(journal, ServerJournal)
     model = journal.model_of("", settings.model)
-    backend = AttachedBackend(
-        journal.server, journal.facts, model=model, sampling=_sampling(settings), urgent=False
-    )  # fmt: skip
+    backend = AttachedBackend(journal.server, journal.facts, model=model, sampling=settings.sampling, urgent=False)
     return backend, max(1, min(int(journal.facts.get("parallel") or 1), AT_ONCE))
-
-
-def _sampling(settings: Settings) -> Sampling:
-    from bitnet_chat.backend import Sampling
-
-    return Sampling(
-        temperature=settings.temperature if settings.temperature >= 0 else None,
-        seed=settings.seed if settings.seed >= 0 else None,
-    )
 
 
 # The backend that the settings ask for, and the guard around it.

@@ -13,7 +13,7 @@ from bitnet_chat.backends.http.client import ConnectionLostError, HTTPConnection
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
-from bitnet_chat.backends.local_engine import advised_sampling, model_path, own_sampling, with_magic
+from bitnet_chat.backends.local_engine import advised_sampling, model_path, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.engine import processors, rpc
@@ -145,7 +145,7 @@ class LlamaServer:
         """A backend for one more conversation. The process ends when the last of them is closed."""
         settings = self._settings
         fit = ServerContextWindow(settings.overflow, lambda text: self.count(text) or by_length(text))
-        sampling = own_sampling(settings).over(advised_sampling(self.model))
+        sampling = settings.sampling.over(advised_sampling(self.model))
         return RemoteBackend(
             _ServerSlot(self),
             OpenAIFormat(llama=True),

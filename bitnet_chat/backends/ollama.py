@@ -23,7 +23,6 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.ollama_format import OllamaFormat
 from bitnet_chat.backends.llama_server import sign_of_life
-from bitnet_chat.backends.local_engine import own_sampling
 from bitnet_chat.backends.openai import without_effect
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
@@ -53,7 +52,7 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
         wire,
         fit,
         by_length,
-        sampling=own_sampling(settings),
+        sampling=settings.sampling,
         preload=preload,
         sign_of_life=sign_of_life(settings),
     )

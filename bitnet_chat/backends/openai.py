@@ -16,7 +16,6 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import sign_of_life
-from bitnet_chat.backends.local_engine import own_sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import ModelError, UsageError
@@ -45,7 +44,7 @@ def openai_backend(settings: Settings) -> RemoteBackend:
         OpenAIFormat(),
         fit,
         by_length,
-        sampling=own_sampling(settings),
+        sampling=settings.sampling,
         sign_of_life=sign_of_life(settings),
     )
 
