@@ -11,7 +11,7 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.window import Policy
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.events import Event
+from bitnet_chat.events import Event, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,19 @@ class ReplyOptions:
     alone: bool = False
     """Whether the request is independent, as in a stateless API: other requests have no effect on its reply, and each
     reply reports its dropped messages, also where the request is repeated."""
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model may call."""
+        return self.tools if self.tool_choice != "none" else ()
+
+    def after(self, used: Stats) -> ReplyOptions:
+        """These options, with the rest of the limits, for a reply that goes on with another answer of the model."""
+        return replace(
+            self,
+            max_tokens=None if self.max_tokens is None else max(1, self.max_tokens - used.tokens),
+            timeout=None if self.timeout is None else max(0.1, self.timeout - used.seconds),
+        )
 
 
 class BackendState(StrEnum):

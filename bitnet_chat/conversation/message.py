@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import FinishReason, UsageError
 
 Role = Literal["system", "user", "assistant", "tool"]
 _WHOLE = (None, FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
@@ -84,6 +84,20 @@ class Conversation:
     @property
     def last(self) -> Message | None:
         return self.messages[-1] if self.messages else None
+
+    @property
+    def cut_reply(self) -> Message | None:
+        """The incomplete reply at the end; None where the next reply is a new one.
+
+        Raises UsageError for a conversation without a message to reply to, or with a complete reply at its end."""
+        last = self.last
+        reply = last if last is not None and last.role == "assistant" else None
+        asked = self.messages[-1:] if reply is None else self.messages[-2:-1]
+        if not asked or asked[0].role not in ("user", "tool") or all(each.role != "user" for each in self.messages):
+            raise UsageError("the conversation has no user message to reply to")
+        if reply is not None and not reply.was_cut:
+            raise UsageError("the last reply is complete and cannot be continued")
+        return reply
 
     def with_system(self, text: str) -> Conversation:
         """The same turns under another system prompt; empty text removes it."""

@@ -14,7 +14,6 @@ from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.conversation.openai_codec import encode_tool
 from bitnet_chat.errors import UnsupportedError
 from bitnet_chat.filters.tool_calls import (
-    CALL_LIMIT,
     MalformedCall,
     ParsedCall,
     Piece,
@@ -129,10 +128,11 @@ def test_a_stray_closing_tag_is_not_shown() -> None:
 
 def test_a_call_without_end_is_noticed() -> None:
     splitter = ToolCallSplitter()
-    splitter.feed("<tool_call>")
-    for _ in range(CALL_LIMIT // 1000 + 1):
-        assert splitter.is_in_call and splitter.feed("x" * 1000) == []
-    assert splitter.is_too_long
+    assert splitter.feed("So: <tool_call>") == [PlainText("So:")] and splitter.call_size == 0
+    for size in (1000, 2000):
+        assert splitter.feed("x" * 1000) == [] and splitter.call_size == size
+    splitter.feed("</tool_call>")
+    assert splitter.call_size == 0
 
 
 _PARTS = st.sampled_from(
