@@ -13,6 +13,7 @@ from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
+from bitnet_chat.filters.continuation import paragraph_break
 from bitnet_chat.tools.toolbox import MARK, RESULT_LIMIT, Result, Toolbox
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class _Progress:
         """The calls of the last reply."""
 
     def begin_reply(self) -> None:
-        self.calls, self._end, self._gap = [], None, _gap("".join(self._text))
+        self.calls, self._end, self._gap = [], None, paragraph_break("".join(self._text))
 
     def feed(self, event: Event) -> Event | None:
         """The part of ``event`` that is passed on at once."""
@@ -172,7 +173,7 @@ class _Progress:
             return "", None
         end = replace(self._end, text="".join(self._text))
         if isinstance(end, Completed):
-            self._stats = end.stats if self._stats is None else together(self._stats, end.stats)
+            self._stats = end.stats if self._stats is None else self._stats + end.stats
             end = replace(end, stats=self._stats)
         return self._end.text, end
 
@@ -181,11 +182,6 @@ def _lines(call: ToolCall, result: Result) -> list[str]:
     """The lines about a call that was made."""
     lines = [f"{shown(call)}: {clipped(result.text)}{loss(result)}"]
     return [*lines, f"{call.name} printed: {clipped(result.printed)}"] if result.printed.strip() else lines
-
-
-def _gap(text: str) -> str:
-    """The line breaks that a blank line after ``text`` needs."""
-    return "\n\n"[min(2, len(text) - len(text.rstrip("\n"))) :] if text else ""
 
 
 def shown(call: ToolCall, limit: int = _SHOWN) -> str:
@@ -201,17 +197,3 @@ def clipped(text: str, limit: int = _SHOWN) -> str:
 def loss(result: Result) -> str:
     """A note for display: the characters of a result that the model does not get; empty where it gets all."""
     return f" [{result.left_out:,} characters are left out: the context window is full]" if result.left_out else ""
-
-
-def together(first: Stats, second: Stats) -> Stats:
-    """The sum of the figures of two consecutive replies."""
-    return replace(
-        second,
-        prompt_tokens=first.prompt_tokens,
-        prompt_size=first.prompt_size,
-        tokens=first.tokens + second.tokens,
-        time_to_first_token=first.time_to_first_token,
-        first_tokens=first.first_tokens,
-        seconds=first.seconds + second.seconds,
-        exact=first.exact and second.exact,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -29,6 +29,7 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
+from bitnet_chat.filters.tool_call_repair import ToolCallRepair
 from bitnet_chat.util.resources import ProcessUsage
 from bitnet_chat.util.threads import run_beside_loop
 
@@ -57,7 +58,7 @@ class RemoteBackend:
         self._service, self._wire, self._fit, self._count = service, wire, fit, count
         self._sampling, self._goes_on, self._preload = sampling, goes_on, preload
         self._sign_of_life = sign_of_life
-        self._untold = PendingToolErrors()
+        self._pending = PendingToolErrors()
         self._closed = False
         self._starting: asyncio.Task[None] | None = None
         self._is_starting = False
@@ -147,14 +148,25 @@ class RemoteBackend:
                 else:
                     yield attempt.stopped(account, line.reason, self._fit.size)
                 return
-            if question.note:
-                yield Notice(question.note)
             retry = self._retry(line, account, question, options)
-            async with aclosing(self._attempts(retry, line)) as events:
-                async for event in events:
-                    if isinstance(event, Completed | Failed):
-                        self._rest(line)  # before the end is yielded: the next request may follow at once
-                    yield event
+            for event in self._opening(retry):
+                yield event
+            while not retry.is_over:
+                try:
+                    target = await self._prepare(retry, line, options)
+                    for text in self._service.take_notices():
+                        yield Notice(text)
+                    async with aclosing(retry.attempt.events(retry.question, retry.options, target)) as events:
+                        async for event in events:
+                            if isinstance(event, Completed):
+                                event = self._learn(event, retry, options)
+                            yield self._passed(event, line)
+                    return
+                except AttemptError as error:
+                    for event in await retry.after(error):
+                        yield self._passed(event, line)
+                finally:
+                    line.hang_up()
         finally:
             line.stop(FinishReason.INTERRUPTED)
             self._rest(line)
@@ -181,22 +193,29 @@ class RemoteBackend:
     ) -> ReplyRetry:
         service, fit = self._service, self._fit_for(options)
         attempt = RequestAttempt(
-            line, account, self._wire, fit, self._untold, server=service.name, sign_of_life=self._sign_of_life
+            line,
+            account,
+            self._wire,
+            fit,
+            ToolCallRepair(options.offered),
+            self._pending,
+            server=service.name,
+            sign_of_life=self._sign_of_life,
         )
         return ReplyRetry(service, line, account, fit, attempt, question, options)
 
     def _fit_for(self, options: ReplyOptions) -> ServerContextWindow:
         fit = self._fit.alone(options.overflow) if options.alone else self._fit
-        fit.tools = options.tools if options.tool_choice != "none" else ()
+        fit.tools = options.offered
         return fit
 
     def _check_tools(self, options: ReplyOptions, target: RequestTarget) -> None:
-        if options.tools and options.tool_choice != "none" and not target.knows_tools:
+        if options.offered and not target.knows_tools:
             raise UnsupportedError("tools", f"the chat template of {self._service.model} has no place for them")
 
     def _question(self, conversation: Conversation, options: ReplyOptions) -> RequestMessages:
         """Raises UsageError for what is wrong with it whatever the server says."""
-        question = RequestMessages.of(self._untold.told_in(conversation))
+        question = RequestMessages.of(self._pending.told_in(conversation))
         if refused := self._wire.refusal(options):
             raise UnsupportedError(*refused)
         return question
@@ -212,35 +231,26 @@ class RemoteBackend:
         line.close()
         self._line, self._is_starting = None, False
 
-    async def _attempts(self, retry: ReplyRetry, line: CancellableRequest) -> AsyncGenerator[Event, None]:
-        """Attempts until there is a reply, or nothing is left to change."""
+    def _opening(self, retry: ReplyRetry) -> Iterator[Event]:
+        if retry.question.note:
+            yield Notice(retry.question.note)
         if retry.question.prefix and not self._goes_on:
             yield retry.continue_in_words("this server cannot go on with a reply by itself")
-        asked = retry.options
-        while not retry.is_over:
-            try:
-                await self._prepare(retry, line, asked)
-                for note in self._service.take_notices():
-                    yield Notice(note)
-                assert retry.target is not None
-                async with aclosing(retry.attempt.events(retry.question, retry.options, retry.target)) as events:
-                    async for event in events:
-                        yield self._learn(event, retry, asked) if isinstance(event, Completed) else event
-                return
-            except AttemptError as error:
-                for event in await retry.after(error):
-                    yield event
-            finally:
-                line.hang_up()
 
-    async def _prepare(self, retry: ReplyRetry, line: CancellableRequest, asked: ReplyOptions) -> None:
-        """The server, and room in its window."""
+    async def _prepare(self, retry: ReplyRetry, line: CancellableRequest, asked: ReplyOptions) -> RequestTarget:
+        """Wait for the server, and make room in its context window."""
         retry.target = None
         target = retry.target = await line.within(self._service.ready())
         self._learn_size(target)
         retry.fit.size = retry.fit.size or self._fit.size
         self._check_tools(asked, target)
         await retry.trimmer.make_room(retry.question, retry.options, target)
+        return target
+
+    def _passed(self, event: Event, line: CancellableRequest) -> Event:
+        if isinstance(event, Completed | Failed):
+            self._rest(line)  # before the end is yielded: the next request may follow at once
+        return event
 
     def _learn(self, end: Completed, retry: ReplyRetry, asked: ReplyOptions) -> Completed:
         # Of what was refused for what one client had asked, nothing is known to be the server's.

@@ -10,10 +10,11 @@ from typing import Any
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.errors import describe
 from bitnet_chat.backends.http.openai_format import unknown_choice
-from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, InvalidToolCall, ToolCallParts, Usage
+from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, ToolCallParts, Usage
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.conversation.openai_codec import encode_ollama_message, encode_tool
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.filters.tool_call_repair import InvalidToolCall
 from bitnet_chat.text.sse import NdjsonDecoder
 
 _MOST_CALLS = 128
@@ -25,7 +26,6 @@ class OllamaFormat:
     server's own choice."""
 
     path = "/api/chat"
-    streamed = "application/x-ndjson"
     optional: tuple[str, ...] = ()
 
     def __init__(self, *, context_size: int = 0) -> None:
@@ -53,7 +53,7 @@ class OllamaFormat:
             "shift": False,
             "options": self._options(options),
         }
-        if options.tools and options.tool_choice != "none":
+        if options.offered:
             body["tools"] = [encode_tool(tool) for tool in options.tools]
         effort, thinks = options.template.get("reasoning_effort"), options.template.get("enable_thinking")
         if effort in _EFFORTS or thinks is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.errors import describe
-from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, InvalidToolCall, ToolCallParts, Usage
+from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, ToolCallParts, Usage
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.conversation.openai_codec import (
     encode_message,
@@ -21,6 +21,7 @@ from bitnet_chat.conversation.openai_codec import (
     encode_tool_choice,
 )
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.filters.tool_call_repair import InvalidToolCall
 from bitnet_chat.text.sse import SseDecoder
 
 _SPEECH = "content", "reasoning_content", "reasoning", "tool_calls"
@@ -40,8 +41,6 @@ class OpenAIFormat:
     """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``llama``: a llama-server, whose dialect is
     known.
     """
-
-    streamed = "text/event-stream"
 
     def __init__(self, *, llama: bool = False, left_out: frozenset[str] = frozenset()) -> None:
         self.path = "/v1/chat/completions" if llama else "/chat/completions"
@@ -94,7 +93,7 @@ class OpenAIFormat:
         body |= {name: value for name, value in wanted.items() if value is not None}
         if options.stop and (self._llama or len(options.stop) <= _STOPS):
             body["stop"] = list(options.stop)
-        if options.tools and options.tool_choice != "none":
+        if options.offered:
             body |= tools_as_json(options, by_name=not self._llama)
         arguments = dict(options.template)
         if not self._llama and "reasoning_effort" in arguments:  # as OpenAI itself has it

@@ -21,8 +21,7 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
 from bitnet_chat.backends.http.fit_request import RequestTrimmer
 from bitnet_chat.backends.http.request import RequestMessages
-from bitnet_chat.backends.http.tool_errors import limits_left, repair_prompt
-from bitnet_chat.backends.http.wire_format import InvalidToolCall, ResponseAccumulator, WireFormat
+from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Event, Notice
 
@@ -54,7 +53,6 @@ class ReplyRetry:
         """Of the attempt under way, once it is known."""
         self.is_over = False
         self._wanted = options
-        self._told: list[InvalidToolCall] = []
         self._cuts = self._refusals = 0
         self._before = fit.window.left, fit.window.summary
 
@@ -72,7 +70,7 @@ class ReplyRetry:
         try:
             match error:
                 case InvalidToolCallsError():
-                    return self._after_invalid_calls(error)
+                    return self._after_invalid_calls()
                 case HTTPStatusError():
                     return await self._after_status(error)
                 case ConnectionLostError():
@@ -83,14 +81,12 @@ class ReplyRetry:
             pass
         return self._end(stopped(self._account, self._line.reason, self.fit.size))
 
-    def _after_invalid_calls(self, error: InvalidToolCallsError) -> list[Event]:
-        if self._told:
-            why = f"the model twice asked for a tool in a form that cannot be read: {error.faults[0].why}"
-            return self._end(Notice(why), completed(self._account, FinishReason.STOP, self.fit.size))
-        # Once: the model is told what is wrong, and goes on in the same reply.
-        self._told = error.faults
-        self.question = repair_prompt(self.question, self._account.text, self._told)
-        self.options = limits_left(self._wanted, self._account.stats(self.fit.size))
+    def _after_invalid_calls(self) -> list[Event]:
+        repair = self.attempt.repair
+        if not repair.begin_answer():
+            return self._end(repair.failure, completed(self._account, FinishReason.STOP, self.fit.size))
+        self.question = self.question.with_faults(self._account.text, repair.reported)
+        self.options = self._wanted.after(self._account.stats(self.fit.size))
         self._account.go_on()
         self._cuts = self._refusals = 0
         return []
@@ -123,7 +119,7 @@ class ReplyRetry:
         return self._end(*cut_off(self._service.name, self._account, why, self.fit.size))
 
     def _refused(self, error: BitnetChatError) -> list[Event]:
-        return self._end(*refused(error, self._account, self._told, self.fit.size))
+        return self._end(*refused(error, self._account, self.attempt.repair.reported, self.fit.size))
 
     def _end(self, *events: Event) -> list[Event]:
         self.is_over = True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +15,13 @@ from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
-from bitnet_chat.filters.continuation import OverlapRemover
+from bitnet_chat.filters.continuation import OverlapRemover, paragraph_break
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter
+from bitnet_chat.filters.tool_call_repair import InvalidToolCall
+from bitnet_chat.filters.tool_calls import arguments_of
 from bitnet_chat.text.utf8 import TextBuffer
 
 _TAGS = "<think>", "</think>"
-_NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_NAME_LIMIT = 64  # characters of a name, as OpenAI has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,6 @@ class WireFormat(Protocol):
     """A format."""
 
     path: str
-    streamed: str
-    """Its content type."""
 
     def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
         """Name of an option that cannot be honoured, and why."""
@@ -89,18 +85,6 @@ class WireFormat(Protocol):
         """``options``: those that :meth:`body` was given."""
 
 
-@dataclass(frozen=True, slots=True)
-class InvalidToolCall:
-    """A call that cannot be made. ``call``: the same in a form that any server takes back. ``why``: for the model."""
-
-    call: ToolCall
-    why: str
-
-
-def invalid_call(id: str, name: str, why: str, arguments: str = "{}") -> InvalidToolCall:
-    return InvalidToolCall(ToolCall(id, _NO_NAME.sub("_", name[:_NAME_LIMIT]) or "unnamed", arguments), why)
-
-
 @dataclass(slots=True)
 class ToolCallParts:
     """A tool call whose parts are still coming."""
@@ -110,19 +94,13 @@ class ToolCallParts:
     arguments: list[str] = field(default_factory=list)
 
     def made(self, fallback_id: str) -> ToolCall | InvalidToolCall:
-        """What has become of them."""
-        id, text = self.id or fallback_id, "".join(self.arguments).strip() or "{}"
+        """The call that the parts make."""
+        id, text = self.id or fallback_id, "".join(self.arguments).strip()
         try:
-            arguments = json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            return invalid_call(id, self.name, f"its arguments are no JSON ({error})")
-        if not isinstance(arguments, dict):
-            return invalid_call(id, self.name, "its arguments are no JSON object")
-        return ToolCall(id, self.name, text) if self.name else invalid_call(id, "", "it has no name", text)
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+            text = text if arguments_of(text) else "{}"
+        except ValueError as error:
+            return InvalidToolCall.of(id, self.name, str(error))
+        return ToolCall(id, self.name, text) if self.name else InvalidToolCall.of(id, "", "it has no name", text)
 
 
 class DeltaSplitter:
@@ -267,8 +245,8 @@ class ResponseAccumulator:
         for seam in self._seams:
             text = seam.feed(text)
         if self._apart and (text := text.lstrip()):
-            said, self._apart = self.text, False
-            text = ("\n\n"[min(2, len(said) - len(said.rstrip("\n"))) :] if said else "") + text
+            self._apart = False
+            text = paragraph_break(self.text) + text
         if text:
             self._said.add(text)
             self._told += 1
@@ -309,13 +287,9 @@ class ResponseAccumulator:
         )
         if self._before is None:
             return stats
-        return replace(
-            stats,
-            prompt_tokens=self._before.prompt_tokens,
-            prompt_size=self._before.prompt_size,
-            tokens=self._before.tokens + stats.tokens,
-            exact=self._before.exact and stats.exact,
-        )
+        # The times are those of the whole reply already.
+        whole = self._before + stats
+        return replace(whole, time_to_first_token=stats.time_to_first_token, seconds=stats.seconds)
 
 
 # What is sent to a server for a reply. Pure.
