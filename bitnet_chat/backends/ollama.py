@@ -29,7 +29,8 @@ from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import BitnetChatError, ModelError
 from bitnet_chat.text.sanitize import one_line
 
-_LOOKS = 4  # replies before which the size of the window is requested; older versions do not report it
+_LOOKS = 4
+"""Attempts to get the size of the context window; older versions do not report it."""
 DEFAULT_URL = "http://127.0.0.1:11434"
 
 
@@ -37,7 +38,7 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
     """Make the backend; sends no request yet. Raises UsageError for settings that cannot be used."""
     require_aiohttp()
     base = checked_url(settings.base_url or DEFAULT_URL)
-    for end in ("/v1", "/api"):  # as other clients want it
+    for end in ("/v1", "/api"):  # part of the address in other clients
         base = base.removesuffix(end)
     wire = OllamaFormat(context_size=settings.ctx)
     fit = ServerContextWindow(settings.overflow, by_length)
@@ -88,7 +89,7 @@ class OllamaEndpoint:
             if not self._model:
                 raise ModelError(f"{self.name} has no model yet", remedy="run: ollama pull NAME")
         self._asked += 1
-        if self._size is None and 1 < self._asked <= _LOOKS:  # it may be loaded by now
+        if self._size is None and 1 < self._asked <= _LOOKS:  # known only of a loaded model
             self._size = await self._loaded_size()
         return RequestTarget(self._connection, self._model, self._size)
 

@@ -1,8 +1,8 @@
 """The backend ``openai``: any server with the chat completions of OpenAI's API.
 
-The vocabulary of its model is not known here. So special tokens in a message are sent as they are, and act where the
-server lets them; tokens are counted by the length of texts until the server has counted; and its own counts are taken
-as they come, with the token that ends a reply in them or without.
+The vocabulary of the model is not known. So special tokens in a message are sent unchanged, and may take effect; tokens
+are estimated from the length of texts until the server reports counts; and these counts are used as they are, whether or
+not they include the token that ends a reply.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.text.sanitize import one_line
 
 _WINDOW = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
-"""Names of the window's size in servers' lists of models: vLLM, others, and llama-server in ``meta``."""
+"""Names of the size of the context window in lists of models: vLLM, others, and llama-server in ``meta``."""
 
 
 def openai_backend(settings: Settings) -> RemoteBackend:
@@ -78,7 +78,7 @@ class OpenAIEndpoint:
             try:
                 listed = await self._connection.get("/models")
             except HTTPStatusError as error:
-                # Not every server has a list, and a key may be good for some models alone.
+                # Some servers have no list, and a key may be limited to some models.
                 if not self._wanted or error.refusal.status in (401, 403):
                     raise
                 listed = None
@@ -114,7 +114,7 @@ class OpenAIEndpoint:
 
 
 def without_effect(settings: Settings) -> list[str]:
-    """A line about settings without effect on a server that was not started by this program."""
+    """A notice about settings without effect on an external server."""
     given = {
         "--chat-template": settings.chat_template,
         "--rpc": settings.rpc,

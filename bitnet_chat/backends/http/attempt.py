@@ -55,7 +55,7 @@ class RequestAttempt:
 
     async def events(
         self, question: RequestMessages, options: ReplyOptions, target: RequestTarget
-    ) -> AsyncGenerator[Event, None]:
+    ) -> AsyncGenerator[Event]:
         """The events of the reply, its end included. Raises the errors of :data:`.retry.AttemptError`."""
         account, reader = self._account, self.wire.reader(options)
         response, changed = await self._send(question, options, target)

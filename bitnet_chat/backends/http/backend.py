@@ -1,4 +1,4 @@
-"""A backend that asks a server and passes on what it streams, whichever wire format it speaks."""
+"""A backend that sends requests to a server and yields the events of its streamed responses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from bitnet_chat.util.resources import ProcessUsage
 from bitnet_chat.util.threads import run_beside_loop
 
 SIGN_OF_LIFE = 20.0
-"""Seconds of a call of a tool after which a line says that it is still being written: nothing else is seen of it."""
+"""Seconds without text after which a notice reports an unfinished tool call."""
 
 
 class RemoteBackend:
@@ -52,9 +52,9 @@ class RemoteBackend:
         preload: Callable[[RequestTarget], Awaitable[None]] | None = None,
         sign_of_life: float = SIGN_OF_LIFE,
     ) -> None:
-        """``sampling``: what a reply gets that asks for nothing else. ``goes_on``: whether the server goes on with a
-        reply that ends the conversation. ``preload``: has the model loaded, where that is not done with ``ready``.
-        ``sign_of_life``: seconds after which a line tells of a call of a tool that is still being written."""
+        """``count``: tokens of a text. ``sampling``: of replies without options. ``goes_on``: whether the server
+        continues an incomplete reply at the end of the conversation. ``preload``: loads the model, where ``ready`` does
+        not. ``sign_of_life``: seconds without text until a notice about an unfinished tool call."""
         self._service, self._wire, self._fit, self._count = service, wire, fit, count
         self._sampling, self._goes_on, self._preload = sampling, goes_on, preload
         self._sign_of_life = sign_of_life
@@ -62,9 +62,9 @@ class RemoteBackend:
         self._closed = False
         self._starting: asyncio.Task[None] | None = None
         self._is_starting = False
-        """Until it has started, or a reply has shown that it has."""
+        """True until the server has started, or a reply shows it."""
         self._line: CancellableRequest | None = None
-        """Of the reply that is under way."""
+        """Of the running reply."""
         self._used: int | None = None
         self._is_exact = True
         self._load = ProcessUsage()
@@ -79,7 +79,7 @@ class RemoteBackend:
 
     async def _start(self) -> None:
         self._is_starting = True
-        # What goes wrong comes with the next reply, which tries again.
+        # The next reply tries again, and reports the error.
         with contextlib.suppress(BitnetChatError, ConnectionLostError, HTTPStatusError):
             target = await self._service.ready()
             self._learn_size(target)
@@ -122,7 +122,7 @@ class RemoteBackend:
         )
 
     async def close(self) -> None:
-        """A reply that is under way ends with what it has."""
+        """A running reply ends with its text so far."""
         if self._closed:
             return
         self._closed = True
@@ -135,7 +135,7 @@ class RemoteBackend:
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
         options = self._with_defaults(options or ReplyOptions())
         if self._line is not None:
-            raise UsageError("a reply is under way already")
+            raise UsageError("a reply is running already")
         line = self._line = CancellableRequest(options.timeout)
         account = ResponseAccumulator(time.monotonic())
         try:
@@ -214,7 +214,7 @@ class RemoteBackend:
             raise UnsupportedError("tools", f"the chat template of {self._service.model} has no place for them")
 
     def _question(self, conversation: Conversation, options: ReplyOptions) -> RequestMessages:
-        """Raises UsageError for what is wrong with it whatever the server says."""
+        """Raises UsageError for a request that no server can answer."""
         question = RequestMessages.of(self._pending.told_in(conversation))
         if refused := self._wire.refusal(options):
             raise UnsupportedError(*refused)
@@ -253,7 +253,7 @@ class RemoteBackend:
         return event
 
     def _learn(self, end: Completed, retry: ReplyRetry, asked: ReplyOptions) -> Completed:
-        # Of what was refused for what one client had asked, nothing is known to be the server's.
+        # A field that was refused because of its value in one request may be accepted in another.
         self._wire = self._wire if asked.alone and retry.wire.depends_on_request else retry.wire
         self._used = end.stats.context_used or self._used
         self._is_exact = end.stats.exact

@@ -1,4 +1,4 @@
-"""The chat of Ollama's own API: a line of JSON for each piece, arguments of tool calls as objects. No I/O."""
+"""The chat of Ollama's native API: a JSON line for each piece, arguments of tool calls as objects. No I/O."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _EFFORTS = ("low", "medium", "high", "max")
 
 
 class OllamaFormat:
-    """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``context_size``: tokens of the window, 0: the
-    server's own choice."""
+    """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``context_size``: tokens of the context window; 0:
+    the default of the server."""
 
     path = "/api/chat"
     optional: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class OllamaFormat:
             "model": model,
             "messages": [encode_ollama_message(each) for each in messages],
             "stream": stream,
-            # It would drop the oldest messages in silence; here what leaves is told. Older ones do not know the fields.
+            # Ollama would drop the oldest messages without a notice. Older versions ignore these fields.
             "truncate": False,
             "shift": False,
             "options": self._options(options),
@@ -63,7 +63,7 @@ class OllamaFormat:
         return body
 
     def preload(self, model: str) -> dict[str, Any]:
-        """A request that only has the model loaded, with the window that replies will want."""
+        """A request that only loads the model, with the context window of the replies."""
         return {"model": model, "messages": [], "stream": False, "options": self._options(ReplyOptions())}
 
     def _options(self, options: ReplyOptions) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class OllamaResponseParser:
             prompt, made = content.get("prompt_eval_count"), content.get("eval_count")
             own = content.get("bitnet_chat")
             new = own.get("prompt_tokens") if isinstance(own, dict) else None
-            # What its cache held is left out of the first count by some versions, and the field then as well.
+            # Some versions leave cached tokens out of prompt_eval_count, and the whole field if all are cached.
             self.usage = Usage(
                 prompt if isinstance(prompt, int) else None,
                 prompt - new if isinstance(prompt, int) and isinstance(new, int) else 0,

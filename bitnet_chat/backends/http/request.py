@@ -1,4 +1,4 @@
-"""The messages of a request: a history, and the end of the conversation that has to be in the window. No I/O."""
+"""The messages of a request: a history that may be trimmed, and the messages after it. No I/O."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ GO_ON = "Continue your last reply exactly where it stops. Repeat nothing of it, 
 
 @dataclass(frozen=True, slots=True)
 class RequestMessages:
-    """``history``: system prompt and the turns before the last message of the user. ``asked``: that message, and what
-    has followed it: a reply that was cut, or calls of tools and their results. All of it as it is sent."""
+    """``history``: the system prompt and the turns before the last user message. ``asked``: that message and those
+    after it: an incomplete reply, or tool calls and their results. All texts are in the form in which they are sent."""
 
     history: Conversation
     asked: tuple[Message, ...]
     note: str = ""
-    """One line about changes to the message of the user; empty without any."""
+    """A notice about changes to the user message; empty without changes."""
     prefix: str = ""
-    """The reply that is to go on, as the server gets it; empty for a new one."""
+    """The sent part of the reply to continue; empty for a new reply."""
     overlap: str = ""
-    """The end of that reply which the server does not get; see :mod:`bitnet_chat.filters.continuation`."""
+    """The end of that reply, which is not sent; see :mod:`bitnet_chat.filters.continuation`."""
 
     @classmethod
     def of(cls, conversation: Conversation) -> RequestMessages:
-        """Raises UsageError for a conversation without a message to reply to."""
+        """Raises UsageError for a conversation without a message to reply to, and for an empty message."""
         cut, messages = conversation.cut_reply, conversation.messages
         at = max(place for place, each in enumerate(messages) if each.role == "user")
         cleaned = normalise(messages[at].content)
@@ -63,7 +63,7 @@ class RequestMessages:
 
 
 def _as_sent(message: Message) -> Message:
-    """JSON cannot hold a byte that is not UTF-8; names and results of tools are as untrusted as messages."""
+    """``message`` in valid UTF-8. Control characters become visible symbols, except in replies."""
     content = message.content
     text = well_formed(rejoined(content)) if message.role == "assistant" else normalise(content).text
     return replace(message, content=text, finish=None, thinking="")

@@ -1,4 +1,4 @@
-"""Retries of a reply: the changes between two attempts, and the end of the attempts."""
+"""Retries of a reply: the changes of the request between two attempts, and the end after the last attempt."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireForma
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Event, Notice
 
-_REFUSALS = 8  # of one message that lead to another attempt
+_REFUSALS = 8
+"""Refusals of one request that lead to another attempt."""
 
 AttemptError = (InvalidToolCallsError, RequestCancelledError, HTTPStatusError, ConnectionLostError, BitnetChatError)
-"""The errors of an attempt that :meth:`ReplyRetry.after` knows."""
+"""The errors that :meth:`ReplyRetry.after` handles."""
 
 
 class ReplyRetry:
-    """One reply: the present request, and its changes after an attempt that failed."""
+    """The present request of one reply, and its changes after a failed attempt."""
 
     def __init__(
         self,
@@ -48,9 +49,9 @@ class ReplyRetry:
         self.trimmer = RequestTrimmer(line, fit, attempt.wire)
         self.question = question
         self.options = options
-        """Options of the next attempt: with the rest of the limits."""
+        """The options of the next attempt, with the rest of the limits."""
         self.target: RequestTarget | None = None
-        """Of the attempt under way, once it is known."""
+        """The target of the present attempt, once it is known."""
         self.is_over = False
         self._wanted = options
         self._cuts = self._refusals = 0
@@ -61,12 +62,12 @@ class ReplyRetry:
         return self.attempt.wire
 
     def continue_in_words(self, why: str) -> Notice:
-        """Ask the model to continue, for a server that cannot continue a reply."""
+        """Ask the model to continue, in a message, for a server that cannot continue a reply."""
         self.question = self.question.in_words()
         return Notice(f"{why}: it was asked to continue")
 
     async def after(self, error: Exception) -> list[Event]:
-        """The events of an attempt that failed; with ``is_over`` they end the reply."""
+        """The events after a failed attempt. They end the reply if ``is_over`` is set."""
         try:
             match error:
                 case InvalidToolCallsError():
@@ -99,7 +100,7 @@ class ReplyRetry:
                 self.attempt.wire = self.trimmer.wire = less
                 return []
             if self.question.prefix and refusal.status in (400, 422) and not refusal.is_overflow:
-                # Some templates take no reply that is not whole.
+                # Some templates accept complete replies only.
                 return [self.continue_in_words("this model's template cannot go on with a reply")]
             if refusal.is_overflow and self.target is not None:
                 try:
@@ -127,5 +128,5 @@ class ReplyRetry:
 
 
 def _without(wire: WireFormat, error: HTTPStatusError) -> WireFormat | None:
-    """A strict server knows fewer fields: the format without the one that it named, if that can be left out."""
+    """The format without the optional field that a strict server has refused; None: the error names none of them."""
     return next((wire.without(field) for field in wire.optional if error.refusal.names(field)), None)

@@ -1,4 +1,4 @@
-"""Tools on a backend for text alone: tools are written into the prompt, and calls are parsed from the reply."""
+"""Tools for a backend without them: tools are written into the prompt, and calls are parsed from the reply."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ Replies = Callable[[Conversation, ReplyOptions], AsyncGenerator[Event]]
 class PromptToolAdapter:
     """Translates between tools of a front end and plain messages of an engine.
 
-    The engine's exact text of each reply with calls is kept, so that an engine with this text in its cache need not
-    prefill it again in the form of the template. For an independent request it is found by the ids of the calls, which
-    cannot be guessed: only a client that got that reply has them. The model is told once of a call that cannot be
-    read, within the same reply; the front end gets a notice only if the model fails again.
+    The exact text of each reply with calls is kept, so that an engine with this text in its cache does not prefill it
+    again in the form of the template. For an independent request it is found by the ids of the calls, which only the
+    client of that reply has. Invalid calls are repaired as in :mod:`bitnet_chat.filters.tool_call_repair`.
     """
 
     def __init__(
@@ -51,8 +50,8 @@ class PromptToolAdapter:
         *,
         continues: bool = True,
     ) -> None:
-        """``template``: reads the model's header, and may take time. ``replies`` and ``interrupt``: those of the
-        engine. ``continues``: whether it goes on with a reply that was begun for it, so that it can be made to call."""
+        """``template``: reads the header of the model, and may take time. ``replies`` and ``interrupt``: those of the
+        engine. ``continues``: whether the engine can continue a given beginning of a reply, which forces a call."""
         self._continues = continues
         self._template = template
         self.replies = replies
@@ -64,10 +63,10 @@ class PromptToolAdapter:
         self._alone = False
         """Whether the request is independent of others."""
         self.tools: tuple[Tool, ...] = ()
-        """The tools of the last reply, and most likely of the next one."""
+        """The tools of the last reply, probably also of the next one."""
 
     def prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
-        """``prepare`` is called with the plain form of ``history``: at once where there is nothing of tools in it."""
+        """Call ``prepare`` with the plain form of ``history``, at once if it has no tools."""
         self.cancel()
         if self.tools or has_tools(history):
             self._preparing = asyncio.ensure_future(self._prepare_later(history, prepare))
@@ -76,7 +75,7 @@ class PromptToolAdapter:
 
     async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         await self._known()
-        with contextlib.suppress(BitnetChatError):  # the next reply reports it
+        with contextlib.suppress(BitnetChatError):  # the next reply reports the error
             prepare(await run_in_daemon_thread(lambda: self._plain(history, self.tools, self._alone)))
 
     def cancel(self) -> None:
@@ -101,7 +100,7 @@ class PromptToolAdapter:
         return ReplyPipeline(None).then(_ToolCallFilter(self, conversation, options))
 
     async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
-        """The plain form of a request. Raises UnsupportedError for tools that the template has no form for."""
+        """The plain form of a request. Raises UnsupportedError for tools that the template does not support."""
         tools = options.offered
         format = await self._known()
         if tools and isinstance(format, BitnetChatError):
@@ -114,7 +113,7 @@ class PromptToolAdapter:
             plain = await run_in_daemon_thread(lambda: self._plain(conversation, tools, options.alone))
         else:
             plain = await run_beside_loop(conversation, self._plain, conversation, tools, options.alone)
-        # A stop text ends text, but not a call.
+        # A stop text must not end a call.
         return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
     async def _known(self) -> ToolFormat | BitnetChatError:
@@ -144,8 +143,8 @@ class PromptToolAdapter:
 
 
 class _ToolCallFilter(ReplyFilter):
-    """Separates calls from text. Begins with the plain form of the conversation, and asks the model once more after a
-    call that cannot be read."""
+    """Separates calls from text. Its first step makes the plain form of the conversation; a further one repeats the
+    request after invalid calls."""
 
     def __init__(self, adapter: PromptToolAdapter, conversation: Conversation, options: ReplyOptions) -> None:
         self._adapter, self._conversation, self._options = adapter, conversation, options
@@ -155,9 +154,9 @@ class _ToolCallFilter(ReplyFilter):
         self._progress = CallProgress(_SIGN_OF_LIFE)
         self._plain, self._asked = conversation, options
         self._turns: tuple[Message, ...] = ()
-        """The engine's answers and the messages to it in this reply, once its first answer has ended."""
+        """The complete answers of the engine in this reply, and the messages between them."""
         self._is_parsed = False
-        """The events to come are those of the front end already."""
+        """Whether the next events are in their final form."""
         self.step = self._ask
 
     def feed(self, event: Event) -> Sequence[Event]:
@@ -202,7 +201,7 @@ class _ToolCallFilter(ReplyFilter):
 
     @property
     def _goes_on(self) -> bool:
-        """Whether the reply continues one that was cut."""
+        """Whether the request continues an incomplete reply."""
         last = self._plain.last
         return last is not None and last.role == "assistant"
 
@@ -224,7 +223,7 @@ class _ToolCallFilter(ReplyFilter):
         return events
 
     def _as_told(self, end: Completed | Failed) -> Completed | Failed:
-        """``end`` for the front end. Remembers the engine's own words for what the front end gives back of them."""
+        """``end`` for the front end. Keeps the exact text of the engine for a later request with this reply."""
         if not isinstance(end, Completed):
             return end
         calls = tuple(self._repair.calls) if end.reason is FinishReason.STOP else ()
@@ -243,7 +242,7 @@ class _ToolCallFilter(ReplyFilter):
 
 
 class _ReplyParser:
-    """The content of a reply: text and calls, separated, and the engine's exact text."""
+    """Separates text and calls of a reply, and keeps the exact text of the engine."""
 
     def __init__(self, repair: ToolCallRepair, begun: str, *, has_tools: bool) -> None:
         """``repair``: gets the calls. ``begun``: the given beginning of each answer, which the engine does not
@@ -258,7 +257,7 @@ class _ReplyParser:
         self.end: Completed | Failed | None = None
 
     def begin_again(self) -> None:
-        """The same reply goes on with another answer of the engine."""
+        """Begin another answer within the same reply."""
         self._earlier, self._before = self.stats, "".join(self._said)
         self._splitter = self._new_splitter()
         self._raw, self.end = [], None
@@ -270,7 +269,7 @@ class _ReplyParser:
 
     @property
     def raw(self) -> str:
-        """The engine's last answer, unchanged."""
+        """The exact text of the present answer."""
         return "".join(self._raw)
 
     @property
@@ -292,7 +291,7 @@ class _ReplyParser:
         return self._events(self._splitter.feed(text) if self._splitter is not None else [PlainText(text)])
 
     def finish(self, end: Completed | Failed, *, was_stopped: bool) -> list[Event]:
-        """The engine has ended its answer. ``was_stopped``: in a call that was too long."""
+        """The last events of the answer. ``was_stopped``: a call was too long."""
         if was_stopped and isinstance(end, Completed):
             end = replace(end, reason=FinishReason.LENGTH)
         whole = isinstance(end, Completed) and end.reason is FinishReason.STOP
@@ -320,7 +319,7 @@ class _ReplyParser:
 
 
 def _beginning(options: ReplyOptions) -> str:
-    """The beginning of a reply that can only be a call, where one is asked for: of one tool, or of any."""
+    """The beginning of a reply that forces a call, of one tool or of any; empty: no call is required."""
     tools = options.offered
     if not tools or options.tool_choice == "auto":
         return ""
@@ -331,7 +330,7 @@ def _beginning(options: ReplyOptions) -> str:
 
 
 def _begun(conversation: Conversation, text: str) -> Conversation:
-    """The same where the reply begins with ``text``."""
+    """``conversation`` with ``text`` as the beginning of the reply."""
     if not text:
         return conversation
     *earlier, last = conversation.messages
@@ -346,8 +345,8 @@ def has_tools(conversation: Conversation) -> bool:
 
 
 def _key(message: Message, alone: bool) -> tuple[object, ...]:
-    """What a front end gives back of a reply. White space around the text and in the arguments may be another; so may
-    be the ids of calls, but for a request that stands ``alone``."""
+    """The part of a reply that a later request contains. White space around the text and in the arguments may differ,
+    and, unless the request is independent (``alone``), the ids of calls as well."""
     calls = ((call.id if alone else "", call.name, _canonical(call.arguments)) for call in message.tool_calls)
     return alone, message.content.strip(), *calls
 
