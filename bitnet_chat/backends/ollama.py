@@ -1,8 +1,8 @@
-"""The backend ``ollama``: a running Ollama, through its own API.
+"""The backend ``ollama``: a running Ollama, through its native API.
 
-The vocabulary of its model is not known here. So special tokens in a message are sent as they are, and act where the
-server lets them; tokens are counted by the length of texts until the server has counted; and its own counts are taken
-as they come, with the token that ends a reply in them or without.
+The vocabulary of the model is unknown: special tokens in a message are sent unchanged and may take effect, tokens are
+estimated from the length of texts until the server reports counts, and these counts are used as they are, whether or
+not they include the token that ends a reply.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The backend ``openai``: any server with the chat completions of OpenAI's API.
 
-The vocabulary of the model is not known. So special tokens in a message are sent unchanged, and may take effect; tokens
-are estimated from the length of texts until the server reports counts; and these counts are used as they are, whether or
+The vocabulary of the model is unknown: special tokens in a message are sent unchanged and may take effect, tokens are
+estimated from the length of texts until the server reports counts, and these counts are used as they are, whether or
 not they include the token that ends a reply.
 """
 

@@ -37,7 +37,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. ``finish``: the finish reason of an assistant message; None for other roles and external replies.
+    """One message. ``finish``: the finish reason of a reply; None for other roles and for external replies.
 
     ``thinking``: the thoughts of a model before its answer. They are stored, and never sent to an engine.
     ``tool_calls``: calls of an assistant message, after its text. A message of the role ``tool`` is the result of the
@@ -64,9 +64,8 @@ NOT_CALLED = "error: the tool was not called"
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in order: at most one system message, first, then user and assistant in turn, usually beginning with the
-    user. The results of a reply with calls follow it. See :mod:`bitnet_chat.conversation.api_messages`.
-    """
+    """Messages in order: at most one system message, at the beginning, then user and assistant messages in turn. The
+    results of a reply with calls follow it. See :mod:`bitnet_chat.conversation.api_messages`."""
 
     messages: tuple[Message, ...] = ()
 
@@ -100,12 +99,12 @@ class Conversation:
         return reply
 
     def with_system(self, text: str) -> Conversation:
-        """The same turns under another system prompt; empty text removes it."""
+        """The same turns with another system prompt; an empty text removes it."""
         head = (Message("system", text),) if text else ()
         return Conversation(head + self.turns)
 
     def with_user(self, text: str) -> Conversation:
-        """Add a user message. Open calls get a result that marks them as not executed."""
+        """Add a user message. Open calls get a result that reports them as not executed."""
         return Conversation((*self.with_all_answered().messages, Message("user", text)))
 
     def with_assistant(
@@ -129,7 +128,7 @@ class Conversation:
                 answered[message.call_id] += 1
                 continue
             left: list[ToolCall] = []
-            for call in message.tool_calls:  # one result each: not every server gives each call an id of its own
+            for call in message.tool_calls:  # one result each: the ids of some servers are not unique
                 if answered[call.id]:
                     answered[call.id] -= 1
                 else:
@@ -138,7 +137,7 @@ class Conversation:
         return ()
 
     def with_all_answered(self, result: str = NOT_CALLED) -> Conversation:
-        """Each open call has ``result``."""
+        """Add ``result`` for each open call."""
         results = (Message("tool", result, call_id=call.id, tool_name=call.name) for call in self.open_calls)
         return Conversation((*self.messages, *results))
 
@@ -149,12 +148,12 @@ class Conversation:
         return self
 
     def without_last_turn(self) -> Conversation:
-        """Drop the last user message and all that follows it; unchanged without one."""
+        """Drop the last user message and all messages after it; unchanged without a user message."""
         for index in range(len(self.messages) - 1, -1, -1):
             if self.messages[index].role == "user":
                 return Conversation(self.messages[:index])
         return self
 
     def cleared(self) -> Conversation:
-        """Only the system prompt."""
+        """The system prompt alone."""
         return Conversation(self.messages[: len(self.messages) - len(self.turns)])

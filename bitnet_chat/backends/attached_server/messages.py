@@ -1,4 +1,4 @@
-"""The messages between a running server and an attached client. Pure."""
+"""The JSON between a running server and an attached client. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOST = "the connection to the server was lost during the reply"
 
 @dataclass(frozen=True, slots=True)
 class RemoteReplyStarted:
-    """Another client's reply has begun in the chat. ``message``: the answered one; None where a reply is continued."""
+    """A reply of another client has begun. ``message``: its user message; None: a reply is continued."""
 
     message: str | None
 
@@ -47,11 +47,11 @@ Failed.
 
 
 class ChatEventParser:
-    """The events of a chat from its stream, without those of this client's replies."""
+    """Parses the stream of a chat, without the replies of this client."""
 
     def __init__(self) -> None:
         self.open = False
-        """A reply of another client is running."""
+        """Whether a reply of another client is running."""
         self._text: list[str] = []
         self._title: str | None = None
 
@@ -86,7 +86,7 @@ class ChatEventParser:
 def body_of(
     conversation: Conversation, options: ReplyOptions, *, model: str = "", sampling: Sampling
 ) -> dict[str, object]:
-    """A request for a reply. ``sampling``: for values that ``options`` do not set."""
+    """A request for a reply. ``sampling``: replaces the values that ``options`` do not set."""
     body: dict[str, object] = {"messages": [encode_message(message) for message in conversation.messages]}
     last = conversation.last
     if last is not None and last.role == "assistant":
@@ -119,7 +119,8 @@ def data_of(told: ServerSentEvent) -> Mapping[str, Any]:
 
 
 def event_of(name: str, data: Mapping[str, Any], so_far: str) -> Event | None:
-    """The event of a reply from an event of the stream; None for other events."""
+    """The event of a reply for an event of the stream; None: another kind of event. ``so_far``: the text of the
+    reply."""
     match name:
         case "chunk":
             return TextDelta(str(data.get("text") or ""))
@@ -148,7 +149,7 @@ def _reason(name: object) -> FinishReason | None:
 
 
 def message_in(chat: object, id: int | None) -> tuple[str, FinishReason | None]:
-    """The text of a chat's message and its finish reason; None: it is running or missing."""
+    """The text of the message ``id`` and its finish reason; None: the reply is running or missing."""
     messages = chat.get("messages") if isinstance(chat, dict) else None
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and message.get("id") == id and id is not None:
