@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.http.backend import SIGN_OF_LIFE, RemoteBackend
+from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
 from bitnet_chat.backends.http.client import ConnectionLostError, HTTPConnection, HTTPStatusError, require_aiohttp
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
@@ -330,11 +330,6 @@ async def _counted(connection: HTTPConnection, body: dict[str, Any]) -> int | No
     found = await connection.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
     tokens = found.get("tokens") if isinstance(found, dict) else None
     return len(tokens) if isinstance(tokens, list) else None
-
-
-def sign_of_life(settings: Settings) -> float:
-    """Seconds without output that are allowed while a tool call is generated: less than the stall timeout."""
-    return min(SIGN_OF_LIFE, settings.stall_timeout / 3) if settings.stall_timeout else SIGN_OF_LIFE
 
 
 def _window(props: Any) -> int | None:

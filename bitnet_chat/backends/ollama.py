@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import contextlib
 from typing import Any
-from urllib.parse import urlsplit
 
-from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
 from bitnet_chat.backends.http.client import (
     ConnectionLostError,
-    HTTPConnection,
     HTTPStatusError,
     checked_url,
     require_aiohttp,
 )
 from bitnet_chat.backends.http.context_window import ServerContextWindow
-from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.endpoint import ExternalEndpoint, RequestTarget
 from bitnet_chat.backends.http.ollama_format import OllamaFormat
-from bitnet_chat.backends.llama_server import sign_of_life
-from bitnet_chat.backends.openai import without_effect
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import BitnetChatError, ModelError
-from bitnet_chat.text.sanitize import one_line
 
 _LOOKS = 4
 """Attempts to get the size of the context window; older versions do not report it."""
@@ -59,21 +54,13 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
     )
 
 
-class OllamaEndpoint:
-    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`."""
-
-    retries = 1
-    pid = None
-    is_alive = True
-    restarts = 0
+class OllamaEndpoint(ExternalEndpoint):
+    """A running Ollama. Its model is the named one or the first of its list."""
 
     def __init__(self, base: str, settings: Settings) -> None:
-        self._connection = HTTPConnection(base, settings.backend_key)
         self._model, self._size = settings.model, settings.ctx or None
         self._asked = 0
-        self._notices = without_effect(settings)
-        self.name = f"Ollama at {base}"
-        self.engine = f"ollama {one_line(urlsplit(base).netloc)}"
+        super().__init__(base, settings, name=f"Ollama at {base}")
 
     @property
     def model(self) -> str:
@@ -105,19 +92,6 @@ class OllamaEndpoint:
 
     async def models(self) -> list[str]:
         return _names(await self._connection.get("/api/tags"))
-
-    async def after_loss(self) -> str:
-        return ""
-
-    def after_stop(self) -> None:
-        pass
-
-    def take_notices(self) -> list[str]:
-        notices, self._notices = self._notices, []
-        return notices
-
-    async def close(self) -> None:
-        await self._connection.close()
 
 
 def _names(listed: Any) -> list[str]:

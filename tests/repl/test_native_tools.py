@@ -15,9 +15,8 @@ from api_server import CUT, Answer, ApiServer, Request, lines, piece, sse, usage
 from test_repl_tools import TOOLS, Desk, Paper
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
-from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLimits

@@ -38,7 +38,7 @@ class RequestAttempt:
 
     def __init__(
         self,
-        line: CancellableRequest,
+        request: CancellableRequest,
         account: ResponseAccumulator,
         wire: WireFormat,
         fit: ServerContextWindow,
@@ -48,7 +48,7 @@ class RequestAttempt:
         server: str,
         sign_of_life: float,
     ) -> None:
-        self._line, self._account, self.wire, self._fit = line, account, wire, fit
+        self._request, self._account, self.wire, self._fit = request, account, wire, fit
         self.repair, self._pending = repair, pending
         self._server, self._sign_of_life = server, sign_of_life
         self._has_started = False
@@ -61,15 +61,15 @@ class RequestAttempt:
         response, changed = await self._send(question, options, target)
         for event in self._opening(changed):
             yield event
-        response = response or await self._line.answer()
+        response = response or await self._request.answer()
         try:
             if response.content_type in _WHOLE:
-                content = await self._line.within(whole(response, target.connection.base))
+                content = await self._request.within(whole(response, target.connection.base))
                 for event in _told(reader.whole(content), account):
                     yield event
             else:
                 progress = CallProgress(self._sign_of_life)
-                while not reader.done and (data := await self._line.chunk()):
+                while not reader.done and (data := await self._request.chunk()):
                     for event in self._read(data, reader, progress):
                         yield event
             for event in _told(reader.end(), account):
@@ -92,16 +92,16 @@ class RequestAttempt:
         """Send the request. Return the response, if it is needed before the first event, and the number of special
         tokens that were made text."""
         self._account.prompt_estimate = lambda: self._fit.estimate(question)
-        body = await self._line.within(
+        body = await self._request.within(
             run_beside_loop(question.history, sent, self.wire, question, options, self._fit, target)
         )
         prefix, _ = target.specials.as_text(question.prefix)
         self._account.begin(prefix, question.overlap if prefix else "")
-        await self._line.ask(lambda sent: target.connection.post(self.wire.path, body.content, sent))
+        await self._request.ask(lambda sent: target.connection.post(self.wire.path, body.content, sent))
         response = None
         if options.alone and target.count is None and self._fit.may_be_refused(question):
             # A client of an API gets a refusal as a status only if it comes before the first event.
-            response = await self._line.heard(_REFUSAL)
+            response = await self._request.heard(_REFUSAL)
         return response, body.changed
 
     def _opening(self, changed: int) -> Iterator[Event]:
@@ -125,7 +125,7 @@ class RequestAttempt:
         events += progress.feed(reader.call_size, asyncio.get_running_loop().time(), has_text=bool(said))
         if progress.is_too_long:
             reader.finish, reader.done = FinishReason.LENGTH, True
-            self._line.hang_up()
+            self._request.hang_up()
         return events
 
     def _end(
@@ -138,7 +138,7 @@ class RequestAttempt:
             return cut_off(self._server, account, reader.error, self._fit.size)
         if reader.finish is None:
             raise ConnectionLostError("the stream ended before the reply did")
-        if (heard := self._line.take()) is not None:
+        if (heard := self._request.take()) is not None:
             target.connection.spend(heard)
         if usage.prompt is not None and not options.alone:
             self._fit.learn(question, usage.prompt)

@@ -25,6 +25,7 @@ from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.backends.http.retry import AttemptError, ReplyRetry
 from bitnet_chat.backends.http.tool_errors import PendingToolErrors
 from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
+from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
@@ -35,6 +36,11 @@ from bitnet_chat.util.threads import run_beside_loop
 
 SIGN_OF_LIFE = 20.0
 """Seconds without text after which a notice reports an unfinished tool call."""
+
+
+def sign_of_life(settings: Settings) -> float:
+    """The ``sign_of_life`` of a backend, in seconds: less than the stall timeout."""
+    return min(SIGN_OF_LIFE, settings.stall_timeout / 3) if settings.stall_timeout else SIGN_OF_LIFE
 
 
 class RemoteBackend:
@@ -63,8 +69,8 @@ class RemoteBackend:
         self._starting: asyncio.Task[None] | None = None
         self._is_starting = False
         """True until the server has started, or a reply shows it."""
-        self._line: CancellableRequest | None = None
-        """Of the running reply."""
+        self._request: CancellableRequest | None = None
+        """The request of the running reply."""
         self._used: int | None = None
         self._is_exact = True
         self._load = ProcessUsage()
@@ -94,16 +100,16 @@ class RemoteBackend:
         return self._count(text)
 
     def interrupt(self, reason: FinishReason = FinishReason.INTERRUPTED) -> None:
-        if self._line is not None:
-            self._line.stop(reason)
+        if self._request is not None:
+            self._request.stop(reason)
 
     @property
     def _state(self) -> BackendState:
-        if self._line is None:
+        if self._request is None:
             return BackendState.STARTING if self._is_starting else BackendState.IDLE
-        if self._line.reason is not None:
+        if self._request.reason is not None:
             return BackendState.INTERRUPTING
-        return BackendState.GENERATING if self._line.is_open else BackendState.STARTING
+        return BackendState.GENERATING if self._request.is_open else BackendState.STARTING
 
     def status(self) -> BackendStatus:
         service, state = self._service, self._state
@@ -134,66 +140,70 @@ class RemoteBackend:
 
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
         options = self._with_defaults(options or ReplyOptions())
-        if self._line is not None:
+        if self._request is not None:
             raise UsageError("a reply is running already")
-        line = self._line = CancellableRequest(options.timeout)
+        request = self._request = CancellableRequest(options.timeout)
         account = ResponseAccumulator(time.monotonic())
         try:
             try:
-                question = await line.within(run_beside_loop(conversation, self._question, conversation, options))
+                question = await request.within(run_beside_loop(conversation, self._question, conversation, options))
             except (UsageError, RequestCancelledError) as error:
-                self._rest(line)
+                self._release(request)
                 if isinstance(error, UsageError):
                     yield Failed(error)
                 else:
-                    yield attempt.stopped(account, line.reason, self._fit.size)
+                    yield attempt.stopped(account, request.reason, self._fit.size)
                 return
-            retry = self._retry(line, account, question, options)
+            retry = self._retry(request, account, question, options)
             for event in self._opening(retry):
                 yield event
             while not retry.is_over:
                 try:
-                    target = await self._prepare(retry, line, options)
+                    target = await self._prepare(retry, request, options)
                     for text in self._service.take_notices():
                         yield Notice(text)
                     async with aclosing(retry.attempt.events(retry.question, retry.options, target)) as events:
                         async for event in events:
                             if isinstance(event, Completed):
                                 event = self._learn(event, retry, options)
-                            yield self._passed(event, line)
+                            yield self._passed(event, request)
                     return
                 except AttemptError as error:
                     for event in await retry.after(error):
-                        yield self._passed(event, line)
+                        yield self._passed(event, request)
                 finally:
-                    line.hang_up()
+                    request.hang_up()
         finally:
-            line.stop(FinishReason.INTERRUPTED)
-            self._rest(line)
+            request.stop(FinishReason.INTERRUPTED)
+            self._release(request)
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
         """See :func:`bitnet_chat.backend.refusal_of`."""
-        line, target = CancellableRequest(options.timeout), self._service.target
+        request, target = CancellableRequest(options.timeout), self._service.target
         try:
             question = await run_beside_loop(conversation, self._question, conversation, options)
             if target is not None and options.alone:
                 self._learn_size(target)
                 self._check_tools(options, target)
-                await RequestTrimmer(line, self._fit_for(options), self._wire).check(question, options, target)
+                await RequestTrimmer(request, self._fit_for(options), self._wire).check(question, options, target)
         except BitnetChatError as error:
             return error
         except RequestCancelledError:
             pass
         finally:
-            line.close()
+            request.close()
         return None
 
     def _retry(
-        self, line: CancellableRequest, account: ResponseAccumulator, question: RequestMessages, options: ReplyOptions
+        self,
+        request: CancellableRequest,
+        account: ResponseAccumulator,
+        question: RequestMessages,
+        options: ReplyOptions,
     ) -> ReplyRetry:
         service, fit = self._service, self._fit_for(options)
         attempt = RequestAttempt(
-            line,
+            request,
             account,
             self._wire,
             fit,
@@ -202,7 +212,7 @@ class RemoteBackend:
             server=service.name,
             sign_of_life=self._sign_of_life,
         )
-        return ReplyRetry(service, line, account, fit, attempt, question, options)
+        return ReplyRetry(service, request, account, fit, attempt, question, options)
 
     def _fit_for(self, options: ReplyOptions) -> ServerContextWindow:
         fit = self._fit.alone(options.overflow) if options.alone else self._fit
@@ -223,13 +233,13 @@ class RemoteBackend:
     def _with_defaults(self, options: ReplyOptions) -> ReplyOptions:
         return replace(options, sampling=options.sampling.over(self._sampling))
 
-    def _rest(self, line: CancellableRequest) -> None:
-        if self._line is not line:
+    def _release(self, request: CancellableRequest) -> None:
+        if self._request is not request:
             return
-        if line.reason is not None:
+        if request.reason is not None:
             self._service.after_stop()
-        line.close()
-        self._line, self._is_starting = None, False
+        request.close()
+        self._request, self._is_starting = None, False
 
     def _opening(self, retry: ReplyRetry) -> Iterator[Event]:
         if retry.question.note:
@@ -237,19 +247,19 @@ class RemoteBackend:
         if retry.question.prefix and not self._goes_on:
             yield retry.continue_in_words("this server cannot go on with a reply by itself")
 
-    async def _prepare(self, retry: ReplyRetry, line: CancellableRequest, asked: ReplyOptions) -> RequestTarget:
+    async def _prepare(self, retry: ReplyRetry, request: CancellableRequest, asked: ReplyOptions) -> RequestTarget:
         """Wait for the server, and make room in its context window."""
         retry.target = None
-        target = retry.target = await line.within(self._service.ready())
+        target = retry.target = await request.within(self._service.ready())
         self._learn_size(target)
         retry.fit.size = retry.fit.size or self._fit.size
         self._check_tools(asked, target)
         await retry.trimmer.make_room(retry.question, retry.options, target)
         return target
 
-    def _passed(self, event: Event, line: CancellableRequest) -> Event:
+    def _passed(self, event: Event, request: CancellableRequest) -> Event:
         if isinstance(event, Completed | Failed):
-            self._rest(line)  # before the end is yielded: the next request may follow at once
+            self._release(request)  # before the end is yielded: the next request may follow at once
         return event
 
     def _learn(self, end: Completed, retry: ReplyRetry, asked: ReplyOptions) -> Completed:

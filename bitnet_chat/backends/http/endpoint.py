@@ -1,13 +1,16 @@
-"""The interface between an HTTP backend and its server. No I/O here."""
+"""The interface between an HTTP backend and its server."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from bitnet_chat.backends.http.client import HTTPConnection
+from bitnet_chat.config import Settings
 from bitnet_chat.templates.special_tokens import SpecialTokens
+from bitnet_chat.text.sanitize import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +80,37 @@ class Endpoint(Protocol):
 
     async def close(self) -> None:
         """Release the server: this backend does not use it any more."""
+
+
+class ExternalEndpoint:
+    """The common part of endpoints that this program does not manage. See :class:`Endpoint`."""
+
+    retries = 1
+    pid = None
+    is_alive = True
+    restarts = 0
+
+    def __init__(self, base: str, settings: Settings, *, name: str) -> None:
+        self.name = name
+        self.engine = f"{settings.backend} {one_line(urlsplit(base).netloc)}"
+        self._connection = HTTPConnection(base, settings.backend_key)
+        given = {
+            "--chat-template": settings.chat_template,
+            "--rpc": settings.rpc,
+            "flags behind --": settings.engine_args,
+        }
+        useless = [flag for flag, value in given.items() if value]
+        self._notices = [f"without effect on a running server: {', '.join(useless)}"] if useless else []
+
+    async def after_loss(self) -> str:
+        return ""
+
+    def after_stop(self) -> None:
+        pass
+
+    def take_notices(self) -> list[str]:
+        notices, self._notices = self._notices, []
+        return notices
+
+    async def close(self) -> None:
+        await self._connection.close()

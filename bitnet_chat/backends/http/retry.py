@@ -38,15 +38,15 @@ class ReplyRetry:
     def __init__(
         self,
         service: Endpoint,
-        line: CancellableRequest,
+        request: CancellableRequest,
         account: ResponseAccumulator,
         fit: ServerContextWindow,
         attempt: RequestAttempt,
         question: RequestMessages,
         options: ReplyOptions,
     ) -> None:
-        self._service, self._line, self._account, self.fit, self.attempt = service, line, account, fit, attempt
-        self.trimmer = RequestTrimmer(line, fit, attempt.wire)
+        self._service, self._request, self._account, self.fit, self.attempt = service, request, account, fit, attempt
+        self.trimmer = RequestTrimmer(request, fit, attempt.wire)
         self.question = question
         self.options = options
         """The options of the next attempt, with the rest of the limits."""
@@ -80,7 +80,7 @@ class ReplyRetry:
                     return [*map(Notice, self._service.take_notices()), *self._refused(error)]
         except RequestCancelledError:
             pass
-        return self._end(stopped(self._account, self._line.reason, self.fit.size))
+        return self._end(stopped(self._account, self._request.reason, self.fit.size))
 
     def _after_invalid_calls(self) -> list[Event]:
         repair = self.attempt.repair
