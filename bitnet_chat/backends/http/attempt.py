@@ -122,10 +122,10 @@ class RequestAttempt:
         events = _told(said, self._account)
         if reader.call_size:
             self._account.asked()
-        events += progress.feed(reader.call_size, asyncio.get_running_loop().time(), has_text=bool(said))
-        if progress.is_too_long:
-            reader.finish, reader.done = FinishReason.LENGTH, True
-            self._request.hang_up()
+            events += progress.feed(reader.call_size, asyncio.get_running_loop().time(), has_text=bool(said))
+            if progress.is_too_long:
+                reader.finish, reader.done = FinishReason.LENGTH, True
+                self._request.hang_up()
         return events
 
     def _end(
