@@ -167,12 +167,19 @@ class AttachedBackend:
             timer = asyncio.get_running_loop().call_later(options.timeout, self._expire, asked)
         ended = False
         try:
-            async with aclosing(self._events(asked, conversation, options)) as events:
-                async for event in events:
-                    if isinstance(event, Completed | Failed):
-                        ended = True
-                        event = self._end(asked, event)
-                    yield event
+            last_events = await self._opened(asked, conversation, options)
+            while not last_events:
+                async with aclosing(decode_events(asked.response)) as stream:
+                    async for told in stream:
+                        if (event := self._event(asked, told)) is not None:
+                            ended = isinstance(event, Completed | Failed)
+                            yield self._passed(asked, event)
+                        if ended:
+                            return
+                last_events = await self._after_break(asked)
+            for event in last_events:
+                ended = isinstance(event, Completed | Failed)
+                yield self._passed(asked, event)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -184,8 +191,8 @@ class AttachedBackend:
                 self._left_at = asyncio.get_running_loop().time()
                 self._leaving = self._spawn(self._stop_in(asked.chat))
 
-    def _end(self, asked: _PendingReply, event: Completed | Failed) -> Event:
-        if isinstance(event, Failed):
+    def _passed(self, asked: _PendingReply, event: Event) -> Event:
+        if not isinstance(event, Completed):
             return event
         self._used = event.stats.context_used or self._used
         self._size = event.stats.context_size or self._size
@@ -196,37 +203,17 @@ class AttachedBackend:
 
     # Requests
 
-    async def _events(
-        self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions
-    ) -> AsyncGenerator[Event]:
+    async def _opened(self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions) -> list[Event]:
+        """Open the stream of the reply. Returns the end of a reply without a stream."""
         try:
             if not await self._open(asked, conversation, options):
-                yield Completed(FinishReason.INTERRUPTED, "")
-                return
+                return [Completed(FinishReason.INTERRUPTED, "")]
         except BitnetChatError as error:
-            yield Failed(error)
-            return
+            return [Failed(error)]
         except ConnectionLostError as error:  # the server may have received a request for a chat
             if asked.chat is None:
-                yield Failed(self._server.missing(str(error)))
-                return
-        while True:
-            async with aclosing(decode_events(asked.response)) as stream:
-                async for told in stream:
-                    asked.last_id, asked.tries = told.id or asked.last_id, 0
-                    self._heard = asked.chat, asked.last_id
-                    event = self._event(asked, told)
-                    if event is not None:
-                        yield event
-                    if isinstance(event, Completed | Failed):
-                        return
-            if asked.stop.is_set() and (asked.chat is None or asked.tries):
-                yield Completed(FinishReason.INTERRUPTED, asked.text)
-                return
-            if not await self._reopen(asked):
-                for event in await self._rest(asked):
-                    yield event
-                return
+                return [Failed(self._server.missing(str(error)))]
+        return []
 
     async def _open(self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions) -> bool:
         """Open the stream of the reply. False: it was stopped before the response."""
@@ -288,6 +275,8 @@ class AttachedBackend:
 
     def _event(self, asked: _PendingReply, told: ServerSentEvent) -> Event | None:
         """The event of the reply; None: ``told`` does not belong to it."""
+        asked.last_id, asked.tries = told.id or asked.last_id, 0
+        self._heard = asked.chat, asked.last_id
         data = data_of(told)
         if told.event == "start":
             if not asked.is_this(data):
@@ -306,6 +295,12 @@ class AttachedBackend:
         return event
 
     # Broken streams
+
+    async def _after_break(self, asked: _PendingReply) -> list[Event]:
+        """Continue a broken stream. Returns the last events of a reply that cannot be continued."""
+        if asked.stop.is_set() and (asked.chat is None or asked.tries):
+            return [Completed(FinishReason.INTERRUPTED, asked.text)]
+        return [] if await self._reopen(asked) else await self._rest(asked)
 
     async def _reopen(self, asked: _PendingReply) -> bool:
         """Open a stream that continues after the last event. False: not possible."""
