@@ -7,7 +7,7 @@ Text may contain lone surrogates (U+DC80..U+DCFF): they stand for bytes of a rep
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,6 +68,13 @@ class Conversation:
     results of a reply with calls follow it. See :mod:`bitnet_chat.conversation.api_messages`."""
 
     messages: tuple[Message, ...] = ()
+
+    @classmethod
+    def from_dicts(cls, dicts: Iterable[Mapping[str, object]]) -> Conversation:
+        """See :func:`bitnet_chat.conversation.openai_codec.decode_conversation`."""
+        from bitnet_chat.conversation.openai_codec import decode_conversation
+
+        return decode_conversation(dicts)
 
     @property
     def system(self) -> str:

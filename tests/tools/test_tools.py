@@ -17,7 +17,6 @@ from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.tools import allowed_toolbox
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.export import export, restore
-from bitnet_chat.conversation.openai_codec import decode_conversation
 from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.journal import Journal, JournalRecorder
@@ -471,12 +470,12 @@ def test_messages_that_cannot_be_used(messages: object, why: str) -> None:
         calls = {"role": "assistant", "content": None, "tool_calls": messages}
         messages = [{"role": "user", "content": "u"}, calls]
     with pytest.raises(UsageError, match=why):
-        decode_conversation(messages)  # type: ignore[arg-type]
+        Conversation.from_dicts(messages)  # type: ignore[arg-type]
 
 
 def test_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert decode_conversation([{"role": "user", "content": parts}]).messages[0].content == "a\nb"
+    assert Conversation.from_dicts([{"role": "user", "content": parts}]).messages[0].content == "a\nb"
 
 
 def test_open_calls_are_answered_before_anything_else_is_said() -> None:

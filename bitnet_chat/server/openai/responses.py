@@ -108,12 +108,9 @@ class OpenAIChatEncoder:
             case ThinkingDelta(text):
                 return [self._thought.of(text)]
             case ToolCall():
-                self._calls += 1
-                return [
-                    self._chunk(
-                        {"tool_calls": [{"index": self._calls - 1, **encode_tool_call(well_formed_call(event))}]}
-                    )
-                ]
+                index, self._calls = self._calls, self._calls + 1
+                call = {"index": index, **encode_tool_call(well_formed_call(event))}
+                return [self._chunk({"tool_calls": [call]})]
         return []
 
     def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
