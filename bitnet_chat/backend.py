@@ -11,12 +11,12 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.window import Policy
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.events import Event
+from bitnet_chat.events import Event, Stats
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Sampling parameters. None: the setting of the backend, or its default without one."""
+    """Sampling parameters. None: the setting or the default of the backend."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -53,7 +53,7 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class ReplyOptions:
-    """The request for one reply. A backend refuses what it does not support: with Failed(UnsupportedError)."""
+    """The request for one reply. A backend refuses an unsupported option with Failed(UnsupportedError)."""
 
     max_tokens: int | None = None
     """None: no limit."""
@@ -73,6 +73,19 @@ class ReplyOptions:
     alone: bool = False
     """Whether the request is independent, as in a stateless API: other requests have no effect on its reply, and each
     reply reports its dropped messages, also where the request is repeated."""
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model may call."""
+        return self.tools if self.tool_choice != "none" else ()
+
+    def after(self, used: Stats) -> ReplyOptions:
+        """These options with the rest of the limits, for another answer within the same reply."""
+        return replace(
+            self,
+            max_tokens=None if self.max_tokens is None else max(1, self.max_tokens - used.tokens),
+            timeout=None if self.timeout is None else max(0.1, self.timeout - used.seconds),
+        )
 
 
 class BackendState(StrEnum):
@@ -115,27 +128,26 @@ class BackendStatus:
 
 
 class Backend(Protocol):
-    """A backend: ``reply`` streams the reply to a conversation whose last message is the user's, or a tool's result.
+    """A source of replies to conversations that end with a user message or the result of a tool.
 
-    Where the last message is a reply that was cut, ``reply`` continues it: the events, and the text of the Completed at
-    the end, then hold the new characters only.
+    An incomplete reply at the end of a conversation is continued: the events and the text of the Completed then have
+    the new characters only.
     """
 
     def start(self) -> None:
-        """Begin to load in the background; return at once. Needs a running loop. Errors come with the next reply."""
+        """Begin to load in the background; return at once. Needs a running loop. The next reply reports errors."""
 
     def reply(self, conversation: Conversation, options: ReplyOptions = ...) -> AsyncGenerator[Event]:
-        """Events of one reply; one reply at a time. Use it with :func:`contextlib.aclosing`: closing the generator
-        stops the reply, and leaves the backend ready for the next one."""
+        """The events of one reply; one reply at a time. To be used with :func:`contextlib.aclosing`: closing the
+        generator stops the reply, and the backend is ready for the next one."""
 
     def prepare(self, history: Conversation) -> None:
-        """Prefill ``history`` in the background where that saves a wait, since the next message will follow it.
-
-        Return at once. A wrong guess has no effect on the next reply."""
+        """Prefill ``history``, which probably precedes the next message, in the background; return at once. A wrong
+        guess has no effect on the next reply."""
 
     def count(self, text: str) -> TokenCount | None:
-        """Estimate the tokens of ``text`` as a message, without the template's tokens around it; None where that is not
-        possible yet. Fast: a front end may call it at each key press."""
+        """Estimate the tokens of ``text`` as a message, without those of the template; None: not possible yet. Fast
+        enough for a call at each key press."""
 
     def interrupt(self) -> None:
         """Stop the running reply, if any; it still ends with a Completed."""
@@ -148,6 +160,6 @@ class Backend(Protocol):
 
 async def refusal_of(backend: Backend, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
     """Return the error with which the backend would refuse a request, as far as that is known without an engine;
-    another reply may be running. None for a valid request, or where ``backend`` has no method ``refusal``."""
+    another reply may be running. None for a valid request, and for a backend without a method ``refusal``."""
     ask = getattr(backend, "refusal", None)
     return None if ask is None else await ask(conversation, options)

@@ -7,10 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
+
+if TYPE_CHECKING:
+    from bitnet_chat.backend import Sampling
 
 ENVIRONMENT_PREFIX = "BITNET_CHAT_"
 
@@ -81,6 +84,15 @@ class Settings:
     """The address of a running ``bitnet-chat serve`` whose engine answers."""
     engine_args: tuple[str, ...] = ()
     """More flags for the engine."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Sampling of replies without options of their own."""
+        from bitnet_chat.backend import Sampling
+
+        return Sampling(
+            temperature=None if self.temperature < 0 else self.temperature, seed=None if self.seed < 0 else self.seed
+        )
 
 
 SECRET = frozenset({"backend_key"})

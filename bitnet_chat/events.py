@@ -10,7 +10,7 @@ reply has ended with the reason ``tool_calls``. A reply that ends for any other 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bitnet_chat.conversation.message import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
@@ -42,6 +42,19 @@ class Stats:
     before."""
     first_tokens: int = 1
     """Tokens of the reply that make its first characters: an emoji has several."""
+
+    def __add__(self, other: Stats) -> Stats:
+        """The figures of two consecutive replies as one: the prompt of the first, the context of the second."""
+        return replace(
+            other,
+            prompt_tokens=self.prompt_tokens,
+            prompt_size=self.prompt_size,
+            tokens=self.tokens + other.tokens,
+            time_to_first_token=self.time_to_first_token,
+            first_tokens=self.first_tokens,
+            seconds=self.seconds + other.seconds,
+            exact=self.exact and other.exact,
+        )
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Makes backends and journals from the settings: for a resident engine, another server, or an attached server."""
+"""Makes backends and journals from the settings: for a resident engine, an external server or an attached server."""
 
 from __future__ import annotations
 
@@ -20,25 +20,23 @@ from bitnet_chat.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bitnet_chat.backend import Backend, Sampling
+    from bitnet_chat.backend import Backend
     from bitnet_chat.backends.llama_server import LlamaServer
     from bitnet_chat.engine.binary import EngineBinary
     from bitnet_chat.tools import Toolbox
 
 Convert = Callable[["Path", "EngineBinary"], object]
-"""Makes the file that an engine needs out of a model file, as :func:`bitnet_chat.engine.conversion.obtain` does."""
+"""Converts a model file for an engine, as :func:`bitnet_chat.engine.conversion.obtain` does."""
 
 AT_ONCE = 16
-"""Concurrent requests of a batch, where a server has as many seats."""
-
-
+"""Maximum number of concurrent requests of a batch on an attached server."""
 _ENGINE = ("engine", "backend", "base_url", "rpc", "ctx", "threads", "chat_template", "overflow", "io", "engine_args")
 """Settings of a resident engine."""
 
 
 def refuse_for_an_engine(given: Iterable[str], settings: Settings, written: Callable[[str], str] = flag) -> None:
-    """Raises UsageError for a setting that the attached server would ignore. ``written``: the name of a setting in the
-    error."""
+    """Raises UsageError for a setting without effect on an attached server. ``written``: gives the name of a setting
+    for the error."""
     clash = [written(name) for name in _ENGINE if name in given]
     if settings.attach and clash:
         raise UsageError(
@@ -48,9 +46,8 @@ def refuse_for_an_engine(given: Iterable[str], settings: Settings, written: Call
 
 
 def open_journal(settings: Settings) -> JournalStore:
-    """Open the journal. Raises ServerUnreachableError where the server of ``--attach`` does not answer, UsageError for
-    a wrong key.
-    """
+    """Open the journal. Raises ServerUnreachableError if the server of ``--attach`` does not answer, and UsageError for
+    a wrong key."""
     if not settings.attach:
         return open_local_journal(settings)
     from bitnet_chat.backends.attached_server.client import ServerClient
@@ -77,8 +74,8 @@ def open_interactive(
     model: str = "",
     convert: Convert | None = None,
 ) -> Backend:
-    """Starts nothing. ``journal``: of :func:`open_journal`. ``model``: the one that was asked for by name, now.
-    ``convert``: see :func:`open_backend`.
+    """Make the backend of a REPL; starts nothing. ``journal``: of :func:`open_journal`. ``model``: name of a model in
+    place of the setting. ``convert``: see :func:`open_backend`.
 
     Raises EngineNotFoundError, ModelError or UsageError."""
     if not settings.attach:
@@ -93,34 +90,23 @@ def open_interactive(
         journal.facts,
         journal.place if settings.journal else None,
         model=journal.model_of(model, settings.model),
-        sampling=_sampling(settings),
+        sampling=settings.sampling,
     )
 
 
 def open_batch(settings: Settings) -> tuple[Backend, int]:
-    """For a batch on a running server: the backend, and the number of concurrent requests."""
+    """The backend for a batch on an attached server, and the number of concurrent requests."""
     from bitnet_chat.backends.attached_server.backend import AttachedBackend
     from bitnet_chat.backends.attached_server.journal import ServerJournal
 
     journal = open_journal(settings)
     assert isinstance(journal, ServerJournal)
     model = journal.model_of("", settings.model)
-    backend = AttachedBackend(
-        journal.server, journal.facts, model=model, sampling=_sampling(settings), urgent=False
-    )  # fmt: skip
+    backend = AttachedBackend(journal.server, journal.facts, model=model, sampling=settings.sampling, urgent=False)
     return backend, max(1, min(int(journal.facts.get("parallel") or 1), AT_ONCE))
 
 
-def _sampling(settings: Settings) -> Sampling:
-    from bitnet_chat.backend import Sampling
-
-    return Sampling(
-        temperature=settings.temperature if settings.temperature >= 0 else None,
-        seed=settings.seed if settings.seed >= 0 else None,
-    )
-
-
-# The backend that the settings ask for, and the guard around it.
+# The backend of the settings, with its guard.
 
 
 def open_backend(
@@ -133,11 +119,12 @@ def open_backend(
     name: str = "",
     convert: Convert | None = None,
 ) -> GuardedBackend:
-    """Starts no engine; converts the model first where it must be. ``advice``: see :class:`GuardedBackend`.
-    ``dialect`` and ``sharing`` of the processors: of an engine; others have none. ``name``: of the model, where it was
-    given one. ``convert``: shows the user what it does; without it a conversion is silent.
+    """Make a backend; starts no engine. Converts the model first if its engine needs that. ``advice``: see
+    :class:`GuardedBackend`. ``dialect`` and ``sharing`` (of the processors): for engines only. ``name``: of the model;
+    empty: that of its file. ``convert``: a conversion with progress; None: a silent one.
 
-    Raises EngineNotFoundError, ModelError or UsageError for what can be seen to be missing."""
+    Raises EngineNotFoundError, ModelError or UsageError for missing or invalid parts, as far as they are known before
+    the start."""
     if settings.backend == "engine":
         from bitnet_chat.backends.local_engine import LocalEngineBackend
 
@@ -162,8 +149,8 @@ def open_factory(
     dialect: Dialect | None = None,
     convert: Convert | None = None,
 ) -> BackendFactory:
-    """Backends for a server: ``parallel`` of them answer side by side, and those of ``models`` models in all. Starts
-    nothing; raises as open_backend does. ``name``, ``dialect``, ``convert``: as there."""
+    """Make a factory for ``parallel`` concurrent backends of one of ``models`` loaded models; starts nothing. Raises as
+    open_backend does. ``name``, ``dialect``, ``convert``: as there."""
     from bitnet_chat.models.store import origin_of
 
     if settings.backend == "llama-server":
@@ -219,7 +206,7 @@ def open_factory(
 
 
 def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBackend:
-    # Servers end a turn at the marks of its template by themselves: no role markers to look for.
+    # A server ends a turn at the delimiters of its template itself: no role markers are needed.
     return GuardedBackend(backend, GuardLimits.of(settings), advice=advice)
 
 
@@ -240,16 +227,16 @@ def _elsewhere(settings: Settings) -> Backend:
 
 
 def expect(backend: Backend, toolbox: Toolbox | None) -> None:
-    """Set an engine's tools before it loads, so that it prefills the prompt of the first reply."""
+    """Set the tools of an engine before it loads: it then prefills the prompt of the first reply."""
     expecting = getattr(getattr(backend, "inner", backend), "expect", None)
     if toolbox is not None and expecting is not None:
         expecting(toolbox.tools)
 
 
-# The limits of one reply, and what it is made with, out of the settings.
+# The limits of one reply and its settings in the journal.
 
 _MAKING = ("backend", "ctx", "overflow", "temperature", "seed", "chat_template", "engine_args", "guard", "repeat_limit")
-"""Settings that a reply depends on, beside its limits."""
+"""Settings besides the limits on which a reply depends."""
 
 
 def reply_options(settings: Settings) -> ReplyOptions:
@@ -258,7 +245,7 @@ def reply_options(settings: Settings) -> ReplyOptions:
 
 
 def made_with(settings: Settings) -> dict[str, object]:
-    """The settings that the journal keeps with each reply: those that differ from the defaults; ``overflow`` always."""
+    """The settings that the journal keeps with each reply: ``overflow``, and those that differ from the defaults."""
     usual = Settings()
     chosen = {name: getattr(settings, name) for name in _MAKING if getattr(settings, name) != getattr(usual, name)}
     return {"bitnet_chat": __version__, "overflow": settings.overflow} | chosen

@@ -8,12 +8,12 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.http.backend import SIGN_OF_LIFE, RemoteBackend
+from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
 from bitnet_chat.backends.http.client import ConnectionLostError, HTTPConnection, HTTPStatusError, require_aiohttp
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
-from bitnet_chat.backends.local_engine import advised_sampling, model_path, own_sampling, with_magic
+from bitnet_chat.backends.local_engine import advised_sampling, model_path, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.engine import processors, rpc
@@ -38,10 +38,14 @@ _OURS = """--host --port --reuse-port --api-key --api-key-file --api-prefix --ss
 --log-file -lv --verbosity --log-verbosity -v --verbose --log-verbose --embedding --embeddings --rerank --reranking -np
 --parallel"""
 _OUR_FLAGS = frozenset(_OURS.split())
-_CACHE = "2048"  # MiB of prompts that left their slots; its own default is 8192, too much for a desktop computer
-_DYING = 2.0  # seconds between the end of a connection and the end of the process that closed it
-_DEAF = 5.0  # seconds for /health, which is also answered during replies
-_LOADING = 0.05, 1.0  # seconds between two polls of a loading server
+_CACHE = "2048"
+"""MiB of prompts that left their slots. The default of the server, 8192, is too much for a desktop computer."""
+_DYING = 2.0
+"""Seconds between the end of a connection and the end of the process that has closed it."""
+_DEAF = 5.0
+"""Seconds for /health, which also responds during replies."""
+_LOADING = 0.05, 1.0
+"""Seconds between two polls of a loading server, shortest and longest."""
 
 
 class LlamaServer:
@@ -56,10 +60,11 @@ class LlamaServer:
         sharing: Sharing | None = None,
         name: str = "",
     ) -> None:
-        """Starts nothing. ``sharing``: of the processors with other engines. ``name``: of the model, where it was given
-        one.
+        """Starts nothing. ``sharing``: of the processors with other engines. ``name``: of the model; empty: that of its
+        file.
 
-        Raises EngineNotFoundError, ModelError or UsageError for what can be seen to be missing."""
+        Raises EngineNotFoundError, ModelError or UsageError for missing or invalid parts, as far as they are known
+        before the start."""
         require_aiohttp()
         self.binary: EngineBinary = find_server(
             settings.engine or None, configured_engine or None, limit=settings.probe_timeout
@@ -123,14 +128,14 @@ class LlamaServer:
         context = context_for(header.context_length, settings.ctx)
         option = self.binary.option
         argv = [str(self.binary.path), *option("--model", self.model), *option("--parallel", self.parallel)]
-        # All slots share one window; each gets an equal part.
+        # The option is the total of all slots.
         argv += option("--ctx-size", context * self.parallel)
         tiny = header.size < TINY_MODEL
         share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
         self.notices += [share.notice] if share.notice else []
         self._extra = share.extra
         argv += option("--threads", share.number)
-        # A client that has gone is noticed between two batches. Each slot has a token in one.
+        # A disconnect of a client is noticed between two batches. A batch has a token of each slot.
         if not chooses_batch_size(os.environ):
             size = batch_size("", header.size, share.number or processors.usable())
             argv += option("--batch-size", max(size, 2 * self.parallel))
@@ -142,10 +147,10 @@ class LlamaServer:
         return [*argv, *share.extra, *self._address()]
 
     def backend(self) -> RemoteBackend:
-        """A backend for one more conversation. The process ends when the last of them is closed."""
+        """Make a backend for one more conversation. The process ends with the last of them."""
         settings = self._settings
         fit = ServerContextWindow(settings.overflow, lambda text: self.count(text) or by_length(text))
-        sampling = own_sampling(settings).over(advised_sampling(self.model))
+        sampling = settings.sampling.over(advised_sampling(self.model))
         return RemoteBackend(
             _ServerSlot(self),
             OpenAIFormat(llama=True),
@@ -158,12 +163,12 @@ class LlamaServer:
 
     @property
     def known(self) -> RequestTarget | None:
-        """The address, if it is known and the process runs."""
+        """The target, if it is known and the process runs."""
         process = self.server.process
         return self._known[1] if self._known is not None and self._known[0] is process else None
 
     async def target(self) -> RequestTarget:
-        """The address. Raises as :meth:`ManagedServer.running` does."""
+        """The target. Raises as :meth:`ManagedServer.running` does."""
         while True:
             process = await self.server.running()
             if self._known is not None and self._known[0] is process:
@@ -186,7 +191,7 @@ class LlamaServer:
             except BaseException:
                 await connection.close()
                 raise
-            if self._known is not None and self._known[0] is process:  # another task was faster
+            if self._known is not None and self._known[0] is process:  # set by another task meanwhile
                 await connection.close()
                 return self._known[1]
             before, self._connection = self._connection, connection
@@ -196,7 +201,7 @@ class LlamaServer:
             return target
 
     async def _answers(self, connection: HTTPConnection) -> bool:
-        """False where the process seems to run and does not answer."""
+        """Whether the server responds."""
         try:
             async with asyncio.timeout(_DEAF):
                 await connection.get("/health")
@@ -207,7 +212,7 @@ class LlamaServer:
         return True
 
     async def _loaded(self, process: ServerProcess, connection: HTTPConnection) -> RequestTarget:
-        """Servers older than 2026 listen before they load."""
+        """Wait until the model is loaded: servers from before 2026 listen earlier."""
         delay, longest = _LOADING
         while True:
             try:
@@ -249,16 +254,16 @@ class LlamaServer:
             return self._counter
 
     def _read_vocabulary(self) -> None:
-        """The vocabulary has been read by the time of the first call."""
+        """Read the vocabulary in a thread, before the first count needs it."""
         if self._counter is None:
             threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
 
 
 class _ServerSlot:
-    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`: one client of the server."""
+    """One client of the server. See :class:`bitnet_chat.backends.http.endpoint.Endpoint`."""
 
     name = "llama-server"
-    retries = 10  # the server's own limit of restarts is reached before
+    retries = 10  # more than the limit of restarts
 
     def __init__(self, shared: LlamaServer) -> None:
         self._shared = shared
@@ -317,7 +322,7 @@ class _ServerSlot:
 
 
 async def _counted(connection: HTTPConnection, body: dict[str, Any]) -> int | None:
-    """Tokens of the prompt that the server makes of a request. Raises Refused where its version cannot count."""
+    """The server's count of the prompt tokens of a request. Raises HTTPStatusError for a version that cannot count."""
     made = await connection.ask("/apply-template", body)
     prompt = made.get("prompt") if isinstance(made, dict) else None
     if not isinstance(prompt, str):
@@ -327,13 +332,8 @@ async def _counted(connection: HTTPConnection, body: dict[str, Any]) -> int | No
     return len(tokens) if isinstance(tokens, list) else None
 
 
-def sign_of_life(settings: Settings) -> float:
-    """Seconds without output that are allowed while a tool call is generated: less than the stall timeout."""
-    return min(SIGN_OF_LIFE, settings.stall_timeout / 3) if settings.stall_timeout else SIGN_OF_LIFE
-
-
 def _window(props: Any) -> int | None:
-    """Tokens of one slot."""
+    """Tokens of the context window of one slot; None: not reported."""
     defaults = props.get("default_generation_settings") if isinstance(props, dict) else None
     size = defaults.get("n_ctx") if isinstance(defaults, dict) else None
     return size if isinstance(size, int) and size > 0 else None

@@ -117,7 +117,7 @@ class LocalEngineBackend:
         # Programs in C and C++ buffer what they write to a pipe; the native one does not.
         has_terminal = settings.io != "pipe" and pty_is_available()
         self._is_buffered = self.binary.dialect is not Dialect.NATIVE and not has_terminal
-        self._sampling = own_sampling(settings)
+        self._sampling = settings.sampling
         self._extra = settings.engine_args
         self._refit = OptionRetry(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout),
@@ -283,7 +283,7 @@ class LocalEngineBackend:
         tiny = header.size < TINY_MODEL
         advised = advised_sampling(self._model)
         share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
-        self._sampling = own_sampling(settings).over(advised)
+        self._sampling = settings.sampling.over(advised)
         self._extra = share.extra
         if share.notice:
             self._session.supervisor.notify(share.notice)
@@ -291,8 +291,8 @@ class LocalEngineBackend:
             model=self.convert(),
             context_size=context_for(header.context_length, settings.ctx),
             threads=share.number,
-            temperature=advised.temperature if settings.temperature < 0 else settings.temperature,
-            seed=None if settings.seed < 0 else settings.seed,
+            temperature=self._sampling.temperature,
+            seed=self._sampling.seed,
             sampling=replace(advised, temperature=None),
             max_tokens=settings.max_tokens or None,
             batch_size=None
@@ -395,11 +395,3 @@ def with_magic(path: Path) -> None:
         from bitnet_chat.models.gguf import read_header
 
         read_header(path)  # raises with the reason
-
-
-def own_sampling(settings: Settings) -> Sampling:
-    """The sampling of replies without options."""
-    return Sampling(
-        temperature=None if settings.temperature < 0 else settings.temperature,
-        seed=None if settings.seed < 0 else settings.seed,
-    )

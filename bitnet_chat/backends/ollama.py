@@ -1,36 +1,31 @@
-"""The backend ``ollama``: a running Ollama, through its own API.
+"""The backend ``ollama``: a running Ollama, through its native API.
 
-The vocabulary of its model is not known here. So special tokens in a message are sent as they are, and act where the
-server lets them; tokens are counted by the length of texts until the server has counted; and its own counts are taken
-as they come, with the token that ends a reply in them or without.
+The vocabulary of the model is unknown: special tokens in a message are sent unchanged and may take effect, tokens are
+estimated from the length of texts until the server reports counts, and these counts are used as they are, whether or
+not they include the token that ends a reply.
 """
 
 from __future__ import annotations
 
 import contextlib
 from typing import Any
-from urllib.parse import urlsplit
 
-from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
 from bitnet_chat.backends.http.client import (
     ConnectionLostError,
-    HTTPConnection,
     HTTPStatusError,
     checked_url,
     require_aiohttp,
 )
 from bitnet_chat.backends.http.context_window import ServerContextWindow
-from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.endpoint import ExternalEndpoint, RequestTarget
 from bitnet_chat.backends.http.ollama_format import OllamaFormat
-from bitnet_chat.backends.llama_server import sign_of_life
-from bitnet_chat.backends.local_engine import own_sampling
-from bitnet_chat.backends.openai import without_effect
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import BitnetChatError, ModelError
-from bitnet_chat.text.sanitize import one_line
 
-_LOOKS = 4  # replies before which the size of the window is requested; older versions do not report it
+_LOOKS = 4
+"""Attempts to get the size of the context window; older versions do not report it."""
 DEFAULT_URL = "http://127.0.0.1:11434"
 
 
@@ -38,7 +33,7 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
     """Make the backend; sends no request yet. Raises UsageError for settings that cannot be used."""
     require_aiohttp()
     base = checked_url(settings.base_url or DEFAULT_URL)
-    for end in ("/v1", "/api"):  # as other clients want it
+    for end in ("/v1", "/api"):  # part of the address in other clients
         base = base.removesuffix(end)
     wire = OllamaFormat(context_size=settings.ctx)
     fit = ServerContextWindow(settings.overflow, by_length)
@@ -53,27 +48,19 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
         wire,
         fit,
         by_length,
-        sampling=own_sampling(settings),
+        sampling=settings.sampling,
         preload=preload,
         sign_of_life=sign_of_life(settings),
     )
 
 
-class OllamaEndpoint:
-    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`."""
-
-    retries = 1
-    pid = None
-    is_alive = True
-    restarts = 0
+class OllamaEndpoint(ExternalEndpoint):
+    """A running Ollama. Its model is the named one or the first of its list."""
 
     def __init__(self, base: str, settings: Settings) -> None:
-        self._connection = HTTPConnection(base, settings.backend_key)
         self._model, self._size = settings.model, settings.ctx or None
         self._asked = 0
-        self._notices = without_effect(settings)
-        self.name = f"Ollama at {base}"
-        self.engine = f"ollama {one_line(urlsplit(base).netloc)}"
+        super().__init__(base, settings, name=f"Ollama at {base}")
 
     @property
     def model(self) -> str:
@@ -89,7 +76,7 @@ class OllamaEndpoint:
             if not self._model:
                 raise ModelError(f"{self.name} has no model yet", remedy="run: ollama pull NAME")
         self._asked += 1
-        if self._size is None and 1 < self._asked <= _LOOKS:  # it may be loaded by now
+        if self._size is None and 1 < self._asked <= _LOOKS:  # known only of a loaded model
             self._size = await self._loaded_size()
         return RequestTarget(self._connection, self._model, self._size)
 
@@ -105,19 +92,6 @@ class OllamaEndpoint:
 
     async def models(self) -> list[str]:
         return _names(await self._connection.get("/api/tags"))
-
-    async def after_loss(self) -> str:
-        return ""
-
-    def after_stop(self) -> None:
-        pass
-
-    def take_notices(self) -> list[str]:
-        notices, self._notices = self._notices, []
-        return notices
-
-    async def close(self) -> None:
-        await self._connection.close()
 
 
 def _names(listed: Any) -> list[str]:

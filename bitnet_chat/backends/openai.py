@@ -1,8 +1,8 @@
 """The backend ``openai``: any server with the chat completions of OpenAI's API.
 
-The vocabulary of its model is not known here. So special tokens in a message are sent as they are, and act where the
-server lets them; tokens are counted by the length of texts until the server has counted; and its own counts are taken
-as they come, with the token that ends a reply in them or without.
+The vocabulary of the model is unknown: special tokens in a message are sent unchanged and may take effect, tokens are
+estimated from the length of texts until the server reports counts, and these counts are used as they are, whether or
+not they include the token that ends a reply.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from bitnet_chat.backends.http.backend import RemoteBackend
-from bitnet_chat.backends.http.client import HTTPConnection, HTTPStatusError, checked_url, require_aiohttp
+from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
+from bitnet_chat.backends.http.client import HTTPStatusError, checked_url, require_aiohttp
 from bitnet_chat.backends.http.context_window import ServerContextWindow
-from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.endpoint import ExternalEndpoint, RequestTarget
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
-from bitnet_chat.backends.llama_server import sign_of_life
-from bitnet_chat.backends.local_engine import own_sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.text.sanitize import one_line
 
 _WINDOW = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
-"""Names of the window's size in servers' lists of models: vLLM, others, and llama-server in ``meta``."""
+"""Names of the size of the context window in lists of models: vLLM, others, and llama-server in ``meta``."""
 
 
 def openai_backend(settings: Settings) -> RemoteBackend:
@@ -45,26 +42,18 @@ def openai_backend(settings: Settings) -> RemoteBackend:
         OpenAIFormat(),
         fit,
         by_length,
-        sampling=own_sampling(settings),
+        sampling=settings.sampling,
         sign_of_life=sign_of_life(settings),
     )
 
 
-class OpenAIEndpoint:
-    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`."""
-
-    retries = 1
-    pid = None
-    is_alive = True
-    restarts = 0
+class OpenAIEndpoint(ExternalEndpoint):
+    """A server with the OpenAI API. Its model is the named one or the first of its list."""
 
     def __init__(self, base: str, settings: Settings) -> None:
-        self._connection = HTTPConnection(base, settings.backend_key)
         self._wanted, self._size = settings.model, settings.ctx or None
         self._found: RequestTarget | None = None
-        self._notices = without_effect(settings)
-        self.name = f"the server at {base}"
-        self.engine = f"openai {one_line(urlsplit(base).netloc)}"
+        super().__init__(base, settings, name=f"the server at {base}")
 
     @property
     def model(self) -> str:
@@ -79,7 +68,7 @@ class OpenAIEndpoint:
             try:
                 listed = await self._connection.get("/models")
             except HTTPStatusError as error:
-                # Not every server has a list, and a key may be good for some models alone.
+                # Some servers have no list, and a key may be limited to some models.
                 if not self._wanted or error.refusal.status in (401, 403):
                     raise
                 listed = None
@@ -99,30 +88,6 @@ class OpenAIEndpoint:
 
     async def models(self) -> list[str]:
         return [each["id"] for each in _entries(await self._connection.get("/models"))]
-
-    async def after_loss(self) -> str:
-        return ""
-
-    def after_stop(self) -> None:
-        pass
-
-    def take_notices(self) -> list[str]:
-        notices, self._notices = self._notices, []
-        return notices
-
-    async def close(self) -> None:
-        await self._connection.close()
-
-
-def without_effect(settings: Settings) -> list[str]:
-    """A line about settings without effect on a server that was not started by this program."""
-    given = {
-        "--chat-template": settings.chat_template,
-        "--rpc": settings.rpc,
-        "flags behind --": settings.engine_args,
-    }
-    names = [name for name, value in given.items() if value]
-    return [f"without effect on a running server: {', '.join(names)}"] if names else []
 
 
 def _entries(listed: Any) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""The path of a reply from its source to a front end: synchronous filters, and one asynchronous loop that drives them.
+"""The path of a reply from its source to a front end: synchronous filters, driven by one asynchronous loop.
 
-A backend around another one adds filters to the pipeline of the inner backend, and no generator of its own: the cost of
-an event does not grow with the number of backends.
+A backend around another one adds filters to the pipeline of the inner backend instead of a generator: the number of
+coroutines that an event passes does not grow with the number of backends.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ class ReplyFilter:
     """Base of all filters: passes every event on. One instance filters one reply."""
 
     step: Callable[[], Awaitable[ReplyPipeline | None]] | None = None
-    """Work to await when the events of the last ``feed`` are delivered; set by the filter, cleared by the loop. A
-    pipeline as its result replaces all that stands before this filter: the same reply goes on from another source."""
+    """Work to await after the events of the last ``feed`` are delivered; set by the filter, cleared by the loop. A
+    pipeline as its result replaces the source and the filters before this one: the reply continues from another
+    source."""
 
     def feed(self, event: Event) -> Sequence[Event]:
         """The events that replace ``event``."""
         return (event,)
 
     def flush(self) -> Sequence[Event]:
-        """The last events: the source has ended, or did not end in time after it was told to stop."""
+        """The last events, after the end of the source, or after the grace period of an interrupt."""
         return ()
 
     def close(self) -> None:
-        """The source is closed: the reply is over, or its reader has left."""
+        """Release resources: the source is closed, at the end of the reply or with the generator."""
 
 
 class ReplyPipeline:
-    """``source``: the events of a backend; None where the step of the first filter provides them."""
+    """``source``: the events of a backend; None: the step of the first filter provides a source."""
 
     def __init__(self, source: AsyncGenerator[Event] | None) -> None:
         self.source = source
@@ -50,30 +51,30 @@ class ReplyPipeline:
         self.watch: StallWatch | None = None
         """The time limits of the source."""
         self.is_over = False
-        """The source has given its Completed or Failed."""
+        """Whether the source has yielded its Completed or Failed."""
         self.has_step = False
-        """The step of a filter is to be awaited."""
+        """Whether a filter has a step to await."""
 
     def then(self, added: ReplyFilter, watch: StallWatch | None = None) -> ReplyPipeline:
-        """The same pipeline with one more filter at its end."""
+        """Add a filter at the end. Returns this pipeline."""
         self.filters.append(added)
         self.has_step = self.has_step or added.step is not None
         self.watch = watch or self.watch
         return self
 
     def feed(self, event: Event) -> Sequence[Event]:
-        """``event`` through all filters."""
+        """The events that all filters make of ``event``."""
         self.is_over = isinstance(event, (Completed, Failed))
         return self._pass((event,), self.filters)
 
     def flush(self) -> Iterator[Event]:
-        """The last events of each filter, through those behind it."""
+        """The last events of each filter, passed through the filters after it."""
         for number, each in enumerate(self.filters, 1):
             yield from self._pass(each.flush(), self.filters[number:])
 
     def _pass(self, events: Sequence[Event], filters: Sequence[ReplyFilter]) -> Sequence[Event]:
         for each in filters:
-            if len(events) == 1:  # nearly always, and twice as fast
+            if len(events) == 1:  # the usual case, twice as fast
                 events = each.feed(events[0])
             else:
                 events = [passed for event in events for passed in each.feed(event)]
@@ -82,11 +83,11 @@ class ReplyPipeline:
         return events
 
     async def run_steps(self) -> None:
-        """Await the steps of the filters. Those of a new source are run at once."""
+        """Await the steps of the filters, including those of a new source."""
         while steps := [(number, each.step) for number, each in enumerate(self.filters) if each.step is not None]:
             (number, step), before = steps[0], None
             self.filters[number].step = None
-            if self.watch is None or self.is_over:  # time limits end with the source
+            if self.watch is None or self.is_over:  # no time limits after the end of the source
                 before = await step()
             else:
                 with self.watch:
@@ -108,8 +109,7 @@ class ReplyPipeline:
 
 
 async def run(make: Callable[[], ReplyPipeline]) -> AsyncGenerator[Event]:
-    """The loop: the events of a reply. ``make`` is called when the first event is asked for. Closing the generator
-    stops the reply."""
+    """The events of a reply. ``make`` is called at the first ``anext``. Closing the generator stops the reply."""
     pipeline = make()
     try:
         while True:
@@ -120,7 +120,7 @@ async def run(make: Callable[[], ReplyPipeline]) -> AsyncGenerator[Event]:
             event: Event | None = None
             if (watch := pipeline.watch) is None:
                 event = await anext(source, None)
-            elif pipeline.is_over:  # not waited for: it may never return from its last event
+            elif pipeline.is_over:  # no wait: the source may hang after its last event
                 break
             else:
                 with watch:
@@ -142,22 +142,21 @@ async def only(event: Event) -> AsyncGenerator[Event]:
 
 @runtime_checkable
 class PipelineBackend(Protocol):
-    """A backend whose replies can be filtered without a second loop."""
+    """A backend whose replies are pipelines, to which filters can be added."""
 
     def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
-        """What ``reply`` runs. Begins the reply as far as state is concerned: the caller runs it at once."""
+        """The pipeline of ``reply``. May change the state of the backend: the caller runs it at once."""
 
 
 def pipeline_of(backend: Backend, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
-    """The pipeline of a reply, whichever backend makes it."""
+    """The pipeline of a reply of any backend."""
     if isinstance(backend, PipelineBackend):
         return backend.pipeline(conversation, options)
     return ReplyPipeline(backend.reply(conversation, options))
 
 
 class BackendWrapper(ABC):
-    """Base of the backends around another one. See :class:`bitnet_chat.backend.Backend`; all but the replies is that of
-    ``inner``."""
+    """Base of the backends around another one, ``inner``. See :class:`bitnet_chat.backend.Backend`."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
@@ -192,22 +191,22 @@ class BackendWrapper(ABC):
 
 
 class StallWatch:
-    """The time limits of a source, used as a context manager around each wait for it.
+    """The time limits of a source: a context manager for each wait for it.
 
-    A source without events for too long is interrupted. One that does not end within ``grace`` seconds after the
-    interrupt is abandoned: the wait ends without a result.
+    A source without events for too long is interrupted. If it does not end within ``grace`` seconds, it is abandoned:
+    the wait ends without a result.
     """
 
     def __init__(self, interrupt: Callable[[], None], stall_timeout: float, grace: float) -> None:
-        """``interrupt``: tells the source to stop. ``stall_timeout``: seconds; 0: no limit."""
+        """``interrupt``: stops the source. ``stall_timeout``: seconds; 0: no limit."""
         self._interrupt, self._grace = interrupt, grace
         self.limit = stall_timeout * FIRST_TOKEN
-        """Seconds of silence that are too long at this moment; 0: none are."""
+        """Present limit for the time without an event, in seconds; 0: no limit."""
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._since: float | None = None
-        """Start of the wait for an event; None while the caller processes the last one, which does not count."""
+        """Start of the wait for an event; None while the caller processes the last one: that time does not count."""
         self._has_token = False
         self._deadline: float | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -215,7 +214,7 @@ class StallWatch:
         self._cancelling = 0
         self._has_expired = False
         self.finding: FinishReason | None = None
-        """The reason for the stop, if a time limit stopped the reply."""
+        """The finish reason, if this program has stopped the reply."""
         self.is_abandoned = False
 
     def __enter__(self) -> None:
@@ -233,25 +232,25 @@ class StallWatch:
             self._deadline_timer = None
         if not self._has_expired:
             return False
-        # As asyncio.timeout does it; a cancellation of the task from elsewhere goes on.
+        # As in asyncio.timeout: a cancellation of the task from elsewhere is passed on.
         self._has_expired = False
         assert self._task is not None
         self.is_abandoned = self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
         return self.is_abandoned
 
     def started(self) -> None:
-        """The engine has the message."""
+        """Note that the engine has the message."""
         self._arm(self.limit)
 
     def has_spoken(self) -> None:
-        """A token of the reply came."""
+        """Note that a token of the reply has arrived."""
         if not self._has_token:
             self._has_token = True
             self.limit /= FIRST_TOKEN
             self._arm(self.limit)
 
     def stop(self, reason: FinishReason) -> None:
-        """End the reply; what the source still gives is not part of it."""
+        """Stop the source; its further events are not part of the reply."""
         self.finding = reason
         self._interrupt()
         self.interrupted()
@@ -286,9 +285,9 @@ class StallWatch:
             self._timer = self._loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
-        """Check the limits periodically, not at each event."""
+        """Check the limits, from a timer instead of at each event."""
         now = self._loop.time()
-        slept = now - self._due > self.limit / 2  # Ctrl-Z, a busy computer: the engine's words may be waiting
+        slept = now - self._due > self.limit / 2  # Ctrl-Z, a busy computer: output of the engine may be unread
         if self._since is None or slept:
             self._arm(self.limit)
         elif now - self._since < self.limit:

@@ -1,10 +1,10 @@
 """A pool of backends of one model, for concurrent conversations; requests wait in a queue while all are busy.
 
 A backend with the beginning of a conversation in its cache answers the next turn at once; any other has to prefill the
-whole prompt. So a request gets, where there is a choice, the backend that knows its conversation.
+whole prompt. So a request gets the backend with its conversation in the cache, if that one is free.
 
-A released seat is handed directly to the first request in the queue, so that no other request can take it in between.
-Urgent requests come before batch work; where one has to wait, a batch lease that can begin again is asked to make way.
+A released slot is passed directly to the first request in the queue, so that no other request can take it in between.
+Urgent requests come before batch work: for a waiting urgent request, a batch lease that can be repeated is released.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import BitnetChatError, BusyError
 
 _RECENT = 32
-"""Number of leases from whose duration the next waiting times are estimated."""
+"""Number of past leases in the estimate of waiting times."""
 _RETRY = (1.0, 120.0)
 """Seconds: minimum and maximum of ``retry_after``."""
 _numbers = itertools.count(1)
 
 
 def number() -> int:
-    """Return the next queue number. All pools share the numbers, so that one stays valid when a pool is made anew."""
+    """Return the next queue number. All pools share the numbers: one stays valid for another pool."""
     return next(_numbers)
 
 
@@ -41,18 +41,18 @@ class Slot:
 
     backend: Backend
     memory: Conversation = field(default_factory=Conversation)
-    """The conversation in its cache; empty where it is not known, such as after a failure."""
+    """The conversation in its cache; empty: not known, such as after a failure."""
     sampling: Sampling = field(default_factory=Sampling)
     """Sampling of its last reply. An engine restarts for a different one."""
     used: int = 0
     """Number of the lease that used it last. 0: none."""
     restarts: int = 0
-    """Restarts of its engine that are counted already."""
+    """Number of restarts of its engine that are counted already."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A request that waits, or has a seat."""
+    """A request that waits or has a slot."""
 
     conversation: Conversation
     sampling: Sampling
@@ -61,7 +61,7 @@ class _Waiter:
     make_way: Callable[[], bool] | None
     slot: asyncio.Future[Slot]
     asked: bool = False
-    """The lease makes way."""
+    """Whether the lease is asked to end soon."""
 
     @property
     def place(self) -> tuple[bool, int]:
@@ -69,10 +69,10 @@ class _Waiter:
 
 
 class Pool:
-    """A pool of ``source.parallel`` seats, each made when first needed. All methods belong to the event loop."""
+    """A pool of ``source.parallel`` slots, each made when first needed. All methods belong to the event loop."""
 
     def __init__(self, source: BackendFactory, *, queue: int = 64, clock: Callable[[], float] = time.monotonic) -> None:
-        """``queue``: number of requests that may wait."""
+        """``queue``: maximum number of waiting requests."""
         self.source = source
         self._queue = queue
         self._clock = clock
@@ -108,8 +108,8 @@ class Pool:
         return max(sizes, default=0) if self.source.shared else sum(sizes)
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
-        """Return the error with which a request that has to wait would be refused, as far as that is known without an
-        engine, so that it need not wait. None where a seat is free."""
+        """Return the error with which the backend would refuse a request, as far as that is known without an engine, if
+        the request would have to wait. None for a valid request, and if a slot is free."""
         if self._closed or not self._slots:
             return None
         if not self._waiting and (self._free or len(self._slots) < self.source.parallel):
@@ -132,11 +132,12 @@ class Pool:
         turn: int | None = None,
         again: bool = False,
     ) -> AsyncIterator[Slot]:
-        """Lease a seat for one reply. The caller sets ``memory`` to the conversation after it; else it is unknown.
+        """Lease a slot for one reply. The caller sets its ``memory`` to the conversation after the reply; otherwise the
+        memory is unknown.
 
-        ``urgent``: comes before batch work. ``make_way`` is called, once at most, when an urgent request waits
-        for a seat: True if this lease ends soon for it. ``turn``: the queue :func:`number`, where it was drawn
-        before; ``again``: for a lease that made way, which is not refused.
+        ``urgent``: comes before batch work. ``make_way``: called at most once, when an urgent request waits for a slot;
+        returns whether this lease ends soon. ``turn``: a queue :func:`number` from before; None: the next one.
+        ``again``: the request has made way before, and is not refused.
 
         Raises BusyError when the queue is full or the pool is closed, and the errors of ``source.backend``.
         """
@@ -182,7 +183,7 @@ class Pool:
             refused = self._full()
             if not wish.urgent or not self._waiting or self._waiting[-1].urgent:
                 raise refused
-            self._settle(self._waiting.pop(), refused)  # an urgent request is not refused for waiting batch work
+            self._settle(self._waiting.pop(), refused)  # an urgent request is not refused because of waiting batch work
         insort(self._waiting, wish, key=lambda each: each.place)
         if wish.urgent:
             self._ask_to_make_way()
@@ -192,7 +193,7 @@ class Pool:
             if wish in self._waiting:
                 self._waiting.remove(wish)
             elif wish.slot.done() and not wish.slot.cancelled() and wish.slot.exception() is None:
-                self._give_back(wish.slot.result())  # it was handed over, but the request was cancelled
+                self._give_back(wish.slot.result())  # cancelled after the slot was assigned
             raise
 
     def _give_back(self, slot: Slot) -> None:
@@ -215,7 +216,7 @@ class Pool:
             wish.slot.set_exception(error)
 
     def _ask_to_make_way(self) -> None:
-        """Ask as many leases to make way as urgent requests wait, those first that lose least."""
+        """Ask as many leases to end as urgent requests wait, the newest ones first: they lose least."""
         needed = sum(wish.urgent for wish in self._waiting) - sum(wish.asked for wish in self._leased)
         for wish in reversed(self._leased):
             if needed <= 0:
@@ -226,7 +227,7 @@ class Pool:
 
     def _full(self) -> BusyError:
         mean = sum(self._lengths) / len(self._lengths) if self._lengths else 5.0
-        # Half of the queue: then there is room again, and not only for the fastest client.
+        # Half of the queue: then it has room for several clients.
         wait = mean * max(1.0, self._queue / 2) / self.source.parallel
         return BusyError(
             f"{len(self._waiting)} requests wait for {self.source.name} already",
@@ -237,11 +238,11 @@ class Pool:
     def _ended(self) -> BusyError:
         return BusyError(f"{self.source.name} is being unloaded", retry_after=_RETRY[0], remedy="try again")
 
-    # Seats
+    # Slots
 
     def _pick(self, wish: _Waiter) -> Slot | None:
-        """Take the best free seat for the request; None where all are busy. Raises the errors of ``source.backend`` if
-        the pool has no seat at all."""
+        """Take the best free slot for the request; None: all are busy. Raises the errors of ``source.backend`` if the
+        pool has no slot at all."""
         now = max((slot.used for slot in self._slots), default=0)
 
         def fit(slot: Slot) -> tuple[int, float]:
@@ -253,7 +254,7 @@ class Pool:
                 try:
                     return self._make()
                 except BitnetChatError:
-                    if not self._slots:  # else the existing seats are used
+                    if not self._slots:  # otherwise the existing slots are used
                         raise
             if best is None:
                 return None
@@ -268,13 +269,13 @@ class Pool:
 
 
 _FRESH = (2, 0.0)
-"""The fit of an unused seat. Instead of a seat with a worse fit a new one is made, where the limit allows it."""
+"""The fit of an unused slot. In place of a slot with a worse fit a new one is made, if the limit allows it."""
 
 
 def _fit(slot: Slot, conversation: Conversation, sampling: Sampling, now: int) -> tuple[int, float]:
-    """The fit of a seat, the best highest: one with the conversation so far in its cache, the longer the better; an
-    unused one; one with another branch of this conversation, which is of no use to other conversations; then the one
-    whose loss costs least. ``now``: the number of the last lease."""
+    """The fit of a slot, the best highest: a slot with the conversation in its cache, the more of it the better; an
+    unused slot; a slot with another branch of this conversation; then slots with a low cost of their loss. ``now``: the
+    number of the last lease."""
     if not slot.used:
         return _FRESH
     known, asked = slot.memory.messages, conversation.messages
@@ -287,8 +288,8 @@ def _fit(slot: Slot, conversation: Conversation, sampling: Sampling, now: int) -
 
 
 def _loss(slot: Slot, now: int) -> float:
-    """The estimated cost of losing a seat's cache: the characters to prefill again, more for a conversation with many
-    turns, and less for one that was used long ago."""
+    """The estimated cost of losing the cache of a slot: the characters to prefill again, more for a conversation with
+    many turns, less for one that was used long ago."""
     characters = sum(len(message.content) for message in slot.memory.messages)
     turns = sum(message.role == "user" for message in slot.memory.messages)
     return characters * turns**2 / (now - slot.used + 1)
@@ -299,34 +300,33 @@ def _same(one: Message, other: Message) -> bool:
     return (one.role, one.content, one.tool_calls) == (other.role, other.content, other.tool_calls)
 
 
-# The source of several backends of the same model.
+# The source of the backends of one model.
 
 
 @dataclass(frozen=True, slots=True)
 class BackendFactory:
-    """Backends of one model. Each answers one reply at a time; the caller closes each.
+    """Makes backends of one model. Each makes one reply at a time; the caller closes each.
 
-    Shared resources, such as a server process, start with the first of them and end with the last.
+    Shared resources, such as a server process, start with the first backend and end with the last.
     """
 
     name: str
-    """The model's name as known before loading; ``BackendStatus.model`` has the final one."""
+    """The name of the model as known before loading; ``BackendStatus.model`` has the final one."""
     parallel: int
-    """Number of backends that answer concurrently without waiting for each other. More may be made."""
+    """Number of backends that reply concurrently without waiting for each other. More may be made."""
     make: Callable[[], Backend]
     path: Path | None = None
-    """The file of the model; None where it is on another computer."""
+    """The file of the model; None: it is on another computer."""
     context: int = 0
-    """Tokens of the window that was asked for; 0: what the model was trained for, at most 8192."""
+    """Requested tokens of the context window; 0: those of the training of the model, at most 8192."""
     shared: bool = False
-    """Whether all of them share one process: each then reports the memory and the restarts of that process."""
+    """Whether all backends share one process: each then reports the memory and the restarts of that process."""
     chat_template: str = ""
     """The chat template in place of the model's own: a name, a file, or a text."""
     origin: str = ""
-    """Where the file came from, ``hf:user/repo/file``; empty where that is not known."""
+    """The source of the file, ``hf:user/repo/file``; empty: not known."""
 
     def backend(self) -> Backend:
-        """Make one more backend. Starts nothing. Raises EngineNotFoundError, ModelError or UsageError for what is
-        missing.
-        """
+        """Make one more backend; starts nothing. Raises EngineNotFoundError, ModelError or UsageError for missing
+        parts."""
         return self.make()

@@ -26,7 +26,6 @@ from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line
 
 if TYPE_CHECKING:
-    from bitnet_chat.backend import Sampling
     from bitnet_chat.backends.pool import BackendFactory
     from bitnet_chat.server.scheduler import ReplyScheduler
     from bitnet_chat.server.settings import ServeSettings
@@ -240,7 +239,7 @@ async def open_server(
     model_manager = ModelManager(sources, queue=serving.queue, memory_limit=serving.memory_limit, more=more)
     if serving.memory_limit:
         await model_manager.check()
-    cache = ReplyCache(_sampling(settings)) if serving.cache else None
+    cache = ReplyCache(settings.sampling) if serving.cache else None
     defaults = RequestDefaults(settings.system, settings.max_tokens or None, settings.timeout or None)
     scheduler = ReplyScheduler(model_manager, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
     async with running(scheduler, serving, open_local_journal(settings) if settings.journal else None) as url:
@@ -256,16 +255,6 @@ def _of_threads(settings: config.Settings, parallel: int) -> str:
         return ""
     sharing = Sharing(engines=parallel if settings.backend == "engine" else 1)
     return threads(settings.threads, settings.engine_args, processors.allowed(), sharing=sharing).notice
-
-
-def _sampling(settings: config.Settings) -> Sampling:
-    """The default sampling of a model."""
-    from bitnet_chat.backend import Sampling
-
-    return Sampling(
-        temperature=settings.temperature if settings.temperature >= 0 else None,
-        seed=settings.seed if settings.seed >= 0 else None,
-    )
 
 
 async def _serve(serving: ServeSettings, settings: config.Settings, configured: str, models: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""Messages and the conversations they make. Pure data: no I/O, no front end."""
+"""Conversations, messages, tools and tool calls. Pure data without I/O."""
 
 from bitnet_chat.conversation.message import Conversation, Message, Role, Tool, ToolCall
 

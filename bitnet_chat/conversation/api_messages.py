@@ -1,41 +1,42 @@
-"""The messages of a request as a conversation, in the forms of the OpenAI and Ollama APIs. Pure.
+"""The messages of a request of the OpenAI or Ollama API as a conversation. Pure.
 
-One function for batches and servers, so that the same messages get the same reply. Chat templates and engines require
-one system message and then alternating turns: so all system messages become one at the start, several of a role in a
-row become one, with a blank line between them, and a reply at the end is continued. Linear in the number of messages.
+Batches and servers share it, so that the same messages get the same reply. Chat templates and engines require one
+system message and then alternating turns: so all system messages become one at the beginning, consecutive messages of
+one role become one, with a blank line between them, and a reply at the end is continued. Linear in the number of
+messages.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.conversation.message import NOT_CALLED, Conversation, Message, Role, ToolCall
+from bitnet_chat.conversation.openai_codec import decode_arguments
 from bitnet_chat.errors import FinishReason, InvalidFieldError
 
 MOST_MESSAGES = 10_000
-"""Of one request: the work per message adds up, and no context window holds as many."""
+"""Maximum of one request, more than any context window holds."""
 _MOST_CALLS = 256
 _BETWEEN = "\n\n"
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
-"""Thoughts of a model that a client returns. They are never sent to a model."""
+"""Fields with thoughts, which are never sent to a model."""
 _OTHER_THINGS = ("refusal", "annotations", "parsed", "prefix", "partial")
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Kinds of parts that are texts, with the field of the text."""
+"""Types of content parts with text, and the field of the text."""
 _PASSED_OVER = ("thinking", "redacted_thinking", "reasoning")
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A message to which more may be joined."""
+    """A message to which the next one may be joined."""
 
     role: Role
     texts: list[str]
     calls: tuple[ToolCall, ...] = ()
     call: ToolCall | None = None
-    """The call of which this is the result."""
+    """The call of a result."""
 
     def message(self, finish: FinishReason | None = None) -> Message:
         text = _BETWEEN.join(filter(None, self.texts))
@@ -49,7 +50,7 @@ class _MessageReader:
     systems: list[str] = field(default_factory=list)
     drafts: list[_Draft] = field(default_factory=list)
     open_calls: list[ToolCall] = field(default_factory=list)
-    """Those that have no result yet."""
+    """Calls without a result."""
 
     def add(self, draft: _Draft) -> None:
         last = self.drafts[-1] if self.drafts else None
@@ -60,7 +61,7 @@ class _MessageReader:
             self.drafts.append(draft)
 
     def answered(self, fields: Fields) -> ToolCall:
-        """The call of a result: by its id, by its name, or else the next one."""
+        """The open call of a result: by id, by name, or else the first one."""
         id = fields.text("tool_call_id")
         name = fields.text("tool_name") or fields.text("name")
         for place, call in enumerate(self.open_calls):
@@ -71,7 +72,7 @@ class _MessageReader:
         raise fields.wrong("role", "is tool, without a pending tool call")
 
     def settle(self, fields: Fields) -> None:
-        """Close the open calls before a message that is not a result: missing results cannot follow any more."""
+        """Add results for the open calls before a message that is not a result."""
         if not self.open_calls:
             return
         fields.change("role", "follows tool calls without results: they are marked as not executed")
@@ -117,7 +118,7 @@ def _read(fields: Fields, reading: _MessageReader) -> None:
         case _:
             raise fields.wrong("role", f"is {role!r}", remedy="use system, developer, user, assistant or tool")
     if role not in ("tool", "function"):
-        fields.ignore("name", "")  # a chat template has no place for it
+        fields.ignore("name", "")  # without a place in chat templates
         fields.accept("tool_call_id", "tool_name")
     fields.accept("cache_control", *_THOUGHTS, *_OTHER_THINGS)
     fields.refuse("images", [], why="is not supported here: only text is")
@@ -125,7 +126,7 @@ def _read(fields: Fields, reading: _MessageReader) -> None:
 
 
 def _whole(reading: _MessageReader, last: Fields) -> Conversation:
-    """The conversation, if it has a message to reply to."""
+    """The conversation of all messages. Raises InvalidFieldError without a message to reply to."""
     drafts, systems = reading.drafts, [each for each in reading.systems if each]
     if reading.open_calls:
         call = reading.open_calls[0]
@@ -133,7 +134,7 @@ def _whole(reading: _MessageReader, last: Fields) -> Conversation:
     finish: FinishReason | None = None
     if drafts and drafts[-1].role == "assistant":
         if any(drafts[-1].texts):
-            finish = FinishReason.LENGTH  # it is gone on with
+            finish = FinishReason.LENGTH  # it is continued
         else:
             drafts.pop()
     if not drafts and systems:
@@ -195,22 +196,13 @@ def _call(fields: Fields, id: str) -> ToolCall:
 
 
 def _function(fields: Fields, id: str) -> ToolCall:
-    """``id``: of the call. Arguments are a text in the OpenAI API, and an object in that of Ollama."""
-    arguments = fields.get("arguments")
-    if isinstance(arguments, dict):
-        text = json.dumps(arguments, ensure_ascii=False)
-    else:
-        text = fields.text("arguments") or "{}"
-        if not _is_object(text):
-            raise fields.wrong("arguments", "is not a JSON object")
+    """A call. Its arguments are a text in the OpenAI API, and an object in that of Ollama."""
+    value = fields.get("arguments")
+    try:
+        arguments = decode_arguments(value if isinstance(value, dict) else fields.text("arguments") or "{}")
+    except ValueError:
+        raise fields.wrong("arguments", "is not a JSON object") from None
     fields.accept("index", "description", "parsed_arguments")
-    call = ToolCall(id, fields.needed_text("name"), text)
+    call = ToolCall(id, fields.needed_text("name"), arguments)
     fields.finish()
     return call
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -1,8 +1,8 @@
 r"""A conversation as a file: Markdown, HTML, JSON, JSON lines. Pure: texts in, one text out.
 
-All of them are UTF-8 texts and end with a newline. JSON keeps any text exactly: bytes that are not UTF-8 become the
-JSON escape of a lone surrogate (``\udcff``). Markdown and HTML have U+FFFD for it, and visible symbols for control
-characters.
+All formats are UTF-8 and end with a newline. JSON keeps any text exactly: bytes that are not UTF-8 become the JSON
+escape of a lone surrogate (``\udcff``). In Markdown and HTML they become U+FFFD, and control characters become visible
+symbols.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from bitnet_chat.conversation.message import Conversation, Message, ToolCall
+from bitnet_chat.conversation.openai_codec import decode_conversation, encode_message
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.text.sanitize import escaped, one_line, visible
 from bitnet_chat.text.utf8 import well_formed
@@ -30,7 +31,7 @@ class _ExportedMessage:
     message: Message
     details: Mapping[str, object]
     why: str = ""
-    """The reason why it is not part of the conversation; empty if it is."""
+    """The reason why the message is not part of the conversation; empty: it is part of it."""
 
 
 def export(
@@ -41,10 +42,9 @@ def export(
     details: Sequence[Mapping[str, object]] = (),
     asides: Sequence[SideNote] = (),
 ) -> str:
-    """The whole file. ``about``: facts about the conversation, such as ``title`` and ``model``. ``details``: further
-    facts for each message; its own fields come first. ``asides``: messages between those of the conversation, in
-    order. Raises UsageError for an unknown format.
-    """
+    """The text of the file. ``about``: facts about the conversation, such as ``title`` and ``model``. ``details``:
+    further fields of each message. ``asides``: messages between those of the conversation, in order. Raises UsageError
+    for an unknown format."""
     facts = dict(about or {})
     shown = _shown(conversation, details, asides)
     if format == "json":
@@ -74,20 +74,20 @@ def _beside(aside: SideNote) -> _ExportedMessage:
 
 
 def restore(text: str) -> Conversation:
-    """The conversation of a JSON or JSON lines export, without additional facts. Raises UsageError for another text."""
+    """The conversation of a JSON or JSON lines export, without further facts. Raises UsageError for another text."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
         whole = None
     try:
-        # One message a line; a single line is JSON as well.
+        # JSON lines of one message are valid JSON as well.
         dicts = whole["messages"] if isinstance(whole, dict) and "messages" in whole else _lines(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"this is not an exported conversation ({error})") from None
     if not isinstance(dicts, list):
         raise UsageError("this is not an exported conversation: 'messages' is not a list")
     dicts = [each for each in dicts if not (isinstance(each, dict) and each.get("left_out"))]
-    messages = Conversation.from_dicts(dicts).messages
+    messages = decode_conversation(dicts).messages
     return Conversation(tuple(_restored(*pair) for pair in zip(messages, dicts, strict=True)))
 
 
@@ -104,15 +104,9 @@ def _restored(message: Message, fields: Mapping[str, Any]) -> Message:
 
 def _object(shown: _ExportedMessage) -> dict[str, object]:
     message = shown.message
-    fields: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        fields["content"] = message.content or None
-        fields["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+    fields: dict[str, object] = encode_message(message)
     if message.role == "tool":
-        fields |= {"tool_call_id": message.call_id, "name": message.tool_name}
+        fields["name"] = message.tool_name
     if message.finish is not None:
         fields["finish_reason"] = message.finish.value
     if message.thinking:
@@ -123,8 +117,8 @@ def _object(shown: _ExportedMessage) -> dict[str, object]:
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """``value`` as JSON for a terminal or a UTF-8 file, lossless: unsafe characters are escapes."""
-    # Outside of strings JSON has nothing that is escaped.
+    """``value`` as JSON for a terminal or a UTF-8 file, without loss: unsafe characters become escapes."""
+    # All such characters are in strings.
     return escaped(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
@@ -141,7 +135,7 @@ def _plain(text: str) -> str:
 
 
 def _cut(message: Message) -> str:
-    """The end of a reply that is incomplete."""
+    """The finish reason of an incomplete reply, for display; empty for other messages."""
     return message.finish.value.replace("_", " ") if message.was_cut and message.finish is not None else ""
 
 
@@ -156,7 +150,7 @@ def _called(call: ToolCall) -> str:
 
 
 def _code(text: str) -> str:
-    """``text`` as code in a line of Markdown, with any backticks in it."""
+    """``text``, which may have backticks, as inline code in Markdown."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     pad = " " if text[:1] == "`" or text[-1:] == "`" else ""
     return f"{'`' * (longest + 1)}{pad}{text}{pad}{'`' * (longest + 1)}"
@@ -184,7 +178,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^\n]*)")
 
 
 def _closed(text: str) -> str:
-    """Markdown with its last code block closed, so that a cut one does not swallow the following text."""
+    """Markdown with its last code block closed, so that the following text is not part of it."""
     fence = ""
     for line in text.split("\n"):
         match = _FENCE.match(line)
@@ -197,7 +191,7 @@ def _closed(text: str) -> str:
     return f"{text}\n{fence}" if fence else text
 
 
-# No script, no request to anywhere: whatever a model wrote, a browser shows it and does nothing.
+# Without scripts and requests: text of a model has no effect in a browser.
 _PAGE = """<!DOCTYPE html>
 <html lang="und">
 <head>
@@ -252,7 +246,7 @@ def _escaped(text: str) -> str:
     return escape(text)
 
 
-# What is shown beside a conversation and does not belong to it. Pure data.
+# Messages that are shown with a conversation without being part of it.
 
 NOT_ANSWERED = "not answered"
 """The mark of a message without a reply."""

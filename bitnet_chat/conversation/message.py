@@ -6,16 +6,14 @@ Text may contain lone surrogates (U+DC80..U+DCFF): they stand for bytes of a rep
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from bitnet_chat.errors import FinishReason, UsageError
 
 Role = Literal["system", "user", "assistant", "tool"]
-_ROLES: tuple[str, ...] = get_args(Role)
 _WHOLE = (None, FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
 
 
@@ -39,7 +37,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. ``finish``: the finish reason of an assistant message; None for other roles and external replies.
+    """One message. ``finish``: the finish reason of a reply; None for other roles and for external replies.
 
     ``thinking``: the thoughts of a model before its answer. They are stored, and never sent to an engine.
     ``tool_calls``: calls of an assistant message, after its text. A message of the role ``tool`` is the result of the
@@ -66,37 +64,17 @@ NOT_CALLED = "error: the tool was not called"
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in order: at most one system message, first, then user and assistant in turn, usually beginning with the
-    user. The results of a reply with calls follow it. See :mod:`bitnet_chat.conversation.api_messages`.
-    """
+    """Messages in order: at most one system message, at the beginning, then user and assistant messages in turn. The
+    results of a reply with calls follow it. See :mod:`bitnet_chat.conversation.api_messages`."""
 
     messages: tuple[Message, ...] = ()
 
     @classmethod
     def from_dicts(cls, dicts: Iterable[Mapping[str, object]]) -> Conversation:
-        """From OpenAI-style objects. Raises UsageError naming the first message that is wrong."""
-        messages: list[Message] = []
-        for number, each in enumerate(dicts, 1):
-            if not isinstance(each, Mapping):
-                raise UsageError(f"message {number} is not an object with 'role' and 'content'")
-            role, content = each.get("role"), each.get("content")
-            if role not in _ROLES:
-                raise UsageError(f"message {number} has the role {role!r}", remedy=f"use one of: {', '.join(_ROLES)}")
-            calls = calls_in(each.get("tool_calls"), number) if role == "assistant" else ()
-            text = text_in(content, number) if content is not None or not calls else ""
-            if role == "system" and number > 1:
-                raise UsageError(f"message {number} is a system message; it can only be the first")
-            if role not in ("system", "tool") and messages and messages[-1].role == role:
-                raise UsageError(f"message {number} is a second {role} message in a row")
-            if role == "assistant" and (not messages or messages[-1].role == "system"):
-                raise UsageError(f"message {number} is an assistant message before any user message")
-            if role == "tool":
-                call = _call_answered(each, messages, number)
-                messages.append(Message("tool", text, call_id=call.id, tool_name=call.name))
-            else:
-                finish = FinishReason.TOOL_CALLS if calls else None
-                messages.append(Message(role, text, finish, tool_calls=calls))  # type: ignore[arg-type]  # see above
-        return cls(tuple(messages))
+        """See :func:`bitnet_chat.conversation.openai_codec.decode_conversation`."""
+        from bitnet_chat.conversation.openai_codec import decode_conversation
+
+        return decode_conversation(dicts)
 
     @property
     def system(self) -> str:
@@ -113,13 +91,27 @@ class Conversation:
     def last(self) -> Message | None:
         return self.messages[-1] if self.messages else None
 
+    @property
+    def cut_reply(self) -> Message | None:
+        """The incomplete reply at the end; None where the next reply is a new one.
+
+        Raises UsageError for a conversation without a message to reply to, or with a complete reply at its end."""
+        last = self.last
+        reply = last if last is not None and last.role == "assistant" else None
+        asked = self.messages[-1:] if reply is None else self.messages[-2:-1]
+        if not asked or asked[0].role not in ("user", "tool") or all(each.role != "user" for each in self.messages):
+            raise UsageError("the conversation has no user message to reply to")
+        if reply is not None and not reply.was_cut:
+            raise UsageError("the last reply is complete and cannot be continued")
+        return reply
+
     def with_system(self, text: str) -> Conversation:
-        """The same turns under another system prompt; empty text removes it."""
+        """The same turns with another system prompt; an empty text removes it."""
         head = (Message("system", text),) if text else ()
         return Conversation(head + self.turns)
 
     def with_user(self, text: str) -> Conversation:
-        """Add a user message. Open calls get a result that marks them as not executed."""
+        """Add a user message. Open calls get a result that reports them as not executed."""
         return Conversation((*self.with_all_answered().messages, Message("user", text)))
 
     def with_assistant(
@@ -143,7 +135,7 @@ class Conversation:
                 answered[message.call_id] += 1
                 continue
             left: list[ToolCall] = []
-            for call in message.tool_calls:  # one result each: not every server gives each call an id of its own
+            for call in message.tool_calls:  # one result each: the ids of some servers are not unique
                 if answered[call.id]:
                     answered[call.id] -= 1
                 else:
@@ -152,7 +144,7 @@ class Conversation:
         return ()
 
     def with_all_answered(self, result: str = NOT_CALLED) -> Conversation:
-        """Each open call has ``result``."""
+        """Add ``result`` for each open call."""
         results = (Message("tool", result, call_id=call.id, tool_name=call.name) for call in self.open_calls)
         return Conversation((*self.messages, *results))
 
@@ -163,67 +155,12 @@ class Conversation:
         return self
 
     def without_last_turn(self) -> Conversation:
-        """Drop the last user message and all that follows it; unchanged without one."""
+        """Drop the last user message and all messages after it; unchanged without a user message."""
         for index in range(len(self.messages) - 1, -1, -1):
             if self.messages[index].role == "user":
                 return Conversation(self.messages[:index])
         return self
 
     def cleared(self) -> Conversation:
-        """Only the system prompt."""
+        """The system prompt alone."""
         return Conversation(self.messages[: len(self.messages) - len(self.turns)])
-
-
-def text_in(content: object, number: int) -> str:
-    """The text of message ``number``: a string, or parts that are texts. Raises UsageError for anything else."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise UsageError(f"message {number} has no text in 'content'")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        text = part.get("text") if isinstance(part, Mapping) else None
-        if kind != "text":
-            raise UsageError(f"message {number} has a part of the type {kind!r}; only 'text' can be used")
-        if not isinstance(text, str):
-            raise UsageError(f"message {number} has a part without a text")
-        texts.append(text)
-    return "\n".join(texts)
-
-
-def calls_in(value: object, number: int) -> tuple[ToolCall, ...]:
-    """The ``tool_calls`` of message ``number``, in the form of the OpenAI API. Raises UsageError."""
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise UsageError(f"message {number} has 'tool_calls' that are not a list")
-    calls: list[ToolCall] = []
-    for place, each in enumerate(value, 1):
-        function = each.get("function") if isinstance(each, Mapping) else None
-        if not isinstance(each, Mapping) or not isinstance(function, Mapping):
-            raise UsageError(f"message {number}, call {place}, is not an object with 'function'")
-        id, name, arguments = each.get("id", f"call_{number}_{place}"), function.get("name"), function.get("arguments")
-        if not isinstance(id, str) or not isinstance(name, str) or not name:
-            raise UsageError(f"message {number}, call {place}, has no 'name', or an 'id' that is not a string")
-        if isinstance(arguments, Mapping):
-            arguments = json.dumps(arguments)
-        try:
-            if not isinstance(arguments, str) or not isinstance(json.loads(arguments), dict):
-                raise ValueError
-        except (ValueError, RecursionError):
-            raise UsageError(f"message {number}, call {place}, has 'arguments' that are not a JSON object") from None
-        calls.append(ToolCall(id, name, arguments))
-    return tuple(calls)
-
-
-def _call_answered(fields: Mapping[str, object], messages: Sequence[Message], number: int) -> ToolCall:
-    """The call of which message ``number`` is the result."""
-    open_calls = Conversation(tuple(messages)).open_calls
-    id = fields.get("tool_call_id")
-    for call in open_calls:
-        if id in (call.id, None):
-            return call
-    if not open_calls:
-        raise UsageError(f"message {number} is the result of a tool without a call")
-    raise UsageError(f"message {number} is a result: no tool call with id {id!r}")

@@ -1,9 +1,9 @@
-r"""Encoding of a message for the stdin of an engine: every character arrives, without side effects.
+r"""Encoding of a message for the stdin of an engine, without loss and without side effects. Pure.
 
-Two steps. :func:`normalise` makes control characters visible: a terminal line or an engine might act on them.
+:func:`normalise` makes control characters visible, since they may take effect in a terminal line or an engine.
 :func:`encode_lines` encodes the text for the ``--simple-io`` reader of llama.cpp, ``readline_simple`` in
-common/console.cpp, which takes lines with these rules: a trailing ``\`` is dropped and means that another line
-follows; a trailing ``/`` is dropped and ends the message; an empty message is ignored.
+common/console.cpp, with these rules: a trailing ``\`` is dropped, and another line follows; a trailing ``/`` is dropped
+and ends the message; an empty message is ignored.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.text.utf8 import rejoined
 
-# All of C0 but tab and newline, and DEL. C1 controls are ordinary two-byte characters to an engine.
+# C0 except tab and newline, and DEL. For an engine C1 controls are ordinary characters of two bytes.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _CONTROL_BYTES = bytes(code for code in range(128) if _CONTROL.match(chr(code)))
 _NO_BYTE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
-# Taken from llama-cli 0.5.0 (tools/cli/cli-context.cpp); what a banner names is added to it.
+# From llama-cli 0.5.0 (tools/cli/cli-context.cpp). The commands in the banner of an engine are added.
 MODERN_COMMANDS = frozenset({"/exit", "/regen", "/clear", "/read", "/glob", "/image", "/audio", "/video"})
 
 
@@ -34,7 +34,7 @@ class NormalisedText:
 
 
 def normalise(text: str) -> NormalisedText:
-    """Control characters become their pictures (U+2400..), CRLF a newline, undecodable bytes U+FFFD."""
+    """Replace control characters by their pictures (U+2400…), CRLF by a newline, undecodable bytes by U+FFFD."""
     if _is_clean(text):
         return NormalisedText(text)
     changes = []
@@ -52,9 +52,8 @@ def normalise(text: str) -> NormalisedText:
 
 
 def _utf8(text: str) -> bytes | None:
-    """None for a text with surrogates. 20 times faster than a regular expression: a long conversation is checked at
-    each turn.
-    """
+    """``text`` as bytes; None for a text with surrogates. 20 times faster than a regular expression: the whole
+    conversation is checked at each turn."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -67,10 +66,10 @@ def _is_clean(text: str) -> bool:
 
 
 def encoded_conversation(conversation: Conversation) -> Conversation:
-    """A conversation in the form for an engine: user and system messages normalised, without finish reasons.
+    """A conversation as it is sent to an engine: user and system messages normalised, without finish reasons.
 
-    Replies are unchanged, byte for byte, except for surrogates that stand for no byte: these cannot be written. Bytes
-    of one character that came in two parts are joined.
+    The bytes of replies are unchanged, except surrogates that do not represent a byte, which become U+FFFD. Bytes of
+    one character that arrived in two parts are joined.
     """
 
     def sent(message: Message) -> str:
@@ -89,11 +88,11 @@ def _control_picture(match: re.Match[str]) -> str:
 
 
 def encode_lines(text: str, commands: Iterable[str] = ()) -> bytes:
-    """The bytes that make a ``--simple-io`` engine read ``text`` as one message.
+    """The bytes of ``text`` as one message for a ``--simple-io`` engine.
 
-    The last line ends in ``/`` and a newline: the reader drops the ``/`` and adds nothing. With a bare newline BitNet
-    2024 passes the newline on to the model. The engine gets ``text`` exactly, but for a newline at its front if it
-    would begin with one of ``commands``. Raises ValueError for an empty text, which no engine takes as a message.
+    The last line ends in ``/`` and a newline, which the reader drops. After a bare newline BitNet 2024 passes the
+    newline on to the model. A text that begins with one of ``commands`` gets a newline before it. Raises ValueError for
+    an empty text.
     """
     if not text:
         raise ValueError("an empty message cannot be sent")
@@ -103,6 +102,6 @@ def encode_lines(text: str, commands: Iterable[str] = ()) -> bytes:
 
 
 def decode_lines(data: bytes) -> str:
-    """The text of which :func:`encode_lines` made ``data``, and of one that ends in a bare newline."""
+    """The inverse of :func:`encode_lines`; ``data`` may end in a bare newline."""
     text = data.decode("utf-8", "surrogateescape").removesuffix("\n")
     return text.removesuffix("/").replace("\\\n", "\n")

@@ -542,11 +542,7 @@ def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation
 
     Raises UsageError for a conversation that nothing can be replied to.
     """
-    last, before = conversation.last, Conversation(conversation.messages[:-1])
-    if last is not None and last.role == "user":
+    cut = conversation.cut_reply
+    if cut is None:
         return None, conversation
-    if last is None or last.role != "assistant" or before.last is None or before.last.role != "user":
-        raise UsageError("the conversation has no user message to reply to")
-    if not last.was_cut:
-        raise UsageError("the last reply is complete and cannot be continued")
-    return (last if last.content else None), before
+    return (cut if cut.content else None), Conversation(conversation.messages[:-1])

@@ -21,6 +21,11 @@ def split_overlap(reply: str) -> tuple[str, str]:
     return kept, reply[len(kept) :]
 
 
+def paragraph_break(text: str) -> str:
+    """The line breaks between ``text`` and another paragraph; none after an empty text."""
+    return "\n\n"[min(2, len(text) - len(text.rstrip("\n"))) :] if text else ""
+
+
 class OverlapRemover:
     """Takes the loose end ``end`` out of what follows it, where it is there again. Feed text as it comes."""
 

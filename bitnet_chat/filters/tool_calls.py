@@ -19,8 +19,6 @@ from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine_frames import held_length
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
-CALL_LIMIT = 200_000
-"""Characters of one call. A longer one is not a call any more, and the reply is stopped."""
 
 _SPACE = " \t\r\n"
 _TAG = re.compile(f"[{_SPACE}]*(?:{OPENING}|{CLOSING})")
@@ -75,13 +73,9 @@ class ToolCallSplitter:
         """A call has come since the last text."""
 
     @property
-    def is_in_call(self) -> bool:
-        return self._in_call
-
-    @property
-    def is_too_long(self) -> bool:
-        """Whether a call is longer than the limit."""
-        return self._in_call and len(self._held) > CALL_LIMIT
+    def call_size(self) -> int:
+        """Characters of the call that has not ended yet; 0 without one."""
+        return len(self._held) if self._in_call else 0
 
     def feed(self, text: str) -> list[Piece]:
         self._held += text
@@ -180,17 +174,25 @@ def parse(text: str) -> ParsedCall | MalformedCall:
     name = value.get("name")
     if not isinstance(name, str) or not name.strip():
         return MalformedCall(text, "it has no name")
-    arguments: Any = value.get("arguments", value.get("parameters"))
-    if isinstance(arguments, str):  # the object as a text, as the API has it
-        try:
-            arguments = json.loads(arguments, strict=False, parse_constant=_refuse) if arguments.strip() else None
-        except (ValueError, RecursionError) as error:
-            return MalformedCall(text, f"its arguments are no JSON ({error})")
-    if arguments is None:
-        arguments = {}
-    if not isinstance(arguments, dict):
-        return MalformedCall(text, "its arguments are no JSON object")
+    try:
+        arguments = arguments_of(value.get("arguments", value.get("parameters")), strict=False)
+    except ValueError as error:
+        return MalformedCall(text, str(error))
     return ParsedCall(name.strip(), json_text(arguments))
+
+
+def arguments_of(value: object, *, strict: bool = True) -> dict[str, Any]:
+    """The arguments of a call: an object, its JSON text, or nothing. ``strict``: line breaks in strings are invalid.
+
+    Raises ValueError with a line for the model."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, strict=strict, parse_constant=_refuse) if value.strip() else None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"its arguments are no JSON ({error})") from None
+    if value is not None and not isinstance(value, dict):
+        raise ValueError("its arguments are no JSON object")
+    return value or {}
 
 
 def _refuse(name: str) -> None:

@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bitnet_chat.server.origins import AllowedHosts, AllowedOrigins
-from bitnet_chat.server.settings import ServeSettings, is_loopback
+from bitnet_chat.server.settings import ServeSettings
+from bitnet_chat.util.loopback import is_loopback_host
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -105,7 +106,7 @@ class RequestGuard:
         if name in self._own or name in self._hosts:
             return None
         # DNS rebinding needs a name: an address cannot be pointed here. 0.0.0.0 is this computer, too.
-        if is_loopback(name) or name in _ANY_ADDRESS or (self._is_open and _is_address(name)):
+        if is_loopback_host(name) or name in _ANY_ADDRESS or (self._is_open and _is_address(name)):
             return None
         return RejectedRequest(
             403,

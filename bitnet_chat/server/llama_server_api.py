@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
+from bitnet_chat.conversation.openai_codec import encode_tool
 from bitnet_chat.errors import BitnetChatError, InvalidFieldError, ModelError
 from bitnet_chat.server.errors import openai_form, to_api_error
 from bitnet_chat.server.openai.responses import to_json
@@ -193,13 +194,7 @@ def _templated(text: _TextRequest, fields: Fields) -> dict[str, object]:
     if text.template is None:
         raise InvalidFieldError(f"the chat template of {text.header.label} cannot be read", status=501)
     conversation = conversation_of(fields.needed_objects("messages"))
-    tools = [
-        {
-            "type": "function",
-            "function": {"name": each.name, "description": each.description, "parameters": dict(each.parameters)},
-        }
-        for each in options_of(fields).tools
-    ]
+    tools = [encode_tool(each) for each in options_of(fields).tools]
     last = conversation.last
     follows = fields.flag("add_generation_prompt") is not False and (last is None or last.role != "assistant")
     return {"prompt": text.template.render(conversation, reply_follows=follows, tools=tools)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 
 from bitnet_chat.context.window import Policy
 from bitnet_chat.errors import UsageError
 from bitnet_chat.server.origins import AllowedHosts, AllowedOrigins
+from bitnet_chat.util.loopback import is_loopback_host
 
 PORT = 8033
 
@@ -62,7 +62,7 @@ class ServeSettings:
             raise UsageError(
                 "the API key contains characters that are not allowed in an HTTP header", remedy="use letters, digits"
             )
-        if not self.api_key and not is_loopback(self.host):
+        if not self.api_key and not is_loopback_host(self.host):
             raise UsageError(
                 f"--host {self.host} accepts remote connections; an API key is required",
                 remedy="set BITNET_CHAT_API_KEY=… or --api-key KEY",
@@ -78,13 +78,3 @@ class ServeSettings:
                 remedy="name the origins, or set an API key too",
             )
         return self
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address reaches this computer only from itself."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

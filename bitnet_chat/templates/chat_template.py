@@ -5,13 +5,12 @@ Between two turns stands ``reply`` + end-of-turn token + in-prefix + ``message``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.openai_codec import encode_template_message
 from bitnet_chat.errors import FaultKind, ModelError, TemplateError, TemplateFaultError
 from bitnet_chat.templates.jinja import JinjaProgram, TemplateProgram
 
@@ -83,7 +82,7 @@ class ChatTemplate:
             given["tools"] = list(tools)
         try:
             given |= {
-                "messages": [_as_dict(each) for each in conversation.messages],
+                "messages": [encode_template_message(each) for each in conversation.messages],
                 "add_generation_prompt": reply_follows,
                 "bos_token": self.bos,
                 "eos_token": self.eos,
@@ -120,16 +119,3 @@ class ChatTemplate:
     def without_bos(self, text: str) -> str:
         """A rendered prompt without the BOS token that the engine adds."""
         return text.removeprefix(self.bos) if self.adds_bos else text
-
-
-def _as_dict(message: Message) -> dict[str, Any]:
-    """A message in the form of templates: the arguments of a call are an object, not text."""
-    fields: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        functions = [
-            (call.id, {"name": call.name, "arguments": json.loads(call.arguments)}) for call in message.tool_calls
-        ]
-        fields["tool_calls"] = [{"id": id, "type": "function", "function": each} for id, each in functions]
-    if message.role == "tool":
-        fields |= {"tool_call_id": message.call_id, "name": message.tool_name}
-    return fields

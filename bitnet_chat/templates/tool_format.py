@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.conversation.openai_codec import encode_tool
 from bitnet_chat.errors import ModelError, UnsupportedError
 from bitnet_chat.filters.tool_calls import CLOSING, OPENING, ParsedCall, PlainText, ToolCallSplitter
 from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate
@@ -58,7 +59,7 @@ class ToolFormat:
 
     def system(self, system: str, tools: Iterable[Tool]) -> str:
         """The system prompt with the tools in it."""
-        text = self._render(_dialogue(_SYSTEM if system else ""), [described(tool) for tool in tools])
+        text = self._render(_dialogue(_SYSTEM if system else ""), [encode_tool(tool) for tool in tools])
         found = _between(text, self._before_system, self._behind_system)
         if found is None or (system and _SYSTEM not in found):
             raise self._unsupported("does not place its tools in the system prompt")
@@ -167,15 +168,6 @@ def inline_tools(
     if tools and format is not None:
         system = format.system(system, tools)
     return Conversation((*((Message("system", system),) if system else ()), *turns))
-
-
-def described(tool: Tool) -> dict[str, object]:
-    """A tool in the form of the OpenAI API and of chat templates."""
-    parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
-    return {
-        "type": "function",
-        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
-    }
 
 
 def written(text: str, calls: Iterable[ToolCall]) -> str:

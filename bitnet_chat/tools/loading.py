@@ -19,11 +19,11 @@ from bitnet_chat.errors import UsageError
 from bitnet_chat.tools.schema import Field, described, kind_of, object_kind
 from bitnet_chat.tools.toolbox import Function, Toolbox, words
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what the APIs allow
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of the APIs
 
 
 def load(path: Path) -> Toolbox:
-    """Run the file. Raises UsageError for one that fails, and for a function that cannot be a tool."""
+    """Run the file. Raises UsageError for a failure, and for a function that cannot be a tool."""
     module = _run(path)
     functions = [
         _function(each, f"{path}, line {inspect.unwrap(each).__code__.co_firstlineno}")
@@ -39,9 +39,9 @@ def load(path: Path) -> Toolbox:
 
 
 def toolbox_of(functions: Iterable[Callable[..., object]]) -> Toolbox:
-    """Python functions as tools: their names, type hints and docstrings are what the model is told.
+    """Python functions as tools, described to the model by their names, type hints and docstrings.
 
-    Raises UsageError for one that cannot be a tool, and for two of the same name."""
+    Raises UsageError for a function that cannot be a tool, and for two of the same name."""
     found: dict[str, Function] = {}
     for each in functions:
         made = _function(each, getattr(each, "__module__", None) or "a tool")
@@ -60,9 +60,9 @@ def _run(path: Path) -> ModuleType:
     spec = spec_from_loader(name, loader)
     assert spec is not None
     module = module_from_spec(spec)
-    sys.modules[name] = module  # where type hints that are texts are looked up
+    sys.modules[name] = module  # string type hints are resolved there
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # for what stands beside it, behind all else
+        sys.path.append(str(path.parent))  # for modules beside the file
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout may be a file of answers
             loader.exec_module(module)

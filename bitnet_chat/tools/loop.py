@@ -1,4 +1,5 @@
-"""The tool loop: a reply, its tool calls and the replies to their results, as one reply. Calls need no approval."""
+"""The tool loop: a reply, its tool calls and the replies to their results, as one reply. Calls are made without
+approval."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
+from bitnet_chat.filters.continuation import paragraph_break
 from bitnet_chat.tools.toolbox import MARK, RESULT_LIMIT, Result, Toolbox
 
 if TYPE_CHECKING:
@@ -21,20 +23,20 @@ if TYPE_CHECKING:
     from bitnet_chat.conversation import Conversation, Message, Tool
 
 
-# The share of the context window that results of calls may take. Pure.
+# The share of the context window for the results of calls. Pure.
 
 _FOR_A_REPLY = 8
-"""An eighth of the window is kept for the reply to the results."""
+"""An eighth of the context window is kept for the reply to the results."""
 _AROUND = 10
 """Tokens that a template puts around a message, a call or a result."""
 _AT_LEAST = 16
-"""A sixteenth of the window is for a result even where no room is left: an error fits in. Older turns may be dropped
-for it; where they cannot be, the engine reports it."""
+"""A sixteenth of the context window is kept for each result, enough for an error, even if nothing is left: older turns
+may be dropped, or the engine reports the overflow."""
 
 
 class ResultBudget:
-    """The room for the results of one reply: an equal share of what is left for each, at most half of the window, since
-    earlier turns are needed too."""
+    """The room for the results of one reply: equal shares of the free part of the context window, at most half of it,
+    since earlier turns are needed as well."""
 
     def __init__(
         self,
@@ -45,9 +47,8 @@ class ResultBudget:
         *,
         keeps_all: bool = False,
     ) -> None:
-        """Compute the room. ``conversation``: its last reply has the open calls. ``size``: tokens of the window; None:
-        not known, and the length of results is not limited by it. ``keeps_all``: older turns are not
-        dropped to make room."""
+        """``conversation``: its last reply has the open calls. ``size``: tokens of the context window; None: not known,
+        without an effect on results. ``keeps_all``: older turns are not dropped to make room."""
         self._count = count
         self._calls = len(conversation.open_calls)
         self._least = (size or 0) // _AT_LEAST
@@ -61,7 +62,7 @@ class ResultBudget:
             self._left = min(size // 2, size - size // _FOR_A_REPLY - pinned)
 
     def limit(self, text: str) -> int:
-        """Number of characters of ``text``, the next result, that may stay."""
+        """Maximum number of characters of the next result, ``text``."""
         calls, self._calls = self._calls, max(1, self._calls - 1)
         if self._left is None:
             return RESULT_LIMIT
@@ -79,17 +80,17 @@ class ResultBudget:
         return self._tokens(message.content + calls) + _AROUND * (1 + len(message.tool_calls))
 
     def _tokens(self, text: str) -> int:
-        """The tokens of a text, at most."""
+        """An upper bound for the tokens of a text."""
         return (self._count(text) or by_length(text)).at_most
 
 
 def _last_turn(conversation: Conversation) -> tuple[Message, ...]:
-    """The messages of the present turn, which stay in the window until its end."""
+    """The messages of the present turn, which stay in the context window until its end."""
     return conversation.messages[len(conversation.without_last_turn().messages) :]
 
 
 ROUNDS = 8
-"""Replies of one turn whose calls are made. A model that asks for more calls is stopped."""
+"""Maximum number of replies of one turn whose calls are made."""
 _SHOWN = 200
 """Characters of a call or a result in a line about it."""
 
@@ -101,9 +102,9 @@ async def rounds(
     replies: Replies, conversation: Conversation, toolbox: Toolbox, space: Spaces = lambda conversation: None
 ) -> AsyncGenerator[Event]:
     """Yield the events of ``replies(conversation)``, make its calls, and yield the replies to their results. Each call
-    is yielded before it is made, followed by a Notice with its result. One Started and one end, whose text is that of
-    all replies with a blank line between them. ``space``: the room for the results of the open calls; None: not known.
-    """
+    is yielded before it is made, and followed by a Notice with its result. There is one Started and one end, with the
+    text of all replies, separated by blank lines. ``space``: the room for the results of the open calls; None: not
+    known."""
     progress = _Progress()
     for number in range(ROUNDS + 1):
         progress.begin_reply()
@@ -149,10 +150,10 @@ class _Progress:
         """The calls of the last reply."""
 
     def begin_reply(self) -> None:
-        self.calls, self._end, self._gap = [], None, _gap("".join(self._text))
+        self.calls, self._end, self._gap = [], None, paragraph_break("".join(self._text))
 
     def feed(self, event: Event) -> Event | None:
-        """The part of ``event`` that is passed on at once."""
+        """The event that is passed on at once, if any."""
         if isinstance(event, TextDelta):
             self._text.append(self._gap + event.text)
             self._gap = ""
@@ -167,25 +168,20 @@ class _Progress:
         return None
 
     def end(self) -> tuple[str, Completed | Failed | None]:
-        """The text of the last reply, and the end of all of them so far; None where the reply had none."""
+        """The text of the last reply, and the end of all replies so far; None: the last reply has not ended."""
         if self._end is None:
             return "", None
         end = replace(self._end, text="".join(self._text))
         if isinstance(end, Completed):
-            self._stats = end.stats if self._stats is None else together(self._stats, end.stats)
+            self._stats = end.stats if self._stats is None else self._stats + end.stats
             end = replace(end, stats=self._stats)
         return self._end.text, end
 
 
 def _lines(call: ToolCall, result: Result) -> list[str]:
-    """The lines about a call that was made."""
+    """The lines for the user about a call that was made."""
     lines = [f"{shown(call)}: {clipped(result.text)}{loss(result)}"]
     return [*lines, f"{call.name} printed: {clipped(result.printed)}"] if result.printed.strip() else lines
-
-
-def _gap(text: str) -> str:
-    """The line breaks that a blank line after ``text`` needs."""
-    return "\n\n"[min(2, len(text) - len(text.rstrip("\n"))) :] if text else ""
 
 
 def shown(call: ToolCall, limit: int = _SHOWN) -> str:
@@ -199,19 +195,5 @@ def clipped(text: str, limit: int = _SHOWN) -> str:
 
 
 def loss(result: Result) -> str:
-    """A note for display: the characters of a result that the model does not get; empty where it gets all."""
+    """A note for display about left out characters of a result; empty if the model gets all of them."""
     return f" [{result.left_out:,} characters are left out: the context window is full]" if result.left_out else ""
-
-
-def together(first: Stats, second: Stats) -> Stats:
-    """The sum of the figures of two consecutive replies."""
-    return replace(
-        second,
-        prompt_tokens=first.prompt_tokens,
-        prompt_size=first.prompt_size,
-        tokens=first.tokens + second.tokens,
-        time_to_first_token=first.time_to_first_token,
-        first_tokens=first.first_tokens,
-        seconds=first.seconds + second.seconds,
-        exact=first.exact and second.exact,
-    )

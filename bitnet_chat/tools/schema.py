@@ -17,16 +17,15 @@ Read = Callable[[Any, str], Any]
 
 @dataclass(frozen=True, slots=True)
 class TypeSchema:
-    """``read(value, place)``: the value for Python. Raises ValueError, with a line for the model that
-    names ``place``.
-    """
+    """``read(value, place)``: converts a JSON value to Python. Raises ValueError with a line for the model that names
+    ``place``."""
 
     schema: dict[str, Any]
     read: Read
 
 
 def kind_of(hint: Any) -> TypeSchema:
-    """Raises TypeError, with a few words, for a hint without a JSON form."""
+    """The schema of a type hint. Raises TypeError for one without a JSON form."""
     if hint is Any or hint is object:
         return TypeSchema({}, lambda value, place: value)
     if hint in _SIMPLE:
@@ -62,7 +61,7 @@ def _expect(kind: type | tuple[type, ...], words: str) -> Read:
 
 
 def _read_int(value: Any, place: str) -> int:
-    if isinstance(value, float) and value.is_integer():  # 3.0, which is 3 in JSON
+    if isinstance(value, float) and value.is_integer():  # JSON has one type of numbers
         return int(value)
     return int(_expect(int, "a whole number")(value, place))
 
@@ -242,7 +241,7 @@ def _name(hint: Any) -> str:
     return hint.__name__ if inspect.isclass(hint) else str(hint)
 
 
-# What a docstring says of a function and of its parameters, in the styles of Google, Sphinx and NumPy. Pure.
+# Descriptions of a function and its parameters in docstrings, in the styles of Google, Sphinx and NumPy.
 
 _GOOGLE = re.compile(r"(?:Args|Arguments|Parameters):\s*$")
 _GOOGLE_ITEM = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")

@@ -1,7 +1,7 @@
 """Standard streams of a tool function: empty input, captured output.
 
-A function runs in a thread, and may continue after its call was abandoned. Neither it nor a program that it starts may
-read the keyboard of the terminal, or write into an answer that goes to a file.
+A function runs in a thread, and may continue after its call was abandoned. Neither the function nor a program that it
+starts may read the keyboard, or write into answers that are written to a file.
 """
 
 from __future__ import annotations
@@ -71,14 +71,13 @@ class _SplitStream:
 
 
 _left_behind: list[Callable[[], bool]] = []
-"""Functions that tell whether an abandoned call still runs."""
+"""For each abandoned call: a function that returns whether it still runs."""
 
 
 @contextlib.contextmanager
 def isolated_stdio(is_running: Callable[[], bool]) -> Iterator[CapturedOutput]:
-    """For one call of a function in another thread, one at a time. ``is_running``: whether the function runs; it stays
-    isolated if it continues after its call.
-    """
+    """Isolate one call of a function in another thread, one call at a time. ``is_running``: whether the function runs;
+    it stays isolated if it continues after its call."""
     printed = CapturedOutput()
     streams = {"stdin": printed.nothing, "stdout": printed.stream, "stderr": printed.stream}
     for name, theirs in streams.items():
@@ -101,22 +100,22 @@ def isolated_stdio(is_running: Callable[[], bool]) -> Iterator[CapturedOutput]:
 
 @contextlib.contextmanager
 def _programs_apart() -> Iterator[None]:
-    """Give programs that are started now an empty input, and stderr as output unless stdout is a terminal."""
+    """Give started programs an empty input, and stderr as output unless stdout is a terminal."""
     with contextlib.ExitStack() as changed:
         if sys.platform != "win32":  # there the console of a process is one of its standard handles
-            with contextlib.suppress(OSError):  # it was closed, or there are too many files
+            with contextlib.suppress(OSError):  # closed streams, or too many open files
                 null = os.open(os.devnull, os.O_RDONLY)
                 changed.callback(os.close, null)
                 _put(null, 0, changed)
                 if not os.isatty(1):
                     if (stdout := getattr(sys.stdout, "ours", None)) is not None:
-                        stdout.flush()  # buffered text is not output of the call
+                        stdout.flush()  # of text from before the call
                     _put(2, 1, changed)
         yield
 
 
 def _put(source: int, target: int, changed: contextlib.ExitStack) -> None:
-    """``target`` is ``source`` until ``changed`` ends."""
+    """Make the descriptor ``target`` a copy of ``source`` until ``changed`` is closed."""
     kept = os.dup(target)
     changed.callback(os.close, kept)
     os.dup2(source, target)
@@ -124,9 +123,9 @@ def _put(source: int, target: int, changed: contextlib.ExitStack) -> None:
 
 
 def keep_the_keyboard() -> None:
-    """Called before anything reads stdin: move it to a descriptor of its own, which calls do not replace."""
+    """Move stdin to a descriptor of its own, which calls do not replace. To be called before the first read."""
     stdin = sys.stdin
     if sys.platform != "win32" and stdin is not None and not isinstance(stdin, _SplitStream):
-        with contextlib.suppress(OSError, ValueError):  # it is closed, or no file
+        with contextlib.suppress(OSError, ValueError):  # closed, or without a descriptor
             if stdin.fileno() == 0:
                 sys.stdin = os.fdopen(os.dup(0), encoding=stdin.encoding, errors=stdin.errors)

@@ -1,6 +1,6 @@
-"""Tools that can be called: functions, each with its description for a model.
+"""Functions that a model can call, and their calls.
 
-A call never raises. A failure is a result for the model, which can correct the next call.
+A call never raises: a failure is a result for the model, which can correct the next call.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ class Toolbox:
             arguments = function.arguments.read(given, "")
         except (ValueError, RecursionError) as error:
             return _failure(str(error))
-        except Exception as error:  # of a class of the file, which checks its fields
+        except Exception as error:  # from a class in the tools file
             return _failure(words(error))
         run = _Run(function.call, arguments)
-        # The terminal is ours, and stdout may be a file of answers.
+        # The terminal belongs to the front end, and stdout may be a file of answers.
         with isolated_stdio(lambda: run.is_running) as printed:
             result = await self._result(run)
             return dataclasses.replace(result, printed=printed.close()[:_PRINT_LIMIT])
@@ -125,7 +125,7 @@ class Toolbox:
 
 
 class _Run:
-    """One run of a function, in the thread that calls it. Returns the result, and raises nothing."""
+    """One run of a function in its thread. Returns the result, and raises nothing."""
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         self._function, self._arguments = function, arguments
@@ -134,7 +134,7 @@ class _Run:
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
         self.is_running = True
-        """Whether it has not returned yet, also after the call was abandoned."""
+        """Whether the function runs, also after the call was abandoned."""
 
     def __call__(self) -> Result:
         try:
@@ -148,7 +148,7 @@ class _Run:
             if inspect.isawaitable(value):
                 value = asyncio.run(self._await(value))
             return Result(as_text(value))
-        except BaseException as error:  # whatever a function does, sys.exit() included
+        except BaseException as error:  # sys.exit() included
             return _failure(words(error))
 
     async def _await(self, awaitable: Any) -> Any:

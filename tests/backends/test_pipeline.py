@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from api_server import ApiServer, ollama
@@ -17,6 +18,7 @@ from scripted_backend import ScriptedBackend, by_message, say
 from test_attach import attached
 
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
+from bitnet_chat.backends.attached_server import client as attached_client
 from bitnet_chat.backends.http.client import CancellableRequest
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.ollama import ollama_backend
@@ -168,8 +170,8 @@ def test_an_event_passes_two_generators_at_most(
     assert stacks and all(each == expected for each in stacks), stacks
 
 
-def test_an_event_of_an_api_passes_five_generators_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the backend, four, and the loop of the pipeline."""
+def test_an_event_of_an_api_passes_three_generators_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the response, that of the backend, and the loop of the pipeline."""
     stacks: list[list[str]] = []
     real = CancellableRequest.chunk
 
@@ -190,7 +192,27 @@ def test_an_event_of_an_api_passes_five_generators_at_most(monkeypatch: pytest.M
                 await backend.close()
 
     play(main)
-    assert stacks and max(map(len, stacks)) <= 5, stacks
+    assert stacks and all(each == ["events", "reply", "run"] for each in stacks), stacks
+
+
+def test_an_event_of_an_attached_server_passes_three_generators_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the stream, that of the backend, and the loop of the pipeline."""
+    stacks: list[list[str]] = []
+    real = attached_client.chunk
+
+    async def chunk(response: Any) -> bytes:
+        found = await real(response)
+        stacks.append(asynchronous(sys._getframe(1)))
+        return found
+
+    monkeypatch.setattr(attached_client, "chunk", chunk)
+
+    async def main() -> None:
+        async with attached(by_message) as (_, backend, _journal):
+            await everything(GuardedBackend(backend, GuardLimits()).reply(HELLO))
+
+    play(main)
+    assert stacks and all(each == ["decode_events", "reply", "run"] for each in stacks), stacks
 
 
 # Leaving

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import config
+from bitnet_chat.backend import Sampling
 from bitnet_chat.cli.parser import build, parse
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import UsageError
@@ -20,6 +21,11 @@ def file(home: Path) -> Path:
 
 def test_defaults() -> None:
     assert config.load({}, {}) == (Settings(), "")
+
+
+def test_sampling_without_a_value_is_left_to_the_backend() -> None:
+    assert Settings().sampling == Settings(temperature=-0.5, seed=-2).sampling == Sampling()
+    assert Settings(temperature=0.0, seed=0).sampling == Sampling(temperature=0.0, seed=0)
 
 
 def test_each_layer_wins_over_the_one_before(file: Path) -> None:

@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
-from bitnet_chat.backends.http.openai_format import message_as_json, tools_as_json
+from bitnet_chat.backends.http.openai_format import tools_as_json
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.conversation.openai_codec import encode_message
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, ToolCall
@@ -62,7 +63,7 @@ async def counted(server: LlamaServer, conversation: Conversation, options: Repl
     that is asked by hand."""
     process = server.server.process
     assert process is not None
-    body = {"messages": [message_as_json(each) for each in conversation.messages], "max_tokens": options.max_tokens}
+    body = {"messages": [encode_message(each) for each in conversation.messages], "max_tokens": options.max_tokens}
     body |= {"temperature": 0, "repeat_penalty": options.sampling.repeat_penalty or 1.0, "cache_prompt": False}
     if options.tools:
         body |= tools_as_json(options, by_name=False)

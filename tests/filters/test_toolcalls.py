@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.conversation.openai_codec import encode_tool
 from bitnet_chat.errors import UnsupportedError
 from bitnet_chat.filters.tool_calls import (
-    CALL_LIMIT,
     MalformedCall,
     ParsedCall,
     Piece,
@@ -128,10 +128,11 @@ def test_a_stray_closing_tag_is_not_shown() -> None:
 
 def test_a_call_without_end_is_noticed() -> None:
     splitter = ToolCallSplitter()
-    splitter.feed("<tool_call>")
-    for _ in range(CALL_LIMIT // 1000 + 1):
-        assert splitter.is_in_call and splitter.feed("x" * 1000) == []
-    assert splitter.is_too_long
+    assert splitter.feed("So: <tool_call>") == [PlainText("So:")] and splitter.call_size == 0
+    for size in (1000, 2000):
+        assert splitter.feed("x" * 1000) == [] and splitter.call_size == size
+    splitter.feed("</tool_call>")
+    assert splitter.call_size == 0
 
 
 _PARTS = st.sampled_from(
@@ -188,13 +189,11 @@ def asked(system: str = "Be kind.") -> Conversation:
 
 @pytest.mark.parametrize("system", ["Be kind.", ""])
 def test_the_plain_conversation_renders_as_the_template_itself_would(system: str) -> None:
-    from bitnet_chat.templates.tool_format import described
-
     ours = inline_tools(asked(system), [ADD], ToolFormat(template()))
     assert [each.role for each in ours.turns] == ["user", "assistant", "user"]
     assert not any(each.tool_calls for each in ours.messages)
     assert template().render(ours, reply_follows=True) == template().render(
-        asked(system), reply_follows=True, tools=[described(ADD)]
+        asked(system), reply_follows=True, tools=[encode_tool(ADD)]
     )
 
 

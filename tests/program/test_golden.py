@@ -15,7 +15,6 @@ import pytest
 from serving import serving
 
 from bitnet_chat.backend import Backend, ReplyOptions
-from bitnet_chat.backends.http.openai_format import message_as_json
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.ollama import ollama_backend
@@ -24,6 +23,7 @@ from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.batch import ask as ask_whole
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.openai_codec import encode_message
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Failed, TextDelta
@@ -70,7 +70,7 @@ async def by_hand(url: str, key: str) -> list[str]:
     told = []
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"} if key else {}) as session:
         for conversation in CONVERSATIONS:
-            body: dict[str, Any] = {"messages": [message_as_json(each) for each in conversation.messages]}
+            body: dict[str, Any] = {"messages": [encode_message(each) for each in conversation.messages]}
             body |= {"temperature": 0, "max_tokens": OPTIONS.max_tokens, "stream": False}
             async with session.post(f"{url}/v1/chat/completions", json=body) as response:
                 content = json.loads(await response.read())

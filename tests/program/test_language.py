@@ -23,9 +23,7 @@ PERSONAL = re.compile(
 )
 EXCEPTIONS = (
     # Their strings are read by models ("it is no JSON"), which know these words.
-    "backends/http/tool_errors.py",
-    "backends/http/wire_format.py",
-    "backends/wrappers/tool_prompting.py",
+    "filters/tool_call_repair.py",
     "filters/tool_calls.py",
 )
 

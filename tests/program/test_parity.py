@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.http.openai_format import message_as_json
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.openai_codec import encode_message
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.events import Completed
 
@@ -48,7 +48,7 @@ def test_replies_are_those_of_a_bare_server(exact_engine: EngineBinary, classic:
         async with aiohttp.ClientSession(headers=headers) as session:
 
             async def bare(conversation: Conversation) -> tuple[str, int]:
-                body = {"messages": [message_as_json(each) for each in conversation.messages], "temperature": 0}
+                body = {"messages": [encode_message(each) for each in conversation.messages], "temperature": 0}
                 body |= {"max_tokens": LIMIT, "cache_prompt": False}
                 async with session.post(f"{process.url}/v1/chat/completions", json=body) as response:
                     answer = await response.json()

@@ -28,7 +28,6 @@ from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.repl.status_bar import WARNING, bar, context
 from bitnet_chat.server.ollama.responses import OllamaChatEncoder
 from bitnet_chat.server.responses import detailed_usage, usage_of
-from bitnet_chat.tools.loop import together
 
 HELLO = Conversation().with_user("hello")
 REPLY = "Hello! Ask me how to use bitnet-chat."
@@ -271,8 +270,10 @@ def test_the_apis_tell_new_and_whole_apart() -> None:
 
 def test_a_turn_of_several_replies_has_the_prompt_of_the_first() -> None:
     second = Stats(prompt_tokens=5, tokens=2, context_used=99, exact=True, prompt_size=96)
-    both = together(EXACT, second)
+    both = EXACT + second
     assert (both.prompt_tokens, both.prompt_size, both.tokens, both.context_used) == (14, 72, 13, 99)
+    one = Stats(5, 10, 1.0, 2.0, 20, 100, True, 9, 2)
+    assert one + Stats(6, 3, 0.5, 1.0, 30, 200, False, 21, 1) == Stats(5, 13, 1.0, 3.0, 30, 200, False, 9, 2)
 
 
 def test_the_bar_says_that_it_is_an_estimate() -> None:

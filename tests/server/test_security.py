@@ -34,7 +34,8 @@ from bitnet_chat.server.auth import (
 )
 from bitnet_chat.server.model_manager import ModelManager
 from bitnet_chat.server.scheduler import ReplyScheduler
-from bitnet_chat.server.settings import ServeSettings, is_loopback
+from bitnet_chat.server.settings import ServeSettings
+from bitnet_chat.util.loopback import is_loopback_host
 
 HERE = "http://127.0.0.1:8033"
 KEY = "right-key"
@@ -69,7 +70,7 @@ def test_other_computers_are_let_in_with_a_key_only(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.1"])
 def test_this_computer_needs_none(host: str) -> None:
-    assert is_loopback(host)
+    assert is_loopback_host(host)
     ServeSettings(host=host).checked()
 
 

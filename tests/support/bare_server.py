@@ -14,8 +14,8 @@ from typing import IO, Any
 
 import httpx
 
-from bitnet_chat.backends.http.openai_format import message_as_json
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.openai_codec import encode_message
 
 _LISTENING = re.compile(r"listening on (http://[\d.]+:\d+)")
 _PREBUILT = """
@@ -50,14 +50,14 @@ class BareServer:
 
     def said(self, conversation: Conversation, limit: int) -> tuple[str, int]:
         """The reply at temperature 0, and the tokens of the prompt."""
-        body: dict[str, Any] = {"messages": [message_as_json(each) for each in conversation.messages]}
+        body: dict[str, Any] = {"messages": [encode_message(each) for each in conversation.messages]}
         body |= {"temperature": 0, "max_tokens": limit, "cache_prompt": False}
         answer = self._post("/v1/chat/completions", body)
         return answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens"]
 
     def count(self, conversation: Conversation) -> int:
         """Tokens of the prompt for a reply to a conversation."""
-        rendered = self._post("/apply-template", {"messages": [message_as_json(m) for m in conversation.messages]})
+        rendered = self._post("/apply-template", {"messages": [encode_message(m) for m in conversation.messages]})
         content = {"content": rendered["prompt"], "parse_special": True, "add_special": True}
         return len(self._post("/tokenize", content)["tokens"])
 

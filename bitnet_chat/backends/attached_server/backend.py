@@ -1,6 +1,7 @@
-"""A backend for a running ``bitnet-chat serve``: the server's engine replies, and the model is in memory once.
+"""A backend for a running ``bitnet-chat serve``, so that the model is in memory once.
 
-With a journal the replies belong to a chat of the server, which other clients may follow; without, each is independent.
+With a journal the replies belong to a chat of the server, which other clients may follow; without one each reply is
+independent.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _GRACE = 6.0
 
 @dataclass(slots=True, eq=False)
 class _PendingReply:
-    """A reply that is under way."""
+    """A running reply."""
 
     chat: int | None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -63,15 +64,15 @@ class _PendingReply:
     generation: str = ""
     message: int | None = None
     before: str = ""
-    """The reply that is continued."""
+    """The text of the reply that is continued."""
     question: str = ""
-    """The user message that is answered, if any."""
+    """The user message of the reply; empty: a reply is continued."""
     said: list[str] = field(default_factory=list)
     response: aiohttp.ClientResponse | None = None
     last_id: str = ""
     """The id of the last event received."""
     tries: int = 0
-    """Attempts to continue the stream since then."""
+    """Attempts to continue the stream since that event."""
 
     @property
     def text(self) -> str:
@@ -86,7 +87,7 @@ class _PendingReply:
 
 
 class AttachedBackend:
-    """See :class:`bitnet_chat.backend.Backend`. Without a chat it answers any number at the same time."""
+    """See :class:`bitnet_chat.backend.Backend`. Without a chat it makes any number of replies at the same time."""
 
     def __init__(
         self,
@@ -117,14 +118,14 @@ class AttachedBackend:
         self._own: set[str] = set()
         """Generations that this client requested."""
         self._heard: tuple[int | None, str] = None, ""
-        """The last event of a reply that this client requested, and its chat."""
+        """The chat and the id of the last event of a reply that this client requested."""
         self._known = asyncio.Event()
-        """Cleared while a request is open whose generation is not known yet."""
+        """Cleared while the generation of a request is not known yet."""
         self._known.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Does nothing: the server has loaded already."""
+        """Does nothing: the server loads the model."""
 
     def prepare(self, history: Conversation) -> None:
         """Does nothing: the server gets the conversation with the next message."""
@@ -166,12 +167,19 @@ class AttachedBackend:
             timer = asyncio.get_running_loop().call_later(options.timeout, self._expire, asked)
         ended = False
         try:
-            async with aclosing(self._events(asked, conversation, options)) as events:
-                async for event in events:
-                    if isinstance(event, Completed | Failed):
-                        ended = True
-                        event = self._end(asked, event)
-                    yield event
+            last_events = await self._opened(asked, conversation, options)
+            while not last_events:
+                async with aclosing(decode_events(asked.response)) as stream:
+                    async for told in stream:
+                        if (event := self._event(asked, told)) is not None:
+                            ended = isinstance(event, Completed | Failed)
+                            yield self._passed(asked, event)
+                        if ended:
+                            return
+                last_events = await self._after_break(asked)
+            for event in last_events:
+                ended = isinstance(event, Completed | Failed)
+                yield self._passed(asked, event)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -183,8 +191,8 @@ class AttachedBackend:
                 self._left_at = asyncio.get_running_loop().time()
                 self._leaving = self._spawn(self._stop_in(asked.chat))
 
-    def _end(self, asked: _PendingReply, event: Completed | Failed) -> Event:
-        if isinstance(event, Failed):
+    def _passed(self, asked: _PendingReply, event: Event) -> Event:
+        if not isinstance(event, Completed):
             return event
         self._used = event.stats.context_used or self._used
         self._size = event.stats.context_size or self._size
@@ -195,46 +203,27 @@ class AttachedBackend:
 
     # Requests
 
-    async def _events(
-        self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions
-    ) -> AsyncGenerator[Event]:
+    async def _opened(self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions) -> list[Event]:
+        """Open the stream of the reply. Returns the end of a reply without a stream."""
         try:
             if not await self._open(asked, conversation, options):
-                yield Completed(FinishReason.INTERRUPTED, "")
-                return
+                return [Completed(FinishReason.INTERRUPTED, "")]
         except BitnetChatError as error:
-            yield Failed(error)
-            return
-        except ConnectionLostError as error:  # in a chat the server may have received the request
+            return [Failed(error)]
+        except ConnectionLostError as error:  # the server may have received a request for a chat
             if asked.chat is None:
-                yield Failed(self._server.missing(str(error)))
-                return
-        while True:
-            async with aclosing(decode_events(asked.response)) as stream:
-                async for told in stream:
-                    asked.last_id, asked.tries = told.id or asked.last_id, 0
-                    self._heard = asked.chat, asked.last_id
-                    event = self._event(asked, told)
-                    if event is not None:
-                        yield event
-                    if isinstance(event, Completed | Failed):
-                        return
-            if asked.stop.is_set() and (asked.chat is None or asked.tries):
-                yield Completed(FinishReason.INTERRUPTED, asked.text)
-                return
-            if not await self._reopen(asked):
-                for event in await self._rest(asked):
-                    yield event
-                return
+                return [Failed(self._server.missing(str(error)))]
+        return []
 
     async def _open(self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions) -> bool:
-        """The stream of the reply. False: it was stopped before the server answered."""
+        """Open the stream of the reply. False: it was stopped before the response."""
         asking = asyncio.ensure_future(self._ask(asked, conversation, options))
         try:
             stop = asyncio.ensure_future(asked.stop.wait())
             await asyncio.wait([asking, stop], return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
-            # A chat's reply is stopped by a request, and its end comes by the stream; else it ends with its connection.
+            # The reply of a chat is stopped by a request, and its end arrives in the stream; any other reply ends with
+            # its connection.
             if self._place is not None and not asking.done():
                 await asyncio.wait([asking], timeout=_GRACE)
             if not asking.done():
@@ -285,7 +274,9 @@ class AttachedBackend:
         place.go(int((await whole(response, self._server.url))["id"]))
 
     def _event(self, asked: _PendingReply, told: ServerSentEvent) -> Event | None:
-        """None for an event that does not belong to the reply."""
+        """The event of the reply; None: ``told`` does not belong to it."""
+        asked.last_id, asked.tries = told.id or asked.last_id, 0
+        self._heard = asked.chat, asked.last_id
         data = data_of(told)
         if told.event == "start":
             if not asked.is_this(data):
@@ -295,7 +286,7 @@ class AttachedBackend:
             self._own.add(asked.generation)
             self._known.set()
             self._name = str(data.get("model") or self._name)
-            if asked.stop.is_set() and asked.chat is not None:  # it had not begun at the time of the stop
+            if asked.stop.is_set() and asked.chat is not None:  # the stop came before the beginning
                 self._spawn(self._stop_in(asked.chat))
             return Started()
         event = event_of(told.event, data, asked.text)
@@ -305,6 +296,12 @@ class AttachedBackend:
 
     # Broken streams
 
+    async def _after_break(self, asked: _PendingReply) -> list[Event]:
+        """Continue a broken stream. Returns the last events of a reply that cannot be continued."""
+        if asked.stop.is_set() and (asked.chat is None or asked.tries):
+            return [Completed(FinishReason.INTERRUPTED, asked.text)]
+        return [] if await self._reopen(asked) else await self._rest(asked)
+
     async def _reopen(self, asked: _PendingReply) -> bool:
         """Open a stream that continues after the last event. False: not possible."""
         while asked.chat is not None and asked.tries < len(WAITS):
@@ -313,7 +310,7 @@ class AttachedBackend:
             response = await self._again(asked.chat, asked.last_id)
             if response is None:
                 continue
-            if response.status != 200:  # the server no longer has this reply
+            if response.status != 200:  # the server does not have this reply any more
                 response.close()
                 asked.tries = len(WAITS)
                 return False
@@ -322,14 +319,14 @@ class AttachedBackend:
         return False
 
     async def _again(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
-        """The stream from the last event on; None where the server does not answer."""
+        """The stream after the event ``last_id``; None: the server does not answer."""
         try:
             return await self._wire.send("GET", f"/chats/{chat}/events", None, {"Last-Event-ID": last_id})
         except (ConnectionLostError, ServerUnreachableError):
             return None
 
     async def _rest(self, asked: _PendingReply) -> list[Event]:
-        """The end of a reply whose stream is lost, as far as the server has kept it."""
+        """The last events of a reply after the loss of its stream, from the chat on the server."""
         events: list[Event] = []
         reason = FinishReason.ENGINE_DIED
         try:
@@ -360,8 +357,8 @@ class AttachedBackend:
     # Following
 
     async def follow(self) -> AsyncIterator[Heard]:
-        """Yield the events of other clients in the present chat, from now on and without an end; this client's replies
-        are left out."""
+        """Yield the further events of other clients in the present chat, without an end; the replies of this client are
+        left out."""
         place = self._place
         if place is None:
             return
@@ -376,8 +373,8 @@ class AttachedBackend:
                 await place.moved.wait()
 
     async def _follow(self, place: ChatPosition, chat: int) -> AsyncGenerator[Heard]:
-        """The same for one chat, while it is the present one and the server has it."""
-        # From the last event that was received: no event is lost in between.
+        """The events of one chat, as long as it is the present one and the server has it."""
+        # After the last received event, so that none is lost.
         last_id, tries = self._heard[1] if self._heard[0] == chat else "", 0
         listening = ChatEventParser()
         while place.id == chat:

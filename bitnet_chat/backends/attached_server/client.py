@@ -1,7 +1,7 @@
 """The client of a running ``bitnet-chat serve``: its address, its key, and its errors.
 
-The calls here block, and are made from threads or before the event loop runs. Streams are in
-:mod:`bitnet_chat.backends.attached_server`.
+The calls of ``ServerClient`` block: they are made from threads, or before the event loop runs. ``ServerConnection`` has
+the requests and streams of the event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.http.client import ConnectionLostError, checked_url, chunk, is_loopback, whole
+from bitnet_chat.backends.http.client import ConnectionLostError, checked_url, chunk, whole
 from bitnet_chat.errors import (
     BitnetChatError,
     BusyError,
@@ -27,26 +27,30 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.text.sse import ServerSentEvent, SseDecoder
 from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.util.loopback import leads_to_loopback
 
 if TYPE_CHECKING:
     import aiohttp
 
 
 TIMEOUT = 30.0
-"""Seconds for a response that needs no reply of a model."""
+"""Seconds for a response without a reply of a model."""
 _LIMIT = 1 << 28
+"""Bytes of a response."""
 
 
 class ServerClient:
+    """Blocking requests to one server."""
+
     def __init__(self, url: str, key: str = "") -> None:
         """Does not connect yet. Raises UsageError for an invalid address."""
         self.url = checked_url(url, "--attach")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.is_loopback = is_loopback(self.url)
+        self.is_loopback = leads_to_loopback(self.url)
 
     def greet(self) -> Mapping[str, Any]:
-        """Get the server's description of itself, also before its model is loaded. Raises ServerUnreachableError where
-        it does not answer, and UsageError for another kind of server or a wrong key."""
+        """Get the server's description of itself, which it sends before its model is loaded as well. Raises
+        ServerUnreachableError if it does not answer, and UsageError for another kind of server or a wrong key."""
         status, facts = self._send("GET", "/health", None)
         if status not in (200, 503) or not isinstance(facts, dict) or "parallel" not in facts:
             raise UsageError(
@@ -113,7 +117,7 @@ def _words(error: object) -> str:
 
 
 def error_of(answer: object, status: int, url: str) -> BitnetChatError:
-    """The error of a response, with the class that it had on the server."""
+    """The error of a response, of the same class as on the server."""
     told = answer.get("error") if isinstance(answer, dict) else None
     told = told if isinstance(told, dict) else {}
     what, remedy = str(told.get("message") or f"{url} answers with status {status}"), str(told.get("remedy") or "")
@@ -145,14 +149,14 @@ def _unsupported(option: str, what: str, remedy: str) -> BitnetChatError:
     return error
 
 
-# The connections of an attached client: requests, and streams of events.
+# Requests and streams on the event loop.
 
 _CONNECTING = 30.0
-"""Seconds."""
+"""Seconds for a connection."""
 
 
 class ServerConnection:
-    """Connects at the first request; the caller closes it."""
+    """Requests of the event loop. Connects at the first of them; the caller closes it."""
 
     def __init__(self, server: ServerClient, headers: Mapping[str, str]) -> None:
         self._server, self._headers = server, headers
@@ -181,15 +185,14 @@ class ServerConnection:
     async def send(
         self, method: str, path: str, body: Mapping[str, object] | None, headers: Mapping[str, str] | None = None
     ) -> aiohttp.ClientResponse:
-        """The response with any status. Raises ConnectionLostError, and ServerUnreachableError where the server does
-        not answer.
-        """
+        """The response with any status. Raises ConnectionLostError, and ServerUnreachableError if the server does not
+        answer."""
         import aiohttp
 
         session = self._session
         if session is None:
             session = self._session = aiohttp.ClientSession(
-                # The server may have closed a kept connection, and a new one is cheap.
+                # The server may have closed a kept connection; a new one is cheap.
                 connector=aiohttp.TCPConnector(force_close=True, limit=0),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
@@ -215,7 +218,7 @@ class ServerConnection:
 async def decode_events(
     response: aiohttp.ClientResponse | None, until: asyncio.Event | None = None
 ) -> AsyncGenerator[ServerSentEvent]:
-    """Yield the events of a stream until it ends or breaks, or ``until`` is set. None: it broke before it began."""
+    """Yield the events of a stream until it ends or breaks, or ``until`` is set. ``response``: None: no events."""
     if response is None:
         return
     decoder = SseDecoder()

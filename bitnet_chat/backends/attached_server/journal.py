@@ -1,6 +1,6 @@
-"""The journal of a running server, for an attached client: the same calls, over HTTP.
+"""The journal of a running server, for an attached client: the methods of a local journal, over HTTP.
 
-The server writes the conversation. The recorder here only has to track the present chat.
+The server writes the conversation; the recorder only tracks the present chat.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from bitnet_chat.backends.attached_server.client import ServerClient
-from bitnet_chat.conversation import Conversation, Message, ToolCall
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.openai_codec import decode_tool_call
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import (
@@ -29,8 +30,7 @@ from bitnet_chat.models.names import ModelNames
 
 
 class ChatPosition(ConversationSlot):
-    """The present chat, shared by a recorder and its backend. ``id``: None for one that is yet to be
-    made."""
+    """The present chat, shared by a recorder and its backend. ``id``: None: the chat is not made yet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ChatPosition(ConversationSlot):
 
 
 class ServerJournal(JournalStore):
-    """See :class:`JournalStore`. Every method raises BitnetChatError where the server does not answer."""
+    """See :class:`JournalStore`. Every method raises BitnetChatError if the server does not answer."""
 
     def __init__(self, server: ServerClient, facts: Mapping[str, Any]) -> None:
         """``facts``: the server's description of itself."""
@@ -54,13 +54,13 @@ class ServerJournal(JournalStore):
 
     @classmethod
     def at(cls, server: ServerClient) -> ServerJournal:
-        """Check that the server answers. Raises as :meth:`ServerClient.greet` does."""
+        """The journal, if the server answers. Raises as :meth:`ServerClient.greet` does."""
         return cls(server, server.greet())
 
     def model_of(self, asked: str, usual: str) -> str:
-        """The model for the replies: the requested one; else the default, where the server has it.
+        """The model for the replies: ``asked``; if that is empty, ``usual``, if the server has it; else empty.
 
-        Raises UsageError for a model that the server does not have."""
+        Raises UsageError if the server does not have ``asked``."""
         models = [str(each) for each in self.facts.get("models") or ()]
         names = ModelNames((each, None, "") for each in (*models, "auto"))
         if asked and names.find(asked) is None:
@@ -72,8 +72,8 @@ class ServerJournal(JournalStore):
         return [_entry(each) for each in _objects(answer, "chats")]
 
     def load(self, id: int) -> StoredConversation:
-        """The chat, without a running reply and the message that it answers: a client that follows the chat gets events
-        of both."""
+        """The chat, without a running reply and its user message: a client that follows the chat gets events of
+        both."""
         answer = self.server.call("GET", f"/chats/{id}")
         try:
             return _stored(answer)
@@ -96,7 +96,7 @@ class ServerJournal(JournalStore):
 
 
 class ServerRecorder(JournalRecorder):
-    """The server gets a conversation, with all changes until then, when a reply to it is requested."""
+    """See :class:`JournalRecorder`. The server gets changes of a conversation with the next request for a reply."""
 
     def __init__(self, journal: ServerJournal, complain: Callable[[str], None]) -> None:
         super().__init__(None, complain, slot=journal.place)
@@ -206,9 +206,7 @@ def _stored(form: Mapping[str, Any]) -> StoredConversation:
 def _record(form: Mapping[str, Any]) -> MessageRecord:
     reason = form["finish_reason"]
     known = {each.value for each in FinishReason}
-    calls = tuple(
-        ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in form["tool_calls"]
-    )
+    calls = tuple(decode_tool_call(call, "") for call in form["tool_calls"])
     message = Message(
         form["role"],
         form["content"],

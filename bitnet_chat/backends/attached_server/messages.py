@@ -1,4 +1,4 @@
-"""The messages between a running server and an attached client. Pure."""
+"""The JSON between a running server and an attached client. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.backends.attached_server.client import error_of
-from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.conversation.openai_codec import (
+    encode_message,
+    encode_response_format,
+    encode_tool,
+    encode_tool_choice,
+)
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.text.sse import ServerSentEvent
@@ -19,7 +25,7 @@ LOST = "the connection to the server was lost during the reply"
 
 @dataclass(frozen=True, slots=True)
 class RemoteReplyStarted:
-    """Another client's reply has begun in the chat. ``message``: the answered one; None where a reply is continued."""
+    """A reply of another client has begun. ``message``: its user message; None: a reply is continued."""
 
     message: str | None
 
@@ -41,11 +47,11 @@ Failed.
 
 
 class ChatEventParser:
-    """The events of a chat from its stream, without those of this client's replies."""
+    """Parses the stream of a chat, without the replies of this client."""
 
     def __init__(self) -> None:
         self.open = False
-        """A reply of another client is running."""
+        """Whether a reply of another client is running."""
         self._text: list[str] = []
         self._title: str | None = None
 
@@ -80,8 +86,8 @@ class ChatEventParser:
 def body_of(
     conversation: Conversation, options: ReplyOptions, *, model: str = "", sampling: Sampling
 ) -> dict[str, object]:
-    """A request for a reply. ``sampling``: for values that ``options`` do not set."""
-    body: dict[str, object] = {"messages": [_form(message) for message in conversation.messages]}
+    """A request for a reply. ``sampling``: replaces the values that ``options`` do not set."""
+    body: dict[str, object] = {"messages": [encode_message(message) for message in conversation.messages]}
     last = conversation.last
     if last is not None and last.role == "assistant":
         body["continue"] = True
@@ -97,16 +103,10 @@ def body_of(
     if options.stop:
         body["stop"] = list(options.stop)
     if options.tools:
-        body["tools"] = [_tool_form(tool) for tool in options.tools]
-        choice = options.tool_choice
-        named = choice not in ("auto", "none", "required")
-        body["tool_choice"] = {"type": "function", "function": {"name": choice}} if named else choice
+        body["tools"] = [encode_tool(tool) for tool in options.tools]
+        body["tool_choice"] = encode_tool_choice(options.tool_choice)
     if options.format is not None:
-        schema = options.format.schema
-        described = {"name": "reply", "schema": schema}
-        body["response_format"] = (
-            {"type": "json_object"} if schema is None else {"type": "json_schema", "json_schema": described}
-        )
+        body["response_format"] = encode_response_format(options.format.schema)
     return body
 
 
@@ -119,7 +119,8 @@ def data_of(told: ServerSentEvent) -> Mapping[str, Any]:
 
 
 def event_of(name: str, data: Mapping[str, Any], so_far: str) -> Event | None:
-    """The event of a reply from an event of the stream; None for other events."""
+    """The event of a reply for an event of the stream; None: another kind of event. ``so_far``: the text of the
+    reply."""
     match name:
         case "chunk":
             return TextDelta(str(data.get("text") or ""))
@@ -148,28 +149,9 @@ def _reason(name: object) -> FinishReason | None:
 
 
 def message_in(chat: object, id: int | None) -> tuple[str, FinishReason | None]:
-    """The text of a chat's message and its finish reason; None: it is running or missing."""
+    """The text of the message ``id`` and its finish reason; None: the reply is running or missing."""
     messages = chat.get("messages") if isinstance(chat, dict) else None
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and message.get("id") == id and id is not None:
             return str(message.get("content") or ""), _reason(message.get("finish_reason"))
     return "", None
-
-
-def _form(message: Message) -> dict[str, object]:
-    """The form of the OpenAI API."""
-    form: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        form["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    if message.role == "tool":
-        form["tool_call_id"] = message.call_id
-    return form
-
-
-def _tool_form(tool: Tool) -> dict[str, object]:
-    parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
-    return {"type": "function", "function": function}

@@ -1,6 +1,7 @@
-"""Backends that are reached over HTTP: one way of asking, and a wire format and a service for each of them.
+"""Backends that are reached over HTTP: one request logic, with a wire format and an endpoint for each kind of server.
 
-``backend`` asks and passes on, ``chat`` and ``ollama`` know the two wire formats, ``connection`` does the I/O,
-``refusal`` reads what a server says no with, ``fit`` keeps a conversation within the window, ``mending`` tells a model
-of calls that cannot be made, ``ending`` says how a reply ended.
+``backend`` is the backend, ``attempt`` one request and its response, ``retry`` the changes between two attempts.
+``openai_format`` and ``ollama_format`` are the wire formats, ``client`` does the I/O, ``errors`` parses error
+responses, ``context_window`` and ``fit_request`` keep a conversation within the context window, ``tool_errors`` reports
+invalid tool calls in later requests.
 """

@@ -1,11 +1,11 @@
-"""A backend that asks a server and passes on what it streams, whichever wire format it speaks."""
+"""A backend that sends requests to a server and yields the events of its streamed responses."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -25,15 +25,22 @@ from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.backends.http.retry import AttemptError, ReplyRetry
 from bitnet_chat.backends.http.tool_errors import PendingToolErrors
 from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
+from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
+from bitnet_chat.filters.tool_call_repair import ToolCallRepair
 from bitnet_chat.util.resources import ProcessUsage
 from bitnet_chat.util.threads import run_beside_loop
 
 SIGN_OF_LIFE = 20.0
-"""Seconds of a call of a tool after which a line says that it is still being written: nothing else is seen of it."""
+"""Seconds without text after which a notice reports an unfinished tool call."""
+
+
+def sign_of_life(settings: Settings) -> float:
+    """The ``sign_of_life`` of a backend, in seconds: less than the stall timeout."""
+    return min(SIGN_OF_LIFE, settings.stall_timeout / 3) if settings.stall_timeout else SIGN_OF_LIFE
 
 
 class RemoteBackend:
@@ -51,19 +58,19 @@ class RemoteBackend:
         preload: Callable[[RequestTarget], Awaitable[None]] | None = None,
         sign_of_life: float = SIGN_OF_LIFE,
     ) -> None:
-        """``sampling``: what a reply gets that asks for nothing else. ``goes_on``: whether the server goes on with a
-        reply that ends the conversation. ``preload``: has the model loaded, where that is not done with ``ready``.
-        ``sign_of_life``: seconds after which a line tells of a call of a tool that is still being written."""
+        """``count``: tokens of a text. ``sampling``: of replies without options. ``goes_on``: whether the server
+        continues an incomplete reply at the end of the conversation. ``preload``: loads the model, where ``ready`` does
+        not. ``sign_of_life``: seconds without text until a notice about an unfinished tool call."""
         self._service, self._wire, self._fit, self._count = service, wire, fit, count
         self._sampling, self._goes_on, self._preload = sampling, goes_on, preload
         self._sign_of_life = sign_of_life
-        self._untold = PendingToolErrors()
+        self._pending = PendingToolErrors()
         self._closed = False
         self._starting: asyncio.Task[None] | None = None
         self._is_starting = False
-        """Until it has started, or a reply has shown that it has."""
-        self._line: CancellableRequest | None = None
-        """Of the reply that is under way."""
+        """True until the server has started, or a reply shows it."""
+        self._request: CancellableRequest | None = None
+        """The request of the running reply."""
         self._used: int | None = None
         self._is_exact = True
         self._load = ProcessUsage()
@@ -78,7 +85,7 @@ class RemoteBackend:
 
     async def _start(self) -> None:
         self._is_starting = True
-        # What goes wrong comes with the next reply, which tries again.
+        # The next reply tries again, and reports the error.
         with contextlib.suppress(BitnetChatError, ConnectionLostError, HTTPStatusError):
             target = await self._service.ready()
             self._learn_size(target)
@@ -93,16 +100,16 @@ class RemoteBackend:
         return self._count(text)
 
     def interrupt(self, reason: FinishReason = FinishReason.INTERRUPTED) -> None:
-        if self._line is not None:
-            self._line.stop(reason)
+        if self._request is not None:
+            self._request.stop(reason)
 
     @property
     def _state(self) -> BackendState:
-        if self._line is None:
+        if self._request is None:
             return BackendState.STARTING if self._is_starting else BackendState.IDLE
-        if self._line.reason is not None:
+        if self._request.reason is not None:
             return BackendState.INTERRUPTING
-        return BackendState.GENERATING if self._line.is_open else BackendState.STARTING
+        return BackendState.GENERATING if self._request.is_open else BackendState.STARTING
 
     def status(self) -> BackendStatus:
         service, state = self._service, self._state
@@ -121,7 +128,7 @@ class RemoteBackend:
         )
 
     async def close(self) -> None:
-        """A reply that is under way ends with what it has."""
+        """A running reply ends with its text so far."""
         if self._closed:
             return
         self._closed = True
@@ -133,70 +140,92 @@ class RemoteBackend:
 
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
         options = self._with_defaults(options or ReplyOptions())
-        if self._line is not None:
-            raise UsageError("a reply is under way already")
-        line = self._line = CancellableRequest(options.timeout)
+        if self._request is not None:
+            raise UsageError("a reply is running already")
+        request = self._request = CancellableRequest(options.timeout)
         account = ResponseAccumulator(time.monotonic())
         try:
             try:
-                question = await line.within(run_beside_loop(conversation, self._question, conversation, options))
+                question = await request.within(run_beside_loop(conversation, self._question, conversation, options))
             except (UsageError, RequestCancelledError) as error:
-                self._rest(line)
+                self._release(request)
                 if isinstance(error, UsageError):
                     yield Failed(error)
                 else:
-                    yield attempt.stopped(account, line.reason, self._fit.size)
+                    yield attempt.stopped(account, request.reason, self._fit.size)
                 return
-            if question.note:
-                yield Notice(question.note)
-            retry = self._retry(line, account, question, options)
-            async with aclosing(self._attempts(retry, line)) as events:
-                async for event in events:
-                    if isinstance(event, Completed | Failed):
-                        self._rest(line)  # before the end is yielded: the next request may follow at once
-                    yield event
+            retry = self._retry(request, account, question, options)
+            for event in self._opening(retry):
+                yield event
+            while not retry.is_over:
+                try:
+                    target = await self._prepare(retry, request, options)
+                    for text in self._service.take_notices():
+                        yield Notice(text)
+                    async with aclosing(retry.attempt.events(retry.question, retry.options, target)) as events:
+                        async for event in events:
+                            if isinstance(event, Completed):
+                                event = self._learn(event, retry, options)
+                            yield self._passed(event, request)
+                    return
+                except AttemptError as error:
+                    for event in await retry.after(error):
+                        yield self._passed(event, request)
+                finally:
+                    request.hang_up()
         finally:
-            line.stop(FinishReason.INTERRUPTED)
-            self._rest(line)
+            request.stop(FinishReason.INTERRUPTED)
+            self._release(request)
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
         """See :func:`bitnet_chat.backend.refusal_of`."""
-        line, target = CancellableRequest(options.timeout), self._service.target
+        request, target = CancellableRequest(options.timeout), self._service.target
         try:
             question = await run_beside_loop(conversation, self._question, conversation, options)
             if target is not None and options.alone:
                 self._learn_size(target)
                 self._check_tools(options, target)
-                await RequestTrimmer(line, self._fit_for(options), self._wire).check(question, options, target)
+                await RequestTrimmer(request, self._fit_for(options), self._wire).check(question, options, target)
         except BitnetChatError as error:
             return error
         except RequestCancelledError:
             pass
         finally:
-            line.close()
+            request.close()
         return None
 
     def _retry(
-        self, line: CancellableRequest, account: ResponseAccumulator, question: RequestMessages, options: ReplyOptions
+        self,
+        request: CancellableRequest,
+        account: ResponseAccumulator,
+        question: RequestMessages,
+        options: ReplyOptions,
     ) -> ReplyRetry:
         service, fit = self._service, self._fit_for(options)
         attempt = RequestAttempt(
-            line, account, self._wire, fit, self._untold, server=service.name, sign_of_life=self._sign_of_life
+            request,
+            account,
+            self._wire,
+            fit,
+            ToolCallRepair(options.offered),
+            self._pending,
+            server=service.name,
+            sign_of_life=self._sign_of_life,
         )
-        return ReplyRetry(service, line, account, fit, attempt, question, options)
+        return ReplyRetry(service, request, account, fit, attempt, question, options)
 
     def _fit_for(self, options: ReplyOptions) -> ServerContextWindow:
         fit = self._fit.alone(options.overflow) if options.alone else self._fit
-        fit.tools = options.tools if options.tool_choice != "none" else ()
+        fit.tools = options.offered
         return fit
 
     def _check_tools(self, options: ReplyOptions, target: RequestTarget) -> None:
-        if options.tools and options.tool_choice != "none" and not target.knows_tools:
+        if options.offered and not target.knows_tools:
             raise UnsupportedError("tools", f"the chat template of {self._service.model} has no place for them")
 
     def _question(self, conversation: Conversation, options: ReplyOptions) -> RequestMessages:
-        """Raises UsageError for what is wrong with it whatever the server says."""
-        question = RequestMessages.of(self._untold.told_in(conversation))
+        """Raises UsageError for a request that no server can answer."""
+        question = RequestMessages.of(self._pending.told_in(conversation))
         if refused := self._wire.refusal(options):
             raise UnsupportedError(*refused)
         return question
@@ -204,46 +233,37 @@ class RemoteBackend:
     def _with_defaults(self, options: ReplyOptions) -> ReplyOptions:
         return replace(options, sampling=options.sampling.over(self._sampling))
 
-    def _rest(self, line: CancellableRequest) -> None:
-        if self._line is not line:
+    def _release(self, request: CancellableRequest) -> None:
+        if self._request is not request:
             return
-        if line.reason is not None:
+        if request.reason is not None:
             self._service.after_stop()
-        line.close()
-        self._line, self._is_starting = None, False
+        request.close()
+        self._request, self._is_starting = None, False
 
-    async def _attempts(self, retry: ReplyRetry, line: CancellableRequest) -> AsyncGenerator[Event, None]:
-        """Attempts until there is a reply, or nothing is left to change."""
+    def _opening(self, retry: ReplyRetry) -> Iterator[Event]:
+        if retry.question.note:
+            yield Notice(retry.question.note)
         if retry.question.prefix and not self._goes_on:
             yield retry.continue_in_words("this server cannot go on with a reply by itself")
-        asked = retry.options
-        while not retry.is_over:
-            try:
-                await self._prepare(retry, line, asked)
-                for note in self._service.take_notices():
-                    yield Notice(note)
-                assert retry.target is not None
-                async with aclosing(retry.attempt.events(retry.question, retry.options, retry.target)) as events:
-                    async for event in events:
-                        yield self._learn(event, retry, asked) if isinstance(event, Completed) else event
-                return
-            except AttemptError as error:
-                for event in await retry.after(error):
-                    yield event
-            finally:
-                line.hang_up()
 
-    async def _prepare(self, retry: ReplyRetry, line: CancellableRequest, asked: ReplyOptions) -> None:
-        """The server, and room in its window."""
+    async def _prepare(self, retry: ReplyRetry, request: CancellableRequest, asked: ReplyOptions) -> RequestTarget:
+        """Wait for the server, and make room in its context window."""
         retry.target = None
-        target = retry.target = await line.within(self._service.ready())
+        target = retry.target = await request.within(self._service.ready())
         self._learn_size(target)
         retry.fit.size = retry.fit.size or self._fit.size
         self._check_tools(asked, target)
         await retry.trimmer.make_room(retry.question, retry.options, target)
+        return target
+
+    def _passed(self, event: Event, request: CancellableRequest) -> Event:
+        if isinstance(event, Completed | Failed):
+            self._release(request)  # before the end is yielded: the next request may follow at once
+        return event
 
     def _learn(self, end: Completed, retry: ReplyRetry, asked: ReplyOptions) -> Completed:
-        # Of what was refused for what one client had asked, nothing is known to be the server's.
+        # A field that was refused because of its value in one request may be accepted in another.
         self._wire = self._wire if asked.alone and retry.wire.depends_on_request else retry.wire
         self._used = end.stats.context_used or self._used
         self._is_exact = end.stats.exact

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -16,19 +15,22 @@ from urllib.parse import urlsplit
 from bitnet_chat.backends.http import errors
 from bitnet_chat.errors import EngineNotFoundError, FinishReason, UsageError
 from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.util.loopback import leads_to_loopback
 
 if TYPE_CHECKING:
     import aiohttp
 
 
 _KEPT = 4.0
-"""Seconds for which an idle connection is kept: most servers close it after five."""
+"""Seconds for which an idle connection is kept: most servers close one after five."""
 _SPENDING = 1.0
-"""Seconds for the end of a response after its useful part."""
+"""Seconds for the rest of a response after its useful part."""
 _REFUSING = 10.0
-"""Seconds for the body of a refusal, which is optional."""
-_CONNECTING = 30.0  # seconds for TCP and TLS; the time of a reply is not limited here
+"""Seconds for the body of an error response."""
+_CONNECTING = 30.0
+"""Seconds for TCP and TLS. The time of a reply is not limited here."""
 _ANSWER_LIMIT = 1 << 25
+"""Bytes of a JSON response."""
 
 
 class ConnectionLostError(Exception):
@@ -61,7 +63,7 @@ def checked_url(url: str, what: str = "--base-url") -> str:
 
 
 def require_aiohttp() -> None:
-    """Raises UsageError where it is not installed."""
+    """Raises UsageError if aiohttp is not installed."""
     try:
         import aiohttp  # noqa: F401
     except ImportError:
@@ -77,33 +79,32 @@ class _RequestTrace:
 
     sent: asyncio.Event | None
     is_on_kept: bool = False
-    """The request was sent on a reused connection, which the server may have closed in the meantime."""
+    """The request was sent on a reused connection, which the server may have closed already."""
 
 
 class HTTPConnection:
     """A client for ``base``. Connects at the first request; the caller closes it."""
 
     def __init__(self, base: str, key: str = "", *, is_ours: bool = False, keeps: bool | None = None) -> None:
-        """``is_ours``: the server is a process of this program; where it does not answer it has ended. ``keeps``:
-        whether connections are kept for the next request; None: only those to other computers. A local one costs
-        little, and llama-server closes its keep-alive connections after each streamed reply."""
+        """``is_ours``: the server is a process of this program, and has ended if it does not answer. ``keeps``: whether
+        connections are kept for the next request; None: only those to other computers. A local connection costs little,
+        and llama-server closes its keep-alive connections after each streamed reply."""
         self.base = base
-        self._keeps = not is_loopback(base) if keeps is None else keeps
+        self._keeps = not leads_to_loopback(base) if keeps is None else keeps
         self._is_ours, self._is_closed = is_ours, False
         self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._session: aiohttp.ClientSession | None = None
         self._spent: set[asyncio.Task[None]] = set()
 
     async def get(self, path: str) -> Any:
-        """Get the JSON at ``path``. Raises Refused, ConnectionLostError, EngineNotFoundError."""
+        """Get the JSON at ``path``. Raises HTTPStatusError, ConnectionLostError, EngineNotFoundError."""
         return await whole(await self._send("GET", path), self.base)
 
     async def post(
         self, path: str, body: Mapping[str, object], sent: asyncio.Event | None = None
     ) -> aiohttp.ClientResponse:
-        """The response, whose body is still to come. ``sent`` is set when the request is on its way. Raises as ``get``
-        does."""
-        # A lone surrogate has an escape in JSON, which servers refuse: none is sent.
+        """The response, without its body. ``sent`` is set when the request is sent. Raises as ``get`` does."""
+        # Servers refuse the JSON escape of a lone surrogate.
         return await self._send("POST", path, well_formed(json.dumps(body, ensure_ascii=False)).encode(), sent)
 
     async def ask(self, path: str, body: Mapping[str, object]) -> Any:
@@ -138,7 +139,7 @@ class HTTPConnection:
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
 
-        if self._is_closed:  # another request has found that the server has ended
+        if self._is_closed:  # after the end of the server
             raise ConnectionLostError("its connections are closed")
         if self._session is None:
             trace = aiohttp.TraceConfig()
@@ -146,7 +147,7 @@ class HTTPConnection:
             trace.on_connection_create_start.append(_on_new)
             trace.on_request_chunk_sent.append(_on_sent)
             self._session = aiohttp.ClientSession(
-                # How many there are at a time is decided elsewhere: each reply has one.
+                # No limit of their number: each reply has one connection.
                 connector=(
                     aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT)
                     if self._keeps
@@ -155,8 +156,8 @@ class HTTPConnection:
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # Proxies are for what is elsewhere, and no request to this computer leaves it.
-                trust_env=not is_loopback(self.base),
+                # Proxies are for other computers.
+                trust_env=not leads_to_loopback(self.base),
                 trace_configs=[trace],
             )
         return self._session
@@ -178,8 +179,8 @@ class HTTPConnection:
                     trace_request_ctx=trip,
                 )
             except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-                # A server may close a kept connection before it reads the request; on a new connection it has read
-                # it. Each attempt takes a kept connection until none is left.
+                # A server may close a kept connection without reading the request. Each attempt uses another kept
+                # connection, and the last one a new connection.
                 if not trip.is_on_kept:
                     raise
 
@@ -194,7 +195,7 @@ class HTTPConnection:
         except aiohttp.ClientSSLError as error:
             raise EngineNotFoundError(
                 f"the certificate of {base} cannot be trusted: {error}",
-                remedy="SSL_CERT_FILE names a file with more authorities that are to be trusted",
+                remedy="SSL_CERT_FILE names a file with additional trusted authorities",
             ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             why = _refusal(error)
@@ -230,8 +231,8 @@ async def _on_sent(session: object, context: SimpleNamespace, params: object) ->
 
 
 async def _words_of(response: aiohttp.ClientResponse) -> bytes:
-    """What a refusal says, as far as it comes: some servers hang up in its middle, on a request that they do not
-    want to read."""
+    """The body of an error response, as far as it arrives: some servers close the connection without reading the whole
+    request."""
     body = b""
     try:
         with contextlib.suppress(TimeoutError, ConnectionLostError):
@@ -251,7 +252,7 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
 
 
 def not_an_api(base: str) -> UsageError:
-    """The error for a server that answers with something else than JSON, such as a page."""
+    """The error for a server with a response other than JSON, such as a page."""
     return UsageError(
         f"the server at {base} does not have this API",
         remedy="give --base-url the address at which the API begins, such as http://127.0.0.1:8000/v1",
@@ -274,7 +275,7 @@ async def whole(response: aiohttp.ClientResponse, base: str) -> Any:
 
 
 async def chunk(response: aiohttp.ClientResponse) -> bytes:
-    """The next bytes of a response, whatever has arrived; empty at its end. Raises ConnectionLostError."""
+    """All bytes of a response that have arrived, at least one; empty at its end. Raises ConnectionLostError."""
     import aiohttp
 
     try:
@@ -284,7 +285,7 @@ async def chunk(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _refusal(error: Exception) -> str:
-    """The reason of a failed connection in the system's words, which asyncio replaces with its own."""
+    """The reason of a failed connection, as the system words it instead of asyncio."""
     words, number = getattr(error, "strerror", "") or str(error), getattr(error, "errno", None)
     if "Connect call failed" in words and isinstance(number, int):
         return os.strerror(number)
@@ -292,19 +293,11 @@ def _refusal(error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
-    # For an answer that is not HTTP aiohttp adds the address, which the message has already.
+    # For a response that is not HTTP aiohttp adds the address, which the message has already.
     return " ".join(str(getattr(error, "message", "") or error).split()) or type(error).__name__
 
 
-def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-# The connection of one reply: its waits, and how they are cancelled.
+# The request of one reply: waits that can be cancelled.
 
 _T = TypeVar("_T")
 
@@ -314,7 +307,7 @@ class RequestCancelledError(Exception):
 
 
 class CancellableRequest:
-    """The caller closes it. ``timeout``: seconds until it is stopped, None: no limit."""
+    """The request of one reply; the caller closes it. ``timeout``: seconds until it is stopped; None: no limit."""
 
     def __init__(self, timeout: float | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -327,7 +320,7 @@ class CancellableRequest:
 
     @property
     def is_open(self) -> bool:
-        """The server has begun to answer."""
+        """Whether the server has begun its response."""
         return self._response is not None
 
     def stop(self, reason: FinishReason) -> None:
@@ -341,7 +334,7 @@ class CancellableRequest:
             self.hang_up()
 
     async def within(self, work: Awaitable[_T]) -> _T:
-        """Return the result of ``work``. Raises RequestCancelledError when the line is stopped before that."""
+        """Return the result of ``work``. Raises RequestCancelledError if the request is stopped before."""
         if self.reason is not None:
             if asyncio.iscoroutine(work):
                 work.close()
@@ -358,12 +351,12 @@ class CancellableRequest:
         except ConnectionLostError:
             if self.reason is None:
                 raise
-            raise RequestCancelledError from None  # both at the same time: the stop takes precedence
+            raise RequestCancelledError from None  # the stop takes precedence
         finally:
             self._prompt_timeout = None
 
     async def ask(self, request: Callable[[asyncio.Event], Coroutine[Any, Any, aiohttp.ClientResponse]]) -> None:
-        """Start ``request``, and return once it is sent, when it sets the event, or has failed. Raises
+        """Start ``request``, which sets the event when it is sent, and return then or after its failure. Raises
         RequestCancelledError."""
         sent = asyncio.Event()
         self._request = asyncio.ensure_future(request(sent))
@@ -371,26 +364,23 @@ class CancellableRequest:
         await self.within(sent.wait())
 
     async def heard(self, patience: float) -> aiohttp.ClientResponse | None:
-        """As ``answer``; None where the server has said nothing within ``patience`` seconds."""
+        """As ``answer``; None if the response does not begin within ``patience`` seconds."""
         if self._request is not None:
             await self.within(asyncio.wait([self._request], timeout=patience))
             return await self.answer() if self._request.done() else None
         return None
 
     async def answer(self) -> aiohttp.ClientResponse:
-        """Return the response to the request; its body is read from now on. Raises RequestCancelledError, and the
-        errors of the request.
-        """
+        """Return the response, for :meth:`chunk`. Raises RequestCancelledError, and the errors of the request."""
         if self._request is None:
             raise RequestCancelledError
         self._response = await self.within(self._request)
         return self._response
 
     async def chunk(self) -> bytes:
-        """The next bytes of the response, whatever has arrived; empty at its end. Raises RequestCancelledError and
-        ConnectionLostError.
-        """
-        # No timeout, which would be made anew for each token: hanging up ends the wait.
+        """All bytes of the response that have arrived, at least one; empty at its end. Raises RequestCancelledError and
+        ConnectionLostError."""
+        # No timeout object for each token: closing the connection ends the wait.
         if self.reason is None and self._response is not None:
             try:
                 return await chunk(self._response)
@@ -400,12 +390,12 @@ class CancellableRequest:
         raise RequestCancelledError
 
     def take(self) -> aiohttp.ClientResponse | None:
-        """Return the response without reading its rest, instead of closing the connection."""
+        """Release the response: its rest is read elsewhere, and its connection stays open."""
         response, self._response, self._request = self._response, None, None
         return response
 
     def hang_up(self) -> None:
-        """Close the connection: the server then stops generating."""
+        """Close the connection, so that the server stops generating."""
         request, self._request, self._response = self._request, None, None
         if request is None or request.cancel() or request.cancelled() or request.exception() is not None:
             return

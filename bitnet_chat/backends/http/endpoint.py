@@ -1,13 +1,16 @@
-"""The interface between an HTTP backend and its server. No I/O here."""
+"""The interface between an HTTP backend and its server."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from bitnet_chat.backends.http.client import HTTPConnection
+from bitnet_chat.config import Settings
 from bitnet_chat.templates.special_tokens import SpecialTokens
+from bitnet_chat.text.sanitize import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +21,18 @@ class RequestTarget:
     model: str
     """The server's name of the model."""
     context_size: int | None = None
-    """Tokens of one conversation's window, where they are known."""
+    """Tokens of the context window of one conversation; None: not known."""
     knows_tools: bool = True
-    """False where it is known that the model's template has no place for tools."""
+    """False if the chat template of the model is known to have no place for tools."""
     specials: SpecialTokens = field(default_factory=SpecialTokens)
-    """Those of the model that are not to act in a message; none for a server of others, whose vocabulary is unknown:
-    there ``<|im_start|>system`` in a message may begin a system prompt."""
+    """Special tokens that are made text in messages; none for an external server, whose vocabulary is unknown: there
+    ``<|im_start|>system`` in a message may begin a system prompt."""
     count: Callable[[dict[str, Any]], Awaitable[int | None]] | None = None
-    """Tokens of the prompt that a request makes, as the server counts them; None where it does not tell."""
+    """The server's count of the prompt tokens of a request; its result is None if the server does not count."""
 
 
 class Endpoint(Protocol):
-    """A server, managed by this program or not."""
+    """A server, managed by this program or external."""
 
     name: str
     """Its name in errors: ``llama-server``, ``the server at http://…``."""
@@ -38,43 +41,76 @@ class Endpoint(Protocol):
 
     @property
     def model(self) -> str:
-        """The model that answers, as far as it is known."""
+        """The name of the model; empty: not known."""
 
     @property
     def target(self) -> RequestTarget | None:
-        """The result of ``ready``, where it is known already."""
+        """The result of ``ready``; None: not known yet."""
 
     @property
     def engine(self) -> str:
-        """For a status line."""
+        """The name of the engine, for a status line."""
 
     @property
     def is_alive(self) -> bool: ...
 
     @property
     def pid(self) -> int | None:
-        """The process, for a managed server."""
+        """The process of a managed server."""
 
     @property
     def restarts(self) -> int:
-        """Number of restarts after it ended unasked."""
+        """Number of restarts after an unexpected end."""
 
     async def ready(self) -> RequestTarget:
-        """Wait until the server is ready. Raises BitnetChatError where it fails; ConnectionLostError and Refused
-        as requests do.
-        """
+        """Wait until the server is ready. Raises BitnetChatError if it cannot start; ConnectionLostError and
+        HTTPStatusError as requests do."""
 
     async def models(self) -> list[str]:
-        """The names of its models. Raises as ``ready`` does."""
+        """The names of the server's models. Raises as ``ready`` does."""
 
     async def after_loss(self) -> str:
         """Handle a lost connection: return its cause, as a suffix of "the reply was cut off: "; or an empty text."""
 
     def after_stop(self) -> None:
-        """A reply was stopped that was not whole: the server may be busy with it for good, or have stopped itself."""
+        """Note that an incomplete reply was stopped: the server may hang, or have ended."""
 
     def take_notices(self) -> list[str]:
-        """Lines for the user that were not told yet."""
+        """Take the notices for the user that were not taken yet."""
 
     async def close(self) -> None:
-        """This backend needs it no more."""
+        """Release the server: this backend does not use it any more."""
+
+
+class ExternalEndpoint:
+    """The common part of endpoints that this program does not manage. See :class:`Endpoint`."""
+
+    retries = 1
+    pid = None
+    is_alive = True
+    restarts = 0
+
+    def __init__(self, base: str, settings: Settings, *, name: str) -> None:
+        self.name = name
+        self.engine = f"{settings.backend} {one_line(urlsplit(base).netloc)}"
+        self._connection = HTTPConnection(base, settings.backend_key)
+        given = {
+            "--chat-template": settings.chat_template,
+            "--rpc": settings.rpc,
+            "flags behind --": settings.engine_args,
+        }
+        useless = [flag for flag, value in given.items() if value]
+        self._notices = [f"without effect on a running server: {', '.join(useless)}"] if useless else []
+
+    async def after_loss(self) -> str:
+        return ""
+
+    def after_stop(self) -> None:
+        pass
+
+    def take_notices(self) -> list[str]:
+        notices, self._notices = self._notices, []
+        return notices
+
+    async def close(self) -> None:
+        await self._connection.close()

@@ -1,8 +1,8 @@
-"""What a server says no with, and the error that it is here. No I/O.
+"""Error responses of servers, and their errors in this program. No I/O.
 
-Servers agree on little: ``{"error": {"message": …, "type": …, "code": …}}`` is OpenAI's and llama-server's form,
-``{"error": "…"}`` Ollama's, ``{"object": "error", "message": …}`` and ``{"detail": …}`` are vLLM's, and a proxy in
-between answers in HTML.
+The forms differ: ``{"error": {"message": …, "type": …, "code": …}}`` is that of OpenAI and llama-server,
+``{"error": "…"}`` that of Ollama, ``{"object": "error", "message": …}`` and ``{"detail": …}`` those of vLLM; a proxy
+responds with HTML.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from bitnet_chat.engine.log import tells_overflow
 from bitnet_chat.errors import BitnetChatError, BusyError, EngineDiedError, ModelError, UnsupportedError, UsageError
 
 BODY_LIMIT = 1 << 16
-"""Bytes of a refusal that are read."""
-_LONGEST = 600  # characters of one that are told
+"""Bytes of an error response that are read."""
+_LONGEST = 600
+"""Characters of a message that are kept."""
 _TAG = re.compile(r"(?s)<(script|style|head)\b.*?</\1>|<[^>]{0,2000}>")
 _OVERFLOW = re.compile(
     r"context_length_exceeded|maximum context length|context (?:length|window|size)|exceeds? .{0,40}\bcontext\b"
@@ -29,18 +30,18 @@ _ASKED = re.compile(
     r"(?:requested|resulted in|contains|has|prompt of|message is) (?:about )?(\d[\d,]{1,11}) (?:input )?tok"
 )
 _NO_TOOLS = re.compile(r"does not support tools|tool choice requires", re.I)
-"""Of a model in Ollama, and of a vLLM that was not told how its model writes calls."""
+"""Ollama, about a model without tools; vLLM, without the option for the format of tool calls."""
 _MODEL = re.compile(r"\bmodels?\b", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """An answer other than a reply. ``message``: the server's words, not made safe."""
+    """``message``: as the server sent it, not sanitized."""
 
     status: int
     message: str
     kind: str = ""
-    """Type and code, as the server calls them."""
+    """The server's type and code."""
     prompt_tokens: int | None = None
     context_size: int | None = None
     retry_after: float | None = None
@@ -53,17 +54,17 @@ class ErrorResponse:
         )
 
     def names(self, field: str) -> bool:
-        """Whether a request was refused for one of its fields."""
+        """Whether a request was refused because of ``field``."""
         return self.status in (400, 422) and field in self.message
 
     def error(self, server: str, model: str) -> BitnetChatError:
-        """``server``: as the user knows it."""
+        """The error. ``server``: the name of the server for the user."""
         said = f": {self.message}" if self.message else ""
         match self.status:
             case 401 | 403:
                 return UsageError(
                     f"{server} does not accept the key{said}",
-                    remedy="give the right one with $BITNET_CHAT_BACKEND_KEY, backend_key in config.toml, or"
+                    remedy="give another one with $BITNET_CHAT_BACKEND_KEY, backend_key in config.toml, or"
                     " --backend-key",
                 )
             case 404 if _MODEL.search(self.message):
@@ -92,7 +93,7 @@ class ErrorResponse:
 
 
 def read(status: int, body: bytes, retry_after: str = "", location: str = "") -> ErrorResponse:
-    """``retry_after`` and ``location``: the headers of that name."""
+    """Parse an error response. ``retry_after`` and ``location``: the headers of these names."""
     seconds = float(retry_after) if retry_after.isdigit() and len(retry_after) < 7 else None
     text = body.decode("utf-8", "replace")
     try:
@@ -112,7 +113,7 @@ def read(status: int, body: bytes, retry_after: str = "", location: str = "") ->
 
 
 def describe(content: Any) -> tuple[str, str, dict[str, Any]]:
-    """Message, kind and the fields of an error in any of the forms above."""
+    """The message, the kind and the fields of an error in any of the forms above."""
     error = content.get("error", content) if isinstance(content, dict) else content
     if not isinstance(error, dict):
         return _short(error if isinstance(error, str) else json.dumps(error)), "", {}

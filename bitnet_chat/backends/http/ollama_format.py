@@ -1,4 +1,4 @@
-"""The chat of Ollama's own API: a line of JSON for each piece, arguments of tool calls as objects. No I/O."""
+"""The chat of Ollama's native API: a JSON line for each piece, arguments of tool calls as objects. No I/O."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.errors import describe
-from bitnet_chat.backends.http.openai_format import tools_as_json, unknown_choice
-from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, InvalidToolCall, ToolCallParts, Usage
+from bitnet_chat.backends.http.openai_format import unknown_choice
+from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, ToolCallParts, Usage
 from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.conversation.openai_codec import encode_ollama_message, encode_tool
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.filters.tool_call_repair import InvalidToolCall
 from bitnet_chat.text.sse import NdjsonDecoder
 
 _MOST_CALLS = 128
@@ -20,11 +22,10 @@ _EFFORTS = ("low", "medium", "high", "max")
 
 
 class OllamaFormat:
-    """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``context_size``: tokens of the window, 0: the
-    server's own choice."""
+    """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``context_size``: tokens of the context window; 0:
+    the default of the server."""
 
     path = "/api/chat"
-    streamed = "application/x-ndjson"
     optional: tuple[str, ...] = ()
 
     def __init__(self, *, context_size: int = 0) -> None:
@@ -45,15 +46,15 @@ class OllamaFormat:
     def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": model,
-            "messages": [_message(each) for each in messages],
+            "messages": [encode_ollama_message(each) for each in messages],
             "stream": stream,
-            # It would drop the oldest messages in silence; here what leaves is told. Older ones do not know the fields.
+            # Ollama would drop the oldest messages without a notice. Older versions ignore these fields.
             "truncate": False,
             "shift": False,
             "options": self._options(options),
         }
-        if options.tools and options.tool_choice != "none":
-            body["tools"] = tools_as_json(options, by_name=True)["tools"]
+        if options.offered:
+            body["tools"] = [encode_tool(tool) for tool in options.tools]
         effort, thinks = options.template.get("reasoning_effort"), options.template.get("enable_thinking")
         if effort in _EFFORTS or thinks is not None:
             body["think"] = effort if effort in _EFFORTS else thinks
@@ -62,7 +63,7 @@ class OllamaFormat:
         return body
 
     def preload(self, model: str) -> dict[str, Any]:
-        """A request that only has the model loaded, with the window that replies will want."""
+        """A request that only loads the model, with the context window of the replies."""
         return {"model": model, "messages": [], "stream": False, "options": self._options(ReplyOptions())}
 
     def _options(self, options: ReplyOptions) -> dict[str, Any]:
@@ -84,25 +85,6 @@ class OllamaFormat:
 
     def reader(self, options: ReplyOptions | None = None) -> OllamaResponseParser:
         return OllamaResponseParser()
-
-
-def _message(message: Message) -> dict[str, Any]:
-    if message.role == "tool":
-        return {"role": "tool", "tool_name": message.tool_name, "content": message.content}
-    result: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        result["tool_calls"] = [
-            {"function": {"name": call.name, "arguments": _object(call.arguments)}} for call in message.tool_calls
-        ]
-    return result
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class OllamaResponseParser:
@@ -160,7 +142,7 @@ class OllamaResponseParser:
             prompt, made = content.get("prompt_eval_count"), content.get("eval_count")
             own = content.get("bitnet_chat")
             new = own.get("prompt_tokens") if isinstance(own, dict) else None
-            # What its cache held is left out of the first count by some versions, and the field then as well.
+            # Some versions leave cached tokens out of prompt_eval_count, and the whole field if all are cached.
             self.usage = Usage(
                 prompt if isinstance(prompt, int) else None,
                 prompt - new if isinstance(prompt, int) and isinstance(new, int) else 0,

@@ -1,6 +1,6 @@
 """The chat completions of OpenAI's API, for llama-server, vLLM, SGLang, llamafile, LM Studio and others.
 
-Few fields are sent, since strict servers refuse unknown ones: of the options only those that the request sets. No I/O.
+Strict servers refuse unknown fields: of the options only those that the request sets are sent. No I/O.
 """
 
 from __future__ import annotations
@@ -10,15 +10,23 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from bitnet_chat.backend import ReplyOptions, ResponseFormat
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.errors import describe
-from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, InvalidToolCall, ToolCallParts, Usage
+from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, ToolCallParts, Usage
 from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.conversation.openai_codec import (
+    encode_message,
+    encode_response_format,
+    encode_tool,
+    encode_tool_choice,
+)
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.filters.tool_call_repair import InvalidToolCall
 from bitnet_chat.text.sse import SseDecoder
 
 _SPEECH = "content", "reasoning_content", "reasoning", "tool_calls"
-_STOPS = 4  # OpenAI takes no more; the guard of ours takes any number
+_STOPS = 4
+"""Maximum number of stop texts in the API. More of them are left to the guard of this program."""
 _MOST_CALLS = 128
 _FINISH = {
     "length": FinishReason.LENGTH,
@@ -31,11 +39,8 @@ _FINISH = {
 
 
 class OpenAIFormat:
-    """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``llama``: a llama-server, whose dialect is
-    known.
-    """
-
-    streamed = "text/event-stream"
+    """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``llama``: for llama-server, with its additional
+    fields."""
 
     def __init__(self, *, llama: bool = False, left_out: frozenset[str] = frozenset()) -> None:
         self.path = "/v1/chat/completions" if llama else "/chat/completions"
@@ -60,18 +65,18 @@ class OpenAIFormat:
         sampling = options.sampling
         body: dict[str, Any] = {
             "model": model,
-            "messages": [message_as_json(each) for each in messages],
+            "messages": [encode_message(each) for each in messages],
             "stream": stream,
         }
         if stream and "stream_options" not in self._left_out:
             body["stream_options"] = {"include_usage": True}
         if options.max_tokens is not None:
-            # The newest models of OpenAI know the one name, most other servers only the other.
+            # The newest models of OpenAI accept max_completion_tokens only, most other servers max_tokens only.
             name = "max_completion_tokens" if "max_tokens" in self._left_out else "max_tokens"
             body[name] = options.max_tokens
             if self._llama and stream:
-                # It counts more than the other. With one more token a reply of just so many is seen to be whole; the
-                # reader leaves out what is too much.
+                # n_predict takes precedence over max_tokens. The additional token shows whether a reply of max_tokens
+                # tokens is complete; the parser leaves it out.
                 body["n_predict"] = options.max_tokens + 1
         wanted = {
             "temperature": sampling.temperature,
@@ -84,21 +89,21 @@ class OpenAIFormat:
             "frequency_penalty": sampling.frequency_penalty,
         }
         if not self._llama:
-            wanted["repetition_penalty"] = sampling.repeat_penalty  # as vLLM and SGLang call it
+            wanted["repetition_penalty"] = sampling.repeat_penalty  # the name in vLLM and SGLang
         body |= {name: value for name, value in wanted.items() if value is not None}
         if options.stop and (self._llama or len(options.stop) <= _STOPS):
             body["stop"] = list(options.stop)
-        if options.tools and options.tool_choice != "none":
+        if options.offered:
             body |= tools_as_json(options, by_name=not self._llama)
         arguments = dict(options.template)
-        if not self._llama and "reasoning_effort" in arguments:  # as OpenAI itself has it
+        if not self._llama and "reasoning_effort" in arguments:  # a field of its own in the API of OpenAI
             body["reasoning_effort"] = arguments.pop("reasoning_effort")
         if arguments:
             body["chat_template_kwargs"] = arguments
         if options.format is not None:
-            body["response_format"] = _format(options.format)
+            body["response_format"] = encode_response_format(options.format.schema)
         if self._llama:
-            # What is told while a prompt is read shows the server that its client has gone.
+            # With progress events the server notices during prefill that its client has disconnected.
             body |= {"cache_prompt": True, "timings_per_token": stream, "return_progress": stream}
         return body
 
@@ -109,7 +114,7 @@ class OpenAIFormat:
 
 
 def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
-    """A ``tool_choice`` that names no tool."""
+    """The name of the option and the reason, for a ``tool_choice`` that does not fit the tools."""
     names = [tool.name for tool in options.tools]
     if options.tool_choice in ("auto", "none") or (options.tools and options.tool_choice == "required"):
         return None
@@ -118,51 +123,21 @@ def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
     return "tool_choice", f"the request has no tool {options.tool_choice!r}"
 
 
-def message_as_json(message: Message) -> dict[str, Any]:
-    if message.role == "tool":
-        return {"role": "tool", "tool_call_id": message.call_id, "content": message.content}
-    if not message.tool_calls:
-        return {"role": message.role, "content": message.content}
-    calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.tool_calls
-    ]
-    return {"role": message.role, "content": message.content or None, "tool_calls": calls}
-
-
 def tools_as_json(options: ReplyOptions, *, by_name: bool) -> dict[str, Any]:
-    """``by_name``: whether one tool may be asked for by its name; where not, it is the only one there is."""
+    """The fields for tools. ``by_name``: whether the server accepts the name of a tool as the choice; otherwise the
+    chosen tool is sent alone, and required."""
     named = options.tool_choice not in ("auto", "required")
-    tools = [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": dict(tool.parameters) or {"type": "object", "properties": {}},
-            },
-        }
-        for tool in options.tools
-        if by_name or not named or tool.name == options.tool_choice
-    ]
-    choice: Any = options.tool_choice
-    if named:
-        choice = {"type": "function", "function": {"name": choice}} if by_name else "required"
-    return {"tools": tools} | ({} if choice == "auto" else {"tool_choice": choice})
-
-
-def _format(wanted: ResponseFormat) -> dict[str, Any]:
-    if wanted.schema is None:
-        return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": dict(wanted.schema)}}
+    offered = [tool for tool in options.tools if by_name or not named or tool.name == options.tool_choice]
+    body: dict[str, Any] = {"tools": [encode_tool(tool) for tool in offered]}
+    if options.tool_choice != "auto":
+        body["tool_choice"] = encode_tool_choice("required" if named and not by_name else options.tool_choice)
+    return body
 
 
 class OpenAIResponseParser:
-    """See :class:`bitnet_chat.backends.http.wire_format.ResponseParser`. ``tells_thoughts``: the server tells
-    thoughts apart by itself; where it does not they are found by their tags. ``limit``: tokens of the reply where the
-    server was asked for one more: where that is text it is left out. ``has_stops``: a stop text may end the reply,
-    and not a token.
-    """
+    """See :class:`bitnet_chat.backends.http.wire_format.ResponseParser`. ``tells_thoughts``: the server separates
+    thoughts from text; otherwise their tags are parsed. ``limit``: tokens of the reply, for a request with one more
+    token, whose text is left out. ``has_stops``: a stop text may end the reply instead of a token."""
 
     def __init__(self, *, tells_thoughts: bool = False, limit: int | None = None, has_stops: bool = False) -> None:
         self._decoder = SseDecoder()
@@ -176,9 +151,9 @@ class OpenAIResponseParser:
         self._limit, self._has_stops = limit, has_stops
         self._is_estimate = False
         self._late: list[dict[str, Any]] = []
-        """What came with the token beyond the limit: told if that has ended the reply, else left out."""
+        """Pieces with tokens beyond the limit: part of the reply if the model ends it there, else left out."""
         self._made: int | None = None
-        """Tokens up to the last piece that is told, for a server that counts with each."""
+        """Tokens up to the last piece within the limit, for a server that sends a count with each piece."""
 
     def feed(self, data: bytes) -> list[Delta]:
         for event in self._decoder.feed(data):
@@ -219,12 +194,12 @@ class OpenAIResponseParser:
             self._count(content)
 
     def _look_for_estimate(self, content: dict[str, Any]) -> None:
-        """A server of this program says so."""
+        """A server of this program reports whether its counts are estimates."""
         own = content.get("bitnet_chat")
         self._is_estimate = self._is_estimate or (isinstance(own, dict) and own.get("exact") is False)
 
     def _piece(self, choice: dict[str, Any], made: int | None) -> None:
-        """``made``: tokens so far, None for a server of before October 2024, which sends a piece for each."""
+        """``made``: tokens so far; None for a server from before October 2024, which sends a piece for each token."""
         delta = choice.get("delta")
         if finish := choice.get("finish_reason"):
             late, self._late = self._late, []
@@ -270,7 +245,7 @@ class OpenAIResponseParser:
             if not isinstance(each, dict):
                 continue
             index, function = each.get("index"), each.get("function")
-            # Without an index each is a call of its own, but for a part that brings neither id nor name.
+            # Without an index each part is a call of its own, except one without id and name.
             if not isinstance(index, int):
                 new = each.get("id") or (isinstance(function, dict) and function.get("name"))
                 index = len(self._calls) if new or not self._calls else max(self._calls) + at
@@ -284,7 +259,7 @@ class OpenAIResponseParser:
                     parts.name = parts.name or function["name"]
                     self.call_size += len(function["name"])
                 arguments = function.get("arguments")
-                if isinstance(arguments, dict):  # some servers forget that it is a text
+                if isinstance(arguments, dict):  # some servers send an object instead of a text
                     arguments = json.dumps(arguments)
                 if isinstance(arguments, str):
                     parts.arguments.append(arguments)
@@ -304,7 +279,7 @@ class OpenAIResponseParser:
                 self.usage = Usage((cached or 0) + new, cached or 0, made, beyond=beyond)
 
     def _of_text(self, made: int) -> tuple[int, int]:
-        """Of the ``made`` tokens of a llama-server those within the limit, and how many of them are not text."""
+        """For llama-server: the tokens of ``made`` within the limit, and the number of those that are not text."""
         if self.finish is FinishReason.TOOL_CALLS or (self.finish is FinishReason.STOP and not self._has_stops):
             return made, min(made, 1)
         if self.finish is FinishReason.STOP:
@@ -313,7 +288,7 @@ class OpenAIResponseParser:
 
     def calls(self) -> list[ToolCall | InvalidToolCall]:
         if self.finish not in (FinishReason.STOP, FinishReason.TOOL_CALLS) or self.error:
-            return []  # cut, and perhaps in the middle of one
+            return []  # the last call may be incomplete
         return [parts.made(f"call_{secrets.token_hex(8)}") for _, parts in sorted(self._calls.items())]
 
 

@@ -1,4 +1,4 @@
-"""Retries of a reply: the changes between two attempts, and the end of the attempts."""
+"""Retries of a reply: the changes of the request between two attempts, and the end after the last attempt."""
 
 from __future__ import annotations
 
@@ -21,40 +21,39 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
 from bitnet_chat.backends.http.fit_request import RequestTrimmer
 from bitnet_chat.backends.http.request import RequestMessages
-from bitnet_chat.backends.http.tool_errors import limits_left, repair_prompt
-from bitnet_chat.backends.http.wire_format import InvalidToolCall, ResponseAccumulator, WireFormat
+from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Event, Notice
 
-_REFUSALS = 8  # of one message that lead to another attempt
+_REFUSALS = 8
+"""Refusals of one request that lead to another attempt."""
 
 AttemptError = (InvalidToolCallsError, RequestCancelledError, HTTPStatusError, ConnectionLostError, BitnetChatError)
-"""The errors of an attempt that :meth:`ReplyRetry.after` knows."""
+"""The errors that :meth:`ReplyRetry.after` handles."""
 
 
 class ReplyRetry:
-    """One reply: the present request, and its changes after an attempt that failed."""
+    """The present request of one reply, and its changes after a failed attempt."""
 
     def __init__(
         self,
         service: Endpoint,
-        line: CancellableRequest,
+        request: CancellableRequest,
         account: ResponseAccumulator,
         fit: ServerContextWindow,
         attempt: RequestAttempt,
         question: RequestMessages,
         options: ReplyOptions,
     ) -> None:
-        self._service, self._line, self._account, self.fit, self.attempt = service, line, account, fit, attempt
-        self.trimmer = RequestTrimmer(line, fit, attempt.wire)
+        self._service, self._request, self._account, self.fit, self.attempt = service, request, account, fit, attempt
+        self.trimmer = RequestTrimmer(request, fit, attempt.wire)
         self.question = question
         self.options = options
-        """Options of the next attempt: with the rest of the limits."""
+        """The options of the next attempt, with the rest of the limits."""
         self.target: RequestTarget | None = None
-        """Of the attempt under way, once it is known."""
+        """The target of the present attempt, once it is known."""
         self.is_over = False
         self._wanted = options
-        self._told: list[InvalidToolCall] = []
         self._cuts = self._refusals = 0
         self._before = fit.left, fit.summary
 
@@ -63,16 +62,16 @@ class ReplyRetry:
         return self.attempt.wire
 
     def continue_in_words(self, why: str) -> Notice:
-        """Ask the model to continue, for a server that cannot continue a reply."""
+        """Ask the model to continue, in a message, for a server that cannot continue a reply."""
         self.question = self.question.in_words()
         return Notice(f"{why}: it was asked to continue")
 
     async def after(self, error: Exception) -> list[Event]:
-        """The events of an attempt that failed; with ``is_over`` they end the reply."""
+        """The events after a failed attempt. They end the reply if ``is_over`` is set."""
         try:
             match error:
                 case InvalidToolCallsError():
-                    return self._after_invalid_calls(error)
+                    return self._after_invalid_calls()
                 case HTTPStatusError():
                     return await self._after_status(error)
                 case ConnectionLostError():
@@ -81,16 +80,14 @@ class ReplyRetry:
                     return [*map(Notice, self._service.take_notices()), *self._refused(error)]
         except RequestCancelledError:
             pass
-        return self._end(stopped(self._account, self._line.reason, self.fit.size))
+        return self._end(stopped(self._account, self._request.reason, self.fit.size))
 
-    def _after_invalid_calls(self, error: InvalidToolCallsError) -> list[Event]:
-        if self._told:
-            why = f"the model twice asked for a tool in a form that cannot be read: {error.faults[0].why}"
-            return self._end(Notice(why), completed(self._account, FinishReason.STOP, self.fit.size))
-        # Once: the model is told what is wrong, and goes on in the same reply.
-        self._told = error.faults
-        self.question = repair_prompt(self.question, self._account.text, self._told)
-        self.options = limits_left(self._wanted, self._account.stats(self.fit.size))
+    def _after_invalid_calls(self) -> list[Event]:
+        repair = self.attempt.repair
+        if not repair.begin_answer():
+            return self._end(repair.failure, completed(self._account, FinishReason.STOP, self.fit.size))
+        self.question = self.question.with_faults(self._account.text, repair.reported)
+        self.options = self._wanted.after(self._account.stats(self.fit.size))
         self._account.go_on()
         self._cuts = self._refusals = 0
         return []
@@ -103,7 +100,7 @@ class ReplyRetry:
                 self.attempt.wire = self.trimmer.wire = less
                 return []
             if self.question.prefix and refusal.status in (400, 422) and not refusal.is_overflow:
-                # Some templates take no reply that is not whole.
+                # Some templates accept complete replies only.
                 return [self.continue_in_words("this model's template cannot go on with a reply")]
             if refusal.is_overflow and self.target is not None:
                 try:
@@ -123,7 +120,7 @@ class ReplyRetry:
         return self._end(*cut_off(self._service.name, self._account, why, self.fit.size))
 
     def _refused(self, error: BitnetChatError) -> list[Event]:
-        return self._end(*refused(error, self._account, self._told, self.fit.size))
+        return self._end(*refused(error, self._account, self.attempt.repair.reported, self.fit.size))
 
     def _end(self, *events: Event) -> list[Event]:
         self.is_over = True
@@ -131,5 +128,5 @@ class ReplyRetry:
 
 
 def _without(wire: WireFormat, error: HTTPStatusError) -> WireFormat | None:
-    """A strict server knows fewer fields: the format without the one that it named, if that can be left out."""
+    """The format without the optional field that a strict server has refused; None: the error names none of them."""
     return next((wire.without(field) for field in wire.optional if error.refusal.names(field)), None)

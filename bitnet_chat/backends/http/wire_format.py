@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,117 +15,97 @@ from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
-from bitnet_chat.filters.continuation import OverlapRemover
+from bitnet_chat.filters.continuation import OverlapRemover, paragraph_break
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter
+from bitnet_chat.filters.tool_call_repair import InvalidToolCall
+from bitnet_chat.filters.tool_calls import arguments_of
 from bitnet_chat.text.utf8 import TextBuffer
 
 _TAGS = "<think>", "</think>"
-_NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_NAME_LIMIT = 64  # characters of a name, as OpenAI has it
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The next characters, of the reply or of what the model thinks."""
+    """The next characters of the reply, or of the thoughts."""
 
     text: str
     thinking: bool = False
 
 
 class ResponseParser(Protocol):
-    """One reply, out of bytes that are cut anywhere."""
+    """Parses one reply from bytes that are cut anywhere."""
 
     done: bool
     """The stream is complete."""
     finish: FinishReason | None
-    """The finish reason, where the server has sent it."""
+    """The finish reason, once the server has sent it."""
     error: str
     """An error during the reply, in the server's words."""
     usage: Usage
     speech: DeltaSplitter
     call_size: int
-    """Characters of the calls of tools so far, whole or not."""
+    """Characters of all tool calls so far, complete or not."""
 
     def feed(self, data: bytes) -> list[Delta]:
-        """Raises ValueError for bytes of another format."""
+        """The content of ``data``. Raises ValueError for bytes of another format."""
 
     def end(self) -> list[Delta]:
-        """The stream has ended, with all that belongs to it."""
+        """The rest of the content, at the end of the stream. Raises ValueError as :meth:`feed` does."""
 
     def whole(self, content: Any) -> list[Delta]:
-        """A reply that was not streamed. Raises ValueError for another body."""
+        """The content of a reply that is not streamed. Raises ValueError for another value."""
 
     def calls(self) -> list[ToolCall | InvalidToolCall]:
         """The tool calls of a complete reply."""
 
 
 class WireFormat(Protocol):
-    """A format."""
+    """The requests of one API, and the parsers of its responses."""
 
     path: str
-    streamed: str
-    """Its content type."""
 
     def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
-        """Name of an option that cannot be honoured, and why."""
+        """The name of an unsupported option, and the reason."""
 
     def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
-        """The request."""
+        """The body of a request."""
 
     def without(self, field: str) -> WireFormat:
-        """The same without ``field``, one of ``optional``, which was refused."""
+        """The format without ``field``, one of ``optional``."""
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Fields that :meth:`without` can do without, as they are called in a request."""
+        """The names of fields that may be left out."""
 
     @property
     def depends_on_request(self) -> bool:
-        """Whether a field is left out that holds what a client asked for: another value of it may be taken."""
+        """Whether a field is left out whose value is that of a request: the server may accept another value."""
 
     def reader(self, options: ReplyOptions | None = None) -> ResponseParser:
-        """``options``: those that :meth:`body` was given."""
-
-
-@dataclass(frozen=True, slots=True)
-class InvalidToolCall:
-    """A call that cannot be made. ``call``: the same in a form that any server takes back. ``why``: for the model."""
-
-    call: ToolCall
-    why: str
-
-
-def invalid_call(id: str, name: str, why: str, arguments: str = "{}") -> InvalidToolCall:
-    return InvalidToolCall(ToolCall(id, _NO_NAME.sub("_", name[:_NAME_LIMIT]) or "unnamed", arguments), why)
+        """A parser for the response. ``options``: those of :meth:`body`."""
 
 
 @dataclass(slots=True)
 class ToolCallParts:
-    """A tool call whose parts are still coming."""
+    """The parts of a tool call that have arrived."""
 
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
 
     def made(self, fallback_id: str) -> ToolCall | InvalidToolCall:
-        """What has become of them."""
-        id, text = self.id or fallback_id, "".join(self.arguments).strip() or "{}"
+        """The call of these parts."""
+        id, text = self.id or fallback_id, "".join(self.arguments).strip()
         try:
-            arguments = json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            return invalid_call(id, self.name, f"its arguments are no JSON ({error})")
-        if not isinstance(arguments, dict):
-            return invalid_call(id, self.name, "its arguments are no JSON object")
-        return ToolCall(id, self.name, text) if self.name else invalid_call(id, "", "it has no name", text)
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+            text = text if arguments_of(text) else "{}"
+        except ValueError as error:
+            return InvalidToolCall.of(id, self.name, str(error))
+        return ToolCall(id, self.name, text) if self.name else InvalidToolCall.of(id, "", "it has no name", text)
 
 
 class DeltaSplitter:
-    """Text and thoughts as they come, and what of them can be told. ``tagged``: thoughts may come within the text,
-    between tags, where the server does not tell them apart by itself."""
+    """Collects text and thoughts as they arrive. ``tagged``: thoughts may be between tags in the text, for a server
+    that does not separate them."""
 
     def __init__(self, *, tagged: bool) -> None:
         self.pieces = 0
@@ -138,7 +116,7 @@ class DeltaSplitter:
     def think(self, text: object) -> None:
         if text and isinstance(text, str):
             self.pieces += 1
-            self._splitter = None  # so it does tell them apart
+            self._splitter = None  # the server separates thoughts
             self._add(self._thoughts.feed(text), thinking=True)
 
     def say(self, text: object) -> None:
@@ -151,13 +129,13 @@ class DeltaSplitter:
                 self._split(self._splitter.feed(text))
 
     def end(self) -> None:
-        """Nothing more comes: what was held back is told."""
+        """Release the text that was held back, at the end of the stream."""
         if self._splitter is not None:
             self._split(self._splitter.flush())
             self._splitter = None
 
     def take(self) -> list[Delta]:
-        """What has not been taken yet: of what came in one chunk, one piece of a kind."""
+        """Take the new content; consecutive pieces of one kind are joined."""
         said, self._said = self._said, []
         return said
 
@@ -175,7 +153,7 @@ class DeltaSplitter:
 
 
 class _SurrogateJoiner:
-    """Joins the halves of a character that a server has sent in two pieces, each as an escape of its own."""
+    """Joins the two surrogates of a character that a server sends as escapes in two pieces."""
 
     def __init__(self) -> None:
         self._half = ""
@@ -190,26 +168,26 @@ class _SurrogateJoiner:
         return text
 
 
-# The account of one reply from a server: what arrived, when, and how many tokens it was.
+# The content of one reply from a server, with its times and token counts.
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the server counted them; None where it did not."""
+    """The server's token counts; None: not counted."""
 
     prompt: int | None = None
-    """Of the whole prompt."""
+    """Tokens of the whole prompt."""
     cached: int = 0
-    """Of those that it remembered from before."""
+    """Tokens of the prompt that were in the cache."""
     completion: int | None = None
     is_estimate: bool = False
-    """Whether the server says that it has not counted but estimated."""
+    """Whether the server reports its counts as estimates."""
     beyond: int = 0
-    """Of ``completion``, those that are known to be no text: the token that ended the reply, or a stop text."""
+    """Tokens of ``completion`` that are known not to be text: the token that ended the reply, or a stop text."""
 
 
 class ResponseAccumulator:
-    """``sent``: the monotonic second at which the message was given to us."""
+    """Collects the content of one reply. ``sent``: monotonic time of the request, in seconds."""
 
     def __init__(self, sent: float) -> None:
         self._sent = sent
@@ -217,20 +195,20 @@ class ResponseAccumulator:
         self._ended: float | None = None
         self._said, self._thoughts = TextBuffer(), TextBuffer()
         self._told = 0
-        """Pieces of the text."""
+        """Number of pieces of text."""
         self._retelling = DuplicatePrefixFilter("")
         self._seams: tuple[OverlapRemover, ...] = ()
         self._before: Stats | None = None
-        """Of the answers of which this reply consists, but the last."""
+        """The figures of the earlier answers of this reply; None: this is the first."""
         self._said_before = 0
-        """Pieces of the text that are theirs."""
+        """Number of pieces of text of the earlier answers."""
         self._apart = False
-        """The next text is another paragraph."""
+        """Whether the next text begins a paragraph."""
         self.pieces = 0
-        """That arrived: about as many as tokens, where the server does not count."""
+        """Number of pieces of this answer: the estimated number of tokens, for a server that does not count."""
         self.usage = Usage()
         self.prompt_estimate: Callable[[], int] = int
-        """Tokens of the prompt, for a server that does not count them."""
+        """The estimated tokens of the prompt, for a server that does not count."""
 
     @property
     def text(self) -> str:
@@ -239,43 +217,43 @@ class ResponseAccumulator:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing of the reply has come."""
+        """Whether the reply has no text yet."""
         return not self._told
 
     @property
     def is_fresh(self) -> bool:
-        """Nothing has come of the answer that is under way."""
+        """Whether the present answer has no text yet."""
         return self._told == self._said_before
 
     def go_on(self) -> None:
-        """The same reply goes on with another answer of the server."""
+        """Begin another answer within the same reply."""
         self._before = self.stats(None)
         self._said_before = self._told
         self._apart = True
         self._thoughts, self._ended, self.usage = TextBuffer(), None, Usage()
 
     def begin(self, *ends: str) -> None:
-        """Another attempt begins. ``ends``: what it may repeat before it says anything new, in this order."""
+        """Begin another attempt. ``ends``: texts that it may repeat at its beginning, in this order."""
         self._seams = tuple(OverlapRemover(end) for end in ends if end)
         self._retelling = DuplicatePrefixFilter(self._thoughts.text)
         self.pieces = 0
 
     def said(self, text: str) -> str:
-        """The next of the reply came: what of it is to be told."""
+        """Add text of the reply. Returns the part of it that is new."""
         if self._first is None:
             self._first = time.monotonic()
         for seam in self._seams:
             text = seam.feed(text)
         if self._apart and (text := text.lstrip()):
-            said, self._apart = self.text, False
-            text = ("\n\n"[min(2, len(said) - len(said.rstrip("\n"))) :] if said else "") + text
+            self._apart = False
+            text = paragraph_break(self.text) + text
         if text:
             self._said.add(text)
             self._told += 1
         return text
 
     def thought(self, text: str) -> str:
-        """The same of what the model thinks; a second attempt has much of it in common with the first."""
+        """Add thoughts. Returns the part of them that is new: a second attempt repeats much of the first."""
         if self._first is None:
             self._first = time.monotonic()
         text = self._retelling.feed(text)
@@ -283,11 +261,12 @@ class ResponseAccumulator:
         return text
 
     def asked(self) -> None:
-        """The next of a call of a tool came."""
+        """Note that a piece of a tool call has arrived."""
         if self._first is None:
             self._first = time.monotonic()
 
     def over(self) -> None:
+        """Note the end of the answer."""
         self._ended = time.monotonic()
 
     def stats(self, context_size: int | None) -> Stats:
@@ -309,21 +288,17 @@ class ResponseAccumulator:
         )
         if self._before is None:
             return stats
-        return replace(
-            stats,
-            prompt_tokens=self._before.prompt_tokens,
-            prompt_size=self._before.prompt_size,
-            tokens=self._before.tokens + stats.tokens,
-            exact=self._before.exact and stats.exact,
-        )
+        # The times are those of the whole reply already.
+        whole = self._before + stats
+        return replace(whole, time_to_first_token=stats.time_to_first_token, seconds=stats.seconds)
 
 
-# What is sent to a server for a reply. Pure.
+# The body of a request.
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """``content``: the body of a request. ``changed``: special tokens in it that were made text."""
+    """``content``: the JSON object. ``changed``: number of special tokens that were made text."""
 
     content: dict[str, Any]
     changed: int
@@ -332,7 +307,7 @@ class RequestBody:
 def sent(
     wire: WireFormat, question: RequestMessages, options: ReplyOptions, fit: ServerContextWindow, target: RequestTarget
 ) -> RequestBody:
-    """The request for a streamed reply."""
+    """The body of a request for a streamed reply."""
     messages, changed = target.specials.told(fit.messages(question))
     tools, more = target.specials.offered(options.tools)
     body = wire.body(target.model, messages, replace(options, tools=tools), stream=True)

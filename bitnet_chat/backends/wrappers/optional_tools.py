@@ -1,4 +1,4 @@
-"""Backends that limit tools: a reply without them where the model has no place for them, or with one call at most."""
+"""Backends that limit tools: replies without tools from a model without support for them, or with one call at most."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, 
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started
 
 _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
-"""In a refusal of another server: Ollama says "does not support tools", vLLM that "auto" tool choice is off."""
+"""In the error of a server: Ollama reports "does not support tools", vLLM that "auto" tool choice is off."""
 
 
 class OptionalToolsBackend(BackendWrapper):
-    """See :class:`bitnet_chat.backend.Backend`. All but the replies is that of ``inner``, which is offered tools, and
-    asked again without them where its model has no place for them."""
+    """See :class:`bitnet_chat.backend.Backend`. Repeats a request to ``inner`` without tools if the model does not
+    support them."""
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
         self.without = False
-        """The chat template of the model takes no tools, and the user was told. Requests that stand for themselves are
-        told one by one."""
+        """Whether the model is known not to support tools, and a notice has reported it. Independent requests get a
+        notice each."""
         self.was_interrupted = False
         if (follow := getattr(inner, "follow", None)) is not None:
             self.follow: Any = follow
@@ -47,7 +47,7 @@ class OptionalToolsBackend(BackendWrapper):
 
 
 class _OptionalTools(ReplyFilter):
-    """Asks once more, without the tools, when a reply is refused for them."""
+    """Repeats a request that is refused for its tools, without them."""
 
     def __init__(
         self, backend: OptionalToolsBackend, conversation: Conversation, wanted: ReplyOptions, asked: ReplyOptions
@@ -66,12 +66,12 @@ class _OptionalTools(ReplyFilter):
             why = event.error.what.removeprefix("tools is not supported here: ")
             return (Notice(f"the model is not offered the tools: {why}"),)
         if isinstance(event, Completed) and not self._wanted.alone:
-            self._backend.without = self._asked.tools != self._wanted.tools  # it was the tools, then
+            self._backend.without = self._asked.tools != self._wanted.tools
         self._has_spoken = self._has_spoken or not isinstance(event, (Notice, PromptProgress))
         return (event,)
 
     async def _ask_again(self) -> ReplyPipeline:
-        if self._backend.was_interrupted:  # while there was nothing to stop
+        if self._backend.was_interrupted:  # between the two requests
             return ReplyPipeline(only(Completed(FinishReason.INTERRUPTED, "")))
         return pipeline_of(self._backend.inner, self._conversation, self._asked)
 
@@ -81,14 +81,14 @@ def _without_tools(options: ReplyOptions) -> ReplyOptions:
 
 
 def refuses_tools(error: BitnetChatError) -> bool:
-    """Whether it may be for the tools that a reply was refused."""
+    """Whether tools may be the reason of ``error``."""
     if isinstance(error, UnsupportedError):
         return error.option == "tools"
     return isinstance(error, UsageError) and bool(_TOOLS.search(error.what))
 
 
 class SingleCallBackend(BackendWrapper):
-    """See :class:`bitnet_chat.backend.Backend`. Of the calls that a reply of ``inner`` asks for the first is kept."""
+    """See :class:`bitnet_chat.backend.Backend`. Only the first tool call of each reply of ``inner`` is kept."""
 
     def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
         return pipeline_of(self.inner, conversation, options).then(_SingleCall())

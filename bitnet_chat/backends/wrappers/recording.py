@@ -1,4 +1,4 @@
-"""The recording of replies in the journal while they are made, for every backend."""
+"""Recording of replies in the journal while they stream, for every backend."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def record_reply(
     backend: Backend, recorder: JournalRecorder, conversation: Conversation, options: ReplyOptions
 ) -> AsyncGenerator[Event]:
-    """``backend.reply``, as it is; ``recorder`` gets each event before the caller does."""
+    """The unchanged events of ``backend.reply``; ``recorder`` gets each of them before the caller."""
     return run(lambda: recorded(backend, recorder, conversation, options))
 
 
 def recorded(
     backend: Backend, recorder: JournalRecorder, conversation: Conversation, options: ReplyOptions
 ) -> ReplyPipeline:
-    """The pipeline of a reply that is written to the journal; recording begins with the call."""
+    """The pipeline of a recorded reply. Recording begins at once."""
     status = backend.status()
     pipeline = pipeline_of(backend, conversation, options)
     recorder.begin_reply(conversation, model=status.model, engine=status.engine, options=made_with(options, status))
@@ -47,7 +47,7 @@ class _JournalFilter(ReplyFilter):
             self._recorder.tool_call(event)
         elif isinstance(event, Completed):
             self._is_over = True
-            made = made_with(self._options, self._backend.status())  # more of it is known than before it had loaded
+            made = made_with(self._options, self._backend.status())  # more is known once the model is loaded
             self._recorder.end_reply(event.reason, event.stats, text=event.text, options=made)
         elif isinstance(event, Failed):
             self._is_over = True
@@ -55,12 +55,12 @@ class _JournalFilter(ReplyFilter):
         return (event,)
 
     def close(self) -> None:
-        if not self._is_over:  # the reader has left, or the backend raised an error
+        if not self._is_over:  # the generator was closed, or the backend raised an error
             self._recorder.end_reply(FinishReason.INTERRUPTED)
 
 
 def made_with(options: ReplyOptions, status: BackendStatus) -> dict[str, object]:
-    """What this reply is asked for with; nothing of what is left to the engine."""
+    """The options of a reply for the journal, without those that are left to the engine."""
     facts: dict[str, object] = {"max_tokens": options.max_tokens, "timeout": options.timeout}
     facts |= asdict(options.sampling.over(status.sampling))
     facts |= {"engine_version": status.engine_version or None, "window": status.context_size}

@@ -1,7 +1,7 @@
-"""A backend that stops the replies of another one: runaways, and those that reach a stop text.
+"""A backend that stops runaway replies of another backend, and replies that reach a stop text.
 
-``filters/guard.py`` decides what is a runaway; here the reply is stopped, and ended in order. A reply that the model
-ended before its first token gets its own reason here as well.
+``filters/runaway_guard.py`` decides; this module interrupts the reply and yields its end. A reply that the model ends
+before its first token gets its finish reason here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bitnet_chat.filters.runaway_guard import ReplyGuard
 
 GRACE = 6.0
-"""Seconds for a backend to end a reply after its interrupt. A session replaces an engine that ignores it after two."""
+"""Seconds for a backend to end a reply after an interrupt. A session replaces an engine that ignores one after 2 s."""
 Advice = Literal["commands", "flags", "nothing"]
 TOLD = frozenset(
     {
@@ -46,14 +46,14 @@ TOLD = frozenset(
 """Finish reasons that are reported by a notice."""
 _WITH_TEMPLATE = ("engine", "llama-server")
 _LARGEST = 1 << 18
-"""Tokens of a reply from a server that does not tell its window."""
+"""Maximum tokens of a reply from a server with an unknown context window."""
 _EMPTY = "the model ended its reply at once, before the first word: its chat template may be wrong"
 
 
 @dataclass(frozen=True, slots=True)
 class GuardLimits:
-    """``markers``: whether a reply ends where the model speaks as the user. ``repeat_limit``: repetitions, 0: no limit.
-    ``stall_timeout``: seconds, 0: no limit. ``own_template``: whether the chat template is chosen here."""
+    """``markers``: whether a reply ends where the model writes as the user. ``repeat_limit``: repetitions; 0: no limit.
+    ``stall_timeout``: seconds; 0: no limit. ``own_template``: whether this program chooses the chat template."""
 
     markers: bool = True
     repeat_limit: int = 12
@@ -62,13 +62,13 @@ class GuardLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> GuardLimits:
-        """``--no-guard`` keeps the stall timeout, which has a separate flag."""
+        """The limits of ``settings``. ``--no-guard`` keeps the stall timeout, which has a flag of its own."""
         repeat_limit, own = settings.repeat_limit if settings.guard else 0, settings.backend in _WITH_TEMPLATE
         return cls(settings.guard, repeat_limit, settings.stall_timeout, own)
 
 
 class GuardedBackend(BackendWrapper):
-    """See :class:`bitnet_chat.backend.Backend`. All but the replies is that of ``inner``."""
+    """See :class:`bitnet_chat.backend.Backend`."""
 
     def __init__(
         self,
@@ -79,11 +79,10 @@ class GuardedBackend(BackendWrapper):
         advice: Advice = "commands",
         grace: float = GRACE,
     ) -> None:
-        """``markers``: the role markers of the chat template in use
-        (:func:`~bitnet_chat.filters.role_markers.markers_of`). They are asked for when a reply begins: before the
-        model is loaded its template may not be known. ``advice``: what the user is told that helps: commands and
-        flags, flags alone, or nothing at all.
-        """
+        """``markers``: gives the role markers of the chat template
+        (:func:`~bitnet_chat.filters.role_markers.markers_of`); called at the beginning of each reply, since the
+        template may be unknown before the model is loaded. ``advice``: the remedies in notices: commands and flags,
+        flags only, or no notices. ``grace``: see :data:`GRACE`."""
         super().__init__(inner)
         self._limits, self._markers, self._grace = limits, markers, grace
         self._advice = advice
@@ -103,8 +102,8 @@ class GuardedBackend(BackendWrapper):
         return await run_beside_loop(conversation, self.guard_now, conversation, options)
 
     def guard_now(self, conversation: Conversation, options: ReplyOptions) -> ReplyGuard:
-        """Takes as long as ``conversation`` is; may run in a thread."""
-        # Here and not above: a prompt is on the screen 5 ms earlier.
+        """Linear in ``conversation``; may run in a thread."""
+        # Imported here: the REPL's prompt appears 5 ms earlier.
         from bitnet_chat.filters.role_markers import relevant
         from bitnet_chat.filters.runaway_guard import LengthLimit, ReplyGuard
 
@@ -173,7 +172,7 @@ class _GuardFilter(ReplyFilter):
         self._conversation, self._options = conversation, options
         self._guard: ReplyGuard | None = None
         self._text = TextBuffer()
-        # Of a reply that goes on there may be nothing more to say.
+        # The rest of a continued reply may be empty.
         last = conversation.last
         self._is_empty = last is None or last.role != "assistant" or not last.content
         self._is_over = False
@@ -222,14 +221,14 @@ class _GuardFilter(ReplyFilter):
         return passed
 
     def _rest(self) -> list[Event]:
-        """The characters that had waited for what follows."""
+        """The characters that were held back."""
         if self._guard is None or not (rest := self._guard.flush()):
             return []
         self._text.add(rest)
         return [TextDelta(rest)]
 
     def _finished(self, event: Completed | Failed | None) -> list[Event]:
-        """``event``: the end of the source, if it gave one."""
+        """The last events. ``event``: the end from the source; None: the source gave none."""
         self._is_over = True
         last = self._rest()
         end = _end(event, self._watch, self._guard, self._text.text)
@@ -244,11 +243,11 @@ class _GuardFilter(ReplyFilter):
 def _end(
     event: Completed | Failed | None, watch: StallWatch, guard: ReplyGuard | None, text: str
 ) -> Completed | Failed | None:
-    """How the reply ended; ``event``: the end of the source, None where it gave none."""
+    """The end of the reply. ``event``: the end from the source; None: the source gave none."""
     reason = watch.finding
     if reason is None and isinstance(event, Completed):
         reason = event.reason
-        # In the very last characters, which had waited for what follows.
+        # A finding in the last characters, which were held back.
         if guard is not None and guard.finding is not None and reason in (FinishReason.STOP, FinishReason.LENGTH):
             reason = guard.finding
     if reason is None and watch.is_abandoned:

@@ -1,4 +1,4 @@
-"""Tools on a backend for text alone: tools are written into the prompt, and calls are parsed from the reply."""
+"""Tools for a backend without them: tools are written into the prompt, and calls are parsed from the reply."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pipeline import ReplyFilter, ReplyPipeline, only, run
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
-from bitnet_chat.filters.tool_calls import (
-    CALL_LIMIT,
-    OPENING,
-    MalformedCall,
-    ParsedCall,
-    Piece,
-    PlainText,
-    ToolCallSplitter,
-)
+from bitnet_chat.events import Completed, Event, Failed, Started, Stats, TextDelta
+from bitnet_chat.filters.continuation import paragraph_break
+from bitnet_chat.filters.tool_call_repair import CallProgress, InvalidToolCall, ToolCallRepair
+from bitnet_chat.filters.tool_calls import OPENING, MalformedCall, Piece, PlainText, ToolCallSplitter
 from bitnet_chat.templates.tool_format import RawToolTurn, ToolFormat, inline_tools, responses
 from bitnet_chat.text.utf8 import rejoined
 from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
@@ -43,10 +37,9 @@ Replies = Callable[[Conversation, ReplyOptions], AsyncGenerator[Event]]
 class PromptToolAdapter:
     """Translates between tools of a front end and plain messages of an engine.
 
-    The engine's exact text of each reply with calls is kept, so that an engine with this text in its cache need not
-    prefill it again in the form of the template. For an independent request it is found by the ids of the calls, which
-    cannot be guessed: only a client that got that reply has them. The model is told once of a call that cannot be
-    read, within the same reply; the front end gets a notice only if the model fails again.
+    The exact text of each reply with calls is kept, so that an engine with this text in its cache does not prefill it
+    again in the form of the template. For an independent request it is found by the ids of the calls, which only the
+    client of that reply has. Invalid calls are repaired as in :mod:`bitnet_chat.filters.tool_call_repair`.
     """
 
     def __init__(
@@ -57,8 +50,8 @@ class PromptToolAdapter:
         *,
         continues: bool = True,
     ) -> None:
-        """``template``: reads the model's header, and may take time. ``replies`` and ``interrupt``: those of the
-        engine. ``continues``: whether it goes on with a reply that was begun for it, so that it can be made to call."""
+        """``template``: reads the header of the model, and may take time. ``replies`` and ``interrupt``: those of the
+        engine. ``continues``: whether the engine can continue a given beginning of a reply, which forces a call."""
         self._continues = continues
         self._template = template
         self.replies = replies
@@ -70,10 +63,10 @@ class PromptToolAdapter:
         self._alone = False
         """Whether the request is independent of others."""
         self.tools: tuple[Tool, ...] = ()
-        """The tools of the last reply, and most likely of the next one."""
+        """The tools of the last reply, probably also of the next one."""
 
     def prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
-        """``prepare`` is called with the plain form of ``history``: at once where there is nothing of tools in it."""
+        """Call ``prepare`` with the plain form of ``history``, at once if it has no tools."""
         self.cancel()
         if self.tools or has_tools(history):
             self._preparing = asyncio.ensure_future(self._prepare_later(history, prepare))
@@ -82,7 +75,7 @@ class PromptToolAdapter:
 
     async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         await self._known()
-        with contextlib.suppress(BitnetChatError):  # the next reply reports it
+        with contextlib.suppress(BitnetChatError):  # the next reply reports the error
             prepare(await run_in_daemon_thread(lambda: self._plain(history, self.tools, self._alone)))
 
     def cancel(self) -> None:
@@ -103,12 +96,12 @@ class PromptToolAdapter:
         """See :class:`bitnet_chat.backends.pipeline.PipelineBackend`."""
         self.cancel()
         self.was_interrupted, self._alone = False, options.alone
-        self.tools = _offered(options)
+        self.tools = options.offered
         return ReplyPipeline(None).then(_ToolCallFilter(self, conversation, options))
 
     async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
-        """The plain form of a request. Raises UnsupportedError for tools that the template has no form for."""
-        tools = _offered(options)
+        """The plain form of a request. Raises UnsupportedError for tools that the template does not support."""
+        tools = options.offered
         format = await self._known()
         if tools and isinstance(format, BitnetChatError):
             raise format
@@ -120,7 +113,7 @@ class PromptToolAdapter:
             plain = await run_in_daemon_thread(lambda: self._plain(conversation, tools, options.alone))
         else:
             plain = await run_beside_loop(conversation, self._plain, conversation, tools, options.alone)
-        # A stop text ends text, but not a call.
+        # A stop text must not end a call.
         return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
     async def _known(self) -> ToolFormat | BitnetChatError:
@@ -150,20 +143,20 @@ class PromptToolAdapter:
 
 
 class _ToolCallFilter(ReplyFilter):
-    """Separates calls from text. Begins with the plain form of the conversation, and asks the model once more after a
-    call that cannot be read."""
+    """Separates calls from text. Its first step makes the plain form of the conversation; a further one repeats the
+    request after invalid calls."""
 
     def __init__(self, adapter: PromptToolAdapter, conversation: Conversation, options: ReplyOptions) -> None:
         self._adapter, self._conversation, self._options = adapter, conversation, options
         self._begun = _beginning(options)
-        self._reading = _ReplyParser(adapter.tools, self._begun)
+        self._repair = ToolCallRepair(adapter.tools)
+        self._reading = _ReplyParser(self._repair, self._begun, has_tools=bool(adapter.tools))
+        self._progress = CallProgress(_SIGN_OF_LIFE)
         self._plain, self._asked = conversation, options
         self._turns: tuple[Message, ...] = ()
-        """The engine's answers and the messages to it in this reply, once its first answer has ended."""
+        """The complete answers of the engine in this reply, and the messages between them."""
         self._is_parsed = False
-        """The events to come are those of the front end already."""
-        self._loop = asyncio.get_running_loop()
-        self._delivered = self._loop.time()
+        """Whether the next events are in their final form."""
         self.step = self._ask
 
     def feed(self, event: Event) -> Sequence[Event]:
@@ -182,75 +175,66 @@ class _ToolCallFilter(ReplyFilter):
             return ReplyPipeline(only(Failed(error)))
         if self._adapter.was_interrupted:
             return ReplyPipeline(only(Completed(FinishReason.INTERRUPTED, "")))
-        return self._source(self._plain)
+        return ReplyPipeline(self._adapter.replies(self._plain, self._asked))
 
     async def _ask_again(self) -> ReplyPipeline:
-        """Report the fault to the model, once, within the same reply."""
+        """Report the faults to the model, within the same reply."""
         reading, plain = self._reading, self._plain
         if self._adapter.was_interrupted and reading.end is not None:
             self._is_parsed = True
             return ReplyPipeline(only(reading.end))
-        self._turns = (*self._turns, Message("user", responses(reading.told)))
+        reports = [fault.report for fault in self._repair.reported]
+        self._turns = (*self._turns, Message("user", responses(reports)))
         earlier = plain.messages[:-1] if self._goes_on else plain.messages
-        self._asked = _left(self._asked, reading.stats)
+        self._asked = self._asked.after(reading.stats)
         reading.begin_again()
-        return self._source(_begun(Conversation((*earlier, *self._turns)), self._begun))
-
-    def _source(self, plain: Conversation) -> ReplyPipeline:
-        self._delivered = self._loop.time()
-        return ReplyPipeline(self._adapter.replies(plain, self._asked))
+        again = _begun(Conversation((*earlier, *self._turns)), self._begun)
+        return ReplyPipeline(self._adapter.replies(again, self._asked))
 
     def _parsed(self, text: str) -> list[Event]:
-        reading = self._reading
-        events = reading.feed(text)
-        if events:
-            self._delivered = self._loop.time()
-        if reading.is_too_long and not reading.is_stopped:
-            reading.is_stopped = True
-            events.append(Notice(f"a tool call was stopped: it was longer than {CALL_LIMIT:,} characters"))
+        events, was_stopped = self._reading.feed(text), self._progress.is_too_long
+        now = asyncio.get_running_loop().time()
+        events += self._progress.feed(self._reading.call_size, now, has_text=bool(events))
+        if self._progress.is_too_long and not was_stopped:
             self._adapter.stop()
-        elif reading.is_in_call and self._loop.time() - self._delivered > _SIGN_OF_LIFE:
-            self._delivered = self._loop.time()
-            events.append(Notice("the model is generating a long tool call"))
         return events
 
     @property
     def _goes_on(self) -> bool:
-        """Whether the reply continues one that was cut."""
+        """Whether the request continues an incomplete reply."""
         last = self._plain.last
         return last is not None and last.role == "assistant"
 
     def _ended(self, event: Completed | Failed) -> list[Event]:
-        reading, is_first = self._reading, not self._turns
-        events = [] if self._is_parsed else reading.finish(event)
-        if is_first:
+        reading, events = self._reading, list[Event]()
+        if not self._is_parsed:
+            events = reading.finish(event, was_stopped=self._progress.is_too_long)
             last = self._plain.last
-            before = last.content if last is not None and self._goes_on else ""
-            self._turns = (Message("assistant", before + reading.raw),)
-            if reading.is_faulty and not self._adapter.was_interrupted:
-                self.step = self._ask_again
-                return events
-        elif not self._is_parsed:
-            self._turns = (*self._turns, Message("assistant", self._begun + reading.raw))
-            if reading.is_faulty:
-                why = reading.faults[-1].why
-                events.append(Notice(f"the model twice asked for a tool in a form that cannot be read: {why}"))
+            cut = last.content if last is not None and self._goes_on else ""
+            answer = Message("assistant", (self._begun if self._turns else cut) + reading.raw)
+            self._turns = (*self._turns, answer)
+            if reading.is_whole and self._repair.is_needed and not self._adapter.was_interrupted:
+                if self._repair.begin_answer():
+                    self.step = self._ask_again
+                    return events
+                events.append(self._repair.failure)
         if reading.end is not None:
             events.append(self._as_told(reading.end))
         return events
 
     def _as_told(self, end: Completed | Failed) -> Completed | Failed:
-        """``end`` for the front end. Remembers the engine's own words for what the front end gives back of them."""
+        """``end`` for the front end. Keeps the exact text of the engine for a later request with this reply."""
         if not isinstance(end, Completed):
             return end
-        calls = tuple(self._reading.calls) if end.reason is FinishReason.STOP else ()
+        calls = tuple(self._repair.calls) if end.reason is FinishReason.STOP else ()
         if calls:
             end = replace(end, reason=FinishReason.TOOL_CALLS)
         if calls or (len(self._turns) > 1 and not self._begun):
             cut = self._conversation.messages[-1]
             before = cut.content if cut.role == "assistant" else ""
             message = Message("assistant", rejoined(before + end.text), tool_calls=calls)
-            self._adapter.remember(message, RawToolTurn(self._turns, self._reading.told if calls else ()))
+            faults = tuple(fault.report for fault in self._repair.faults) if calls else ()
+            self._adapter.remember(message, RawToolTurn(self._turns, faults))
         elif self._begun and end.reason is FinishReason.STOP:
             why = "the model began the requested call, but the call cannot be read"
             return Failed(UnsupportedError("tool_choice", why, remedy="use auto"), end.text)
@@ -258,31 +242,25 @@ class _ToolCallFilter(ReplyFilter):
 
 
 class _ReplyParser:
-    """The content of a reply: text and calls, separated, and the engine's exact text."""
+    """Separates text and calls of a reply, and keeps the exact text of the engine."""
 
-    def __init__(self, tools: Sequence[Tool], begun: str = "") -> None:
-        """``begun``: the given beginning of each answer, which the engine does not repeat."""
-        self._names = [tool.name for tool in tools]
-        self._begun = begun
-        self._splitter = self._new_splitter() if tools else None
+    def __init__(self, repair: ToolCallRepair, begun: str, *, has_tools: bool) -> None:
+        """``repair``: gets the calls. ``begun``: the given beginning of each answer, which the engine does not
+        repeat."""
+        self._repair, self._begun = repair, begun
+        self._splitter = self._new_splitter() if has_tools else None
         self._raw: list[str] = []
         self._said: list[str] = []
-        self._apart = False
-        """The next text is another paragraph."""
-        self._earlier = Stats()
-        self._began_again = False
-        self.is_stopped = False
-        """The end of a call that was longer than the limit."""
-        self.calls: list[ToolCall] = []
-        self.faults: list[MalformedCall] = []
+        self._before = ""
+        """The text of earlier answers, until the present one has text."""
+        self._earlier: Stats | None = None
         self.end: Completed | Failed | None = None
 
     def begin_again(self) -> None:
-        """The same reply goes on with another answer of the engine."""
-        self._earlier, self._began_again = self.stats, True
+        """Begin another answer within the same reply."""
+        self._earlier, self._before = self.stats, "".join(self._said)
         self._splitter = self._new_splitter()
-        self._raw, self.faults, self.end = [], [], None
-        self._apart = bool(self._said)
+        self._raw, self.end = [], None
 
     def _new_splitter(self) -> ToolCallSplitter:
         splitter = ToolCallSplitter()
@@ -291,72 +269,58 @@ class _ReplyParser:
 
     @property
     def raw(self) -> str:
-        """The engine's last answer, unchanged."""
+        """The exact text of the present answer."""
         return "".join(self._raw)
 
     @property
-    def is_faulty(self) -> bool:
-        """Whether the reply is complete, and none of its calls can be read."""
-        whole = isinstance(self.end, Completed) and self.end.reason is FinishReason.STOP
-        return whole and bool(self.faults) and not self.calls
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """The messages to the model about its faults."""
-        return tuple(f"error: this call cannot be read: {fault.why}. Write it again." for fault in self.faults)
+    def is_whole(self) -> bool:
+        """Whether the model has ended its answer."""
+        return isinstance(self.end, Completed) and self.end.reason is FinishReason.STOP
 
     @property
     def stats(self) -> Stats:
         return self.end.stats if isinstance(self.end, Completed) else Stats()
 
     @property
-    def is_in_call(self) -> bool:
-        return self._splitter is not None and self._splitter.is_in_call
-
-    @property
-    def is_too_long(self) -> bool:
-        return self._splitter is not None and self._splitter.is_too_long
+    def call_size(self) -> int:
+        """Characters of an unfinished call."""
+        return self._splitter.call_size if self._splitter is not None else 0
 
     def feed(self, text: str) -> list[Event]:
         self._raw.append(text)
         return self._events(self._splitter.feed(text) if self._splitter is not None else [PlainText(text)])
 
-    def finish(self, end: Completed | Failed) -> list[Event]:
-        """The engine has ended its answer."""
-        if self.is_stopped and isinstance(end, Completed):
+    def finish(self, end: Completed | Failed, *, was_stopped: bool) -> list[Event]:
+        """The last events of the answer. ``was_stopped``: a call was too long."""
+        if was_stopped and isinstance(end, Completed):
             end = replace(end, reason=FinishReason.LENGTH)
         whole = isinstance(end, Completed) and end.reason is FinishReason.STOP
         events = self._events(self._splitter.flush(whole=whole) if self._splitter is not None else [])
         self.end = replace(end, text="".join(self._said))
-        if self._began_again and isinstance(self.end, Completed):
-            self.end = replace(self.end, stats=_sum(self._earlier, self.end.stats))
+        if self._earlier is not None and isinstance(self.end, Completed):
+            self.end = replace(self.end, stats=self._earlier + self.end.stats)
         return events
 
     def _events(self, pieces: Sequence[Piece]) -> list[Event]:
         events: list[Event] = []
         for piece in pieces:
             if isinstance(piece, PlainText):
-                text, self._apart = ("\n\n" if self._apart else "") + piece.text, False
+                text, self._before = paragraph_break(self._before) + piece.text, ""
                 self._said.append(text)
                 events.append(TextDelta(text))
-            elif isinstance(piece, MalformedCall):
-                self.faults.append(piece)
-            elif piece.name in self._names:
-                call = ToolCall(f"call_{secrets.token_hex(8)}", piece.name, piece.arguments)
-                self.calls.append(call)
-                events.append(call)
+                continue
+            known = len(self._repair.calls)
+            if isinstance(piece, MalformedCall):
+                self._repair.add(InvalidToolCall.of("", "", piece.why))
             else:
-                self.faults.append(_unknown(piece, self._names))
+                self._repair.add(ToolCall(f"call_{secrets.token_hex(8)}", piece.name, piece.arguments))
+            events += self._repair.calls[known:]
         return events
 
 
-def _offered(options: ReplyOptions) -> tuple[Tool, ...]:
-    return options.tools if options.tool_choice != "none" else ()
-
-
 def _beginning(options: ReplyOptions) -> str:
-    """The beginning of a reply that can only be a call, where one is asked for: of one tool, or of any."""
-    tools = _offered(options)
+    """The beginning of a reply that forces a call, of one tool or of any; empty: no call is required."""
+    tools = options.offered
     if not tools or options.tool_choice == "auto":
         return ""
     name = tools[0].name if len(tools) == 1 else options.tool_choice
@@ -366,7 +330,7 @@ def _beginning(options: ReplyOptions) -> str:
 
 
 def _begun(conversation: Conversation, text: str) -> Conversation:
-    """The same where the reply begins with ``text``."""
+    """``conversation`` with ``text`` as the beginning of the reply."""
     if not text:
         return conversation
     *earlier, last = conversation.messages
@@ -380,36 +344,9 @@ def has_tools(conversation: Conversation) -> bool:
     return any(message.role == "tool" or message.tool_calls for message in conversation.messages)
 
 
-def _unknown(call: ParsedCall, names: Sequence[str]) -> MalformedCall:
-    return MalformedCall(call.arguments, f"there is no tool {call.name!r}; there are: {', '.join(names)}")
-
-
-def _left(options: ReplyOptions, used: Stats) -> ReplyOptions:
-    """The limits that are left for another answer."""
-    return replace(
-        options,
-        max_tokens=None if options.max_tokens is None else max(1, options.max_tokens - used.tokens),
-        timeout=None if options.timeout is None else max(0.1, options.timeout - used.seconds),
-    )
-
-
-def _sum(first: Stats, second: Stats) -> Stats:
-    """The figures of a reply in two parts."""
-    return replace(
-        second,
-        prompt_tokens=first.prompt_tokens,
-        prompt_size=first.prompt_size,
-        tokens=first.tokens + second.tokens,
-        time_to_first_token=first.time_to_first_token,
-        first_tokens=first.first_tokens,
-        seconds=first.seconds + second.seconds,
-        exact=first.exact and second.exact,
-    )
-
-
 def _key(message: Message, alone: bool) -> tuple[object, ...]:
-    """What a front end gives back of a reply. White space around the text and in the arguments may be another; so may
-    be the ids of calls, but for a request that stands ``alone``."""
+    """The part of a reply that a later request contains. White space around the text and in the arguments may differ,
+    and, unless the request is independent (``alone``), the ids of calls as well."""
     calls = ((call.id if alone else "", call.name, _canonical(call.arguments)) for call in message.tool_calls)
     return alone, message.content.strip(), *calls
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.conversation.openai_codec import encode_tool_call
 from bitnet_chat.journal.records import ReplyState
 from bitnet_chat.server.chats.requests import line_of
 from bitnet_chat.server.errors import to_api_error
@@ -129,10 +130,7 @@ def _live_message(live: LiveReplyState, render: Render | None) -> dict[str, obje
 
 
 def _calls(message: Message) -> dict[str, object]:
-    calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.tool_calls
-    ]
+    calls = [encode_tool_call(call) for call in message.tool_calls]
     return {"tool_calls": calls, "tool_call_id": message.call_id or None, "name": message.tool_name or None}
 
 

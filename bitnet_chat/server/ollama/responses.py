@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from bitnet_chat.conversation import ToolCall
+from bitnet_chat.conversation.openai_codec import encode_ollama_call, well_formed_call
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.server.model_manager import ModelCard
@@ -94,7 +95,7 @@ class OllamaChatEncoder(OllamaEncoder):
         if thinking:
             message["thinking"] = well_formed(thinking)
         if calls:
-            message["tool_calls"] = [_call(each) for each in calls]
+            message["tool_calls"] = [{"id": each.id, **encode_ollama_call(well_formed_call(each))} for each in calls]
         return {"message": message}
 
 
@@ -103,11 +104,6 @@ class OllamaGenerateEncoder(OllamaEncoder):
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
         return {"response": well_formed(text), **({"thinking": well_formed(thinking)} if thinking else {})}
-
-
-def _call(call: ToolCall) -> dict[str, object]:
-    arguments = json.loads(well_formed(call.arguments))
-    return {"id": call.id, "function": {"name": well_formed(call.name), "arguments": arguments}}
 
 
 def done_reason(reason: FinishReason) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import ToolCall
+from bitnet_chat.conversation.openai_codec import encode_tool_call, well_formed_call
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, TextDelta, ThinkingDelta
 from bitnet_chat.server.responses import detailed_usage
@@ -85,11 +86,6 @@ def details(end: Completed, notices: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _call(call: ToolCall) -> dict[str, object]:
-    function = {"name": well_formed(call.name), "arguments": well_formed(call.arguments)}
-    return {"id": call.id, "type": "function", "function": function}
-
-
 class OpenAIChatEncoder:
     """The forms of ``/v1/chat/completions``."""
 
@@ -112,8 +108,9 @@ class OpenAIChatEncoder:
             case ThinkingDelta(text):
                 return [self._thought.of(text)]
             case ToolCall():
-                self._calls += 1
-                return [self._chunk({"tool_calls": [{"index": self._calls - 1, **_call(event)}]})]
+                index, self._calls = self._calls, self._calls + 1
+                call = {"index": index, **encode_tool_call(well_formed_call(event))}
+                return [self._chunk({"tool_calls": [call]})]
         return []
 
     def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
@@ -139,7 +136,7 @@ class OpenAIChatEncoder:
         if thinking:
             message["reasoning_content"] = well_formed(thinking)
         if calls:
-            message["tool_calls"] = [_call(call) for call in calls]
+            message["tool_calls"] = [encode_tool_call(well_formed_call(call)) for call in calls]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(end.reason)}
         return {
             **self._head.of("chat.completion", [choice]),
