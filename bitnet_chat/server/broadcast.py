@@ -93,6 +93,16 @@ class ReplyBroadcast:
         return {**told, **({DROPPED: str(self.dropped)} if self.dropped else {})}
 
     @property
+    def notices(self) -> list[str]:
+        """The notices so far."""
+        return [block.event.text for block in self._blocks if isinstance(block.event, Notice)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the reply has no text, thoughts and tool calls so far."""
+        return not (self.text or self.thinking or self.calls)
+
+    @property
     def place(self) -> int:
         """The position after all text so far."""
         return self._place

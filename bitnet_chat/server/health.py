@@ -6,9 +6,11 @@ import json
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from bitnet_chat.backend import BackendState, BackendStatus
+from bitnet_chat.server.responses import json_response
+from bitnet_chat.server.routing import route
 from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.version import __version__
 
@@ -19,13 +21,13 @@ def routes(scheduler: ReplyScheduler) -> list[BaseRoute]:
     async def health(request: Request) -> Response:
         status, facts = health_of(scheduler)
         headers = {} if status == 200 else {"retry-after": "1"}
-        return Response(json.dumps(facts), status, headers, media_type="application/json")
+        return json_response(json.dumps(facts).encode(), status, headers)
 
     async def metrics(request: Request) -> Response:
         text, kind = scheduler.metrics.exposed(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": kind})
 
-    return [Route("/health", health), Route("/metrics", metrics)]
+    return [route("/health", GET=health), route("/metrics", GET=metrics)]
 
 
 def health_of(scheduler: ReplyScheduler) -> tuple[int, dict[str, object]]:

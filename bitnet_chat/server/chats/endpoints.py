@@ -7,34 +7,31 @@ streams a running reply to any other client, and continues a broken stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
 
-from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatError
+from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.events import Completed, Failed
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import RETRY, EventEncoder, LastSeen, ReplyStart, chat_event
 from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply
 from bitnet_chat.server.chats.requests import MOST_ROWS, ChatRequest, ask, new_chat, new_title, stateless_request
-from bitnet_chat.server.chats.responses import chat_json, entry_form, error_form, to_json
+from bitnet_chat.server.chats.responses import chat_json, entry_form
 from bitnet_chat.server.chats.service import ChatService
-from bitnet_chat.server.errors import error_json, to_api_error
-from bitnet_chat.server.request_body import read
-from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_connected
+from bitnet_chat.server.requests import is_urgent, read, while_connected
+from bitnet_chat.server.responses import EventStream, json_response, to_json
+from bitnet_chat.server.routing import route
 from bitnet_chat.server.settings import ServeSettings
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import StoredConversation
     from bitnet_chat.server.web.shared_html import SharedHtml
 
-
-_Handler = Callable[[Request], Awaitable[Response]]
 _LISTED, _MOST_LISTED = 100, 1000
 _AT_ONCE = 500
 """Characters that are rendered without a pause."""
@@ -45,47 +42,18 @@ _MOST_WORDS = 1000
 def routes(chats: ChatService, settings: ServeSettings) -> list[BaseRoute]:
     api = _ChatsApi(chats, settings)
     return [
-        Route("/chats", api.of(GET=api.list, POST=api.create)),
-        Route("/chats/{id}", api.of(GET=api.show, PATCH=api.rename, DELETE=api.remove)),
-        Route("/chats/{id}/messages", api.of(POST=api.answer)),
-        Route("/chats/{id}/events", api.of(GET=api.events)),
-        Route("/chats/{id}/stop", api.of(POST=api.stop)),
-        Route("/replies", api.of(POST=api.reply)),
+        route("/chats", GET=api.list, POST=api.create),
+        route("/chats/{id}", GET=api.show, PATCH=api.rename, DELETE=api.remove),
+        route("/chats/{id}/messages", POST=api.answer),
+        route("/chats/{id}/events", GET=api.events),
+        route("/chats/{id}/stop", POST=api.stop),
+        route("/replies", POST=api.reply),
     ]
-
-
-class _ChatsEndpoint:
-    """The handlers of a path, by method. Each error gets the form of this API."""
-
-    def __init__(self, handlers: Mapping[str, _Handler]) -> None:
-        self._handlers = handlers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def answer(request: Request) -> Response:
-            return await self._handler(request)(request)
-
-        await respond(scope, receive, send, answer, _refusal)
-
-    def _handler(self, request: Request) -> _Handler:
-        handler = self._handlers.get("GET" if request.method == "HEAD" else request.method)
-        if handler is None:
-            allowed = [*self._handlers, *(["HEAD"] if "GET" in self._handlers else [])]
-            raise _ChatsWrongMethod(request.method, ", ".join(allowed))
-        return handler
-
-
-class _ChatsWrongMethod(InvalidFieldError):
-    def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{method} is not allowed", code="method_not_allowed", status=405, remedy=f"use {allowed}")
-        self.allowed = allowed
 
 
 class _ChatsApi:
     def __init__(self, chats: ChatService, settings: ServeSettings) -> None:
         self._chats, self._settings = chats, settings
-
-    def of(self, **handlers: _Handler) -> _ChatsEndpoint:
-        return _ChatsEndpoint(handlers)
 
     # Chats and their messages
 
@@ -98,7 +66,7 @@ class _ChatsApi:
             forms = [entry_form(hit.entry, self._is_live(hit.entry.id), hit.snippet) for hit in hits]
         else:
             forms = [entry_form(each, self._is_live(each.id)) for each in await self._chats.list(limit)]
-        return _json({"chats": forms})
+        return json_response(to_json({"chats": forms}))
 
     async def create(self, request: Request) -> Response:
         stored = await self._chats.create(await read(request, self._settings.body_limit, new_chat))
@@ -137,7 +105,7 @@ class _ChatsApi:
 
             render = html_of
         body = await asyncio.to_thread(chat_json, stored, live, render)
-        return Response(body, status, headers, media_type="application/json")
+        return json_response(body, status, headers)
 
     # Replies
 
@@ -148,29 +116,22 @@ class _ChatsApi:
         if not asked.stream:
             user = None if live.opening.user is None else live.opening.user[0]
             begun = {"generation": live.generation.id, "user_message": user, "message": live.opening.message}
-            return _json(begun, 202)
+            return json_response(to_json(begun), 202)
         live.join()
         try:
             await while_connected(request, live.generation.started.wait())
-            refusal = _refused(live.generation)
+            _check_begin(live.generation)
+            events = _kept(live, _renders(request))
         except BaseException:
             live.leave()
             raise
-        if refusal is not None:
-            live.leave()
-            return refusal
-        return EventStream(_kept(live, _renders(request)), gone=live.leave)
+        return EventStream(events, gone=live.leave)
 
     async def reply(self, request: Request) -> Response:
         asked: ChatRequest = await read(request, self._settings.body_limit, stateless_request)
         opening, generation = self._chats.begin_alone(asked, urgent=_is_urgent(request))
-        try:
-            await while_connected(request, generation.started.wait())
-        except BaseException:
-            generation.stop()
-            raise
-        if (refusal := _refused(generation)) is not None:
-            return refusal
+        await while_connected(request, generation.started.wait(), generation.stop)
+        _check_begin(generation)
         events = _all_of(opening, generation)
         return EventStream(events, gone=generation.stop, headers=generation.headers)
 
@@ -179,7 +140,7 @@ class _ChatsApi:
         stopped = self._chats.stop(id)
         if not stopped:
             await self._chats.load(id)
-        return _json({"stopped": stopped})
+        return json_response(to_json({"stopped": stopped}))
 
     async def events(self, request: Request) -> Response:
         stored = await self._chats.load(_id(request))
@@ -259,12 +220,10 @@ def _changed(stored: StoredConversation, title: str, *, deleted: bool = False) -
     return {"id": stored.id, "title": title, "deleted": deleted}
 
 
-def _refused(generation: ReplyBroadcast) -> Response | None:
-    """A failure before the first token has its own status."""
-    end = generation.end
-    if isinstance(end, Failed) and not (generation.text or generation.thinking or generation.calls):
-        return _refusal(end.error)
-    return None
+def _check_begin(generation: ReplyBroadcast) -> None:
+    """Raise the error of a reply that failed before its first token: it has a status of its own."""
+    if isinstance(generation.end, Failed) and generation.is_empty:
+        raise generation.end.error
 
 
 def _id(request: Request) -> int:
@@ -297,17 +256,3 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 10 and 0 < int(value) <= most):
         raise InvalidFieldError(f"{name} must be a number from 1 to {most}", param=name)
     return int(value)
-
-
-def _refusal(error: BitnetChatError) -> Response:
-    problem = to_api_error(error)
-    allow = {"Allow": error.allowed} if isinstance(error, _ChatsWrongMethod) else {}
-    told = {**problem.headers, **allow}
-    return Response(error_json(error_form(error)), problem.status, told, media_type="application/json")
-
-
-def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
-
-
-__all__ = ["NoSuchChatError", "routes"]

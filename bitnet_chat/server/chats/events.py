@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, TextDelta, ThinkingDelta
-from bitnet_chat.server.chats.responses import error_form, to_json
-from bitnet_chat.server.responses import detailed_usage
+from bitnet_chat.server.chats.responses import error_body
+from bitnet_chat.server.errors import to_api_error
+from bitnet_chat.server.responses import detailed_usage, to_json
 
 if TYPE_CHECKING:
     from bitnet_chat.server.broadcast import Cursor
@@ -125,7 +126,7 @@ class EventEncoder:
             yield from self._blocks()
         user = None if opening.user is None else opening.user[0]
         if isinstance(end, Failed):
-            told = error_form(end.error) | {
+            told = error_body(to_api_error(end.error)) | {
                 "finish_reason": end.error.reason.value,
                 "user": user,
                 "message": opening.message if end.text else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.journal.records import ReplyState
 from bitnet_chat.server.chats.requests import line_of
-from bitnet_chat.server.errors import to_api_error
-from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.server.errors import APIError
+from bitnet_chat.server.responses import to_json
 
 if TYPE_CHECKING:
-    from bitnet_chat.errors import BitnetChatError
     from bitnet_chat.journal import JournalEntry, MessageRecord, StoredConversation
 
 Render = Callable[[str], str]
@@ -37,15 +35,8 @@ class LiveReplyState:
     created: float
 
 
-def to_json(value: object) -> bytes:
-    """JSON in which bytes of a reply that are not UTF-8 are U+FFFD."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return well_formed(text).encode()
-
-
-def error_form(error: BitnetChatError) -> dict[str, object]:
-    """``{"error": …}`` in the format of this API."""
-    problem = to_api_error(error)
+def error_body(problem: APIError) -> dict[str, object]:
+    """Return ``{"error": …}`` in the format of this API."""
     told: dict[str, object] = {"message": problem.what, "remedy": problem.remedy, "type": problem.code}
     return {"error": told | ({"param": problem.param} if problem.param else {})}
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from bitnet_chat.conversation import ToolCall
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import FinishReason, InvalidFieldError
 from bitnet_chat.events import Completed, Event, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.server.errors import APIError, without_tools
 from bitnet_chat.server.model_manager import ModelCard
-from bitnet_chat.server.responses import usage_of
+from bitnet_chat.server.responses import to_json, usage_of
 from bitnet_chat.text.utf8 import well_formed
 
 TAG = ":latest"
@@ -24,16 +25,40 @@ _FOR_EVER = "2318-01-01T00:00:00Z"
 _WHOLE = (FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
 
 
-def to_json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+_OPTION_NAMES = {"response_format": "format"}
+"""Options that a backend may refuse by the name of the OpenAI API, with their names in this API."""
+_UNSUPPORTED = {
+    "embed": "embeddings are not made here",
+    "embeddings": "embeddings are not made here",
+    "pull": "models are not fetched through this API; bitnet-chat models pull does it",
+    "push": "models are not published through this API",
+    "create": "models are not made through this API; bitnet-chat serve -m NAME=FILE names one",
+    "copy": "models are not copied through this API; bitnet-chat serve -m NAME=FILE names one",
+    "delete": "models are not removed through this API; bitnet-chat models rm does it",
+    "blobs": "files are not taken through this API",
+}
+"""Paths of Ollama below ``/api/`` that this server does not have, with the reason."""
 
 
 def line(value: object) -> bytes:
     return to_json(value) + b"\n"
 
 
-def error(message: str) -> dict[str, object]:
-    return {"error": well_formed(message)}
+def error_body(problem: APIError) -> dict[str, object]:
+    """Return ``{"error": …}`` with the names that this API has for options."""
+    message, name = problem.message, _OPTION_NAMES.get(problem.param, "")
+    if problem.param == "tools":
+        message = without_tools(message)
+    elif name:
+        message = message.replace(problem.param, name, 1)
+    return {"error": message}
+
+
+def not_served(path: str) -> InvalidFieldError:
+    """Return the error for a path without a handler: 501 for one of Ollama, else 404."""
+    if (why := _UNSUPPORTED.get(path.split("/")[2])) is not None:
+        return InvalidFieldError(f"{path} is not supported here: {why}", status=501)
+    return InvalidFieldError(f"{path} is not served here", status=404)
 
 
 def time_of(seconds: float) -> str:
@@ -90,9 +115,9 @@ class OllamaChatEncoder(OllamaEncoder):
     """The objects of ``/api/chat``."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
-        message: dict[str, object] = {"role": "assistant", "content": well_formed(text)}
+        message: dict[str, object] = {"role": "assistant", "content": text}
         if thinking:
-            message["thinking"] = well_formed(thinking)
+            message["thinking"] = thinking
         if calls:
             message["tool_calls"] = [_call(each) for each in calls]
         return {"message": message}
@@ -102,7 +127,7 @@ class OllamaGenerateEncoder(OllamaEncoder):
     """The objects of ``/api/generate``, which has no tool calls."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
-        return {"response": well_formed(text), **({"thinking": well_formed(thinking)} if thinking else {})}
+        return {"response": text, **({"thinking": thinking} if thinking else {})}
 
 
 def _call(call: ToolCall) -> dict[str, object]:
@@ -128,7 +153,7 @@ def _end(end: Completed, total: float, notices: Sequence[str]) -> dict[str, obje
         "finish_reason": str(end.reason),
         "exact": stats.exact,
         "prompt_tokens": stats.prompt_tokens,
-        "notices": [well_formed(notice) for notice in notices],
+        "notices": list(notices),
     }
     return {**said, "bitnet_chat": more}
 
@@ -195,7 +220,7 @@ def shown(card: ModelCard, created: float, *, here: bool) -> dict[str, object]:
         "license": card.license,
         "modelfile": f"FROM {card.name}\n",
         "parameters": f"num_ctx {card.window}" if card.window else "",
-        "template": well_formed(card.template),
+        "template": card.template,
         "details": _details(card),
         "model_info": info,
         "capabilities": [

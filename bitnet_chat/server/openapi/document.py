@@ -8,18 +8,20 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from bitnet_chat.server.openapi import chats, ollama, openai
 from bitnet_chat.server.openapi.schema import AMOUNT, FLAG, TEXT, WHOLE, answer, given, listed, maybe, operation, ref
+from bitnet_chat.server.responses import json_response
+from bitnet_chat.server.routing import route
 from bitnet_chat.version import __version__
 
 
 def routes() -> list[BaseRoute]:
     async def described(request: Request) -> Response:
-        return Response(_written(), media_type="application/json")
+        return json_response(_written())
 
-    return [Route("/openapi.json", described)]
+    return [route("/openapi.json", GET=described)]
 
 
 @cache

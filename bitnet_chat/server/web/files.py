@@ -11,9 +11,10 @@ from importlib.resources import files
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from bitnet_chat.server.auth import CSP
+from bitnet_chat.server.routing import route
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -57,7 +58,7 @@ def routes() -> list[BaseRoute]:
         # No cache mixes them up: the page is asked for anew each time, and the greeting is not kept.
         return await page(request) if _wants_html(request) else PlainTextResponse(_GREETING)
 
-    return [Route("/", root), *(Route(path, file.__call__, methods=["GET"]) for path, file in at.items())]
+    return [route("/", GET=root), *(route(path, GET=file) for path, file in at.items())]
 
 
 def _wants_html(request: Request) -> bool:

@@ -1,7 +1,7 @@
-"""The JSON body of a request, read within limits. :class:`bitnet_chat.conversation.json_fields.Fields` checks it.
+"""Requests: the JSON body, the priority, and the connection of the client.
 
 A large body is parsed in a thread, and in steps of Python: while the C parser reads 7 MB of short messages it blocks
-all other threads for a quarter of a second.
+all other threads for a quarter of a second. :class:`bitnet_chat.conversation.json_fields.Fields` checks the fields.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import json
 import json.decoder
 import json.scanner
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
 
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.text.utf8 import well_formed
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
 T = TypeVar("T")
-__all__ = ["Fields", "object_of", "read", "read_object"]
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _AT_ONCE = 32_000
 """Bytes that are parsed on the event loop: about 8 ms for the shortest messages."""
 _MOST_VALUES = 100_000
 """Maximum number of values in a body that is parsed in steps: about half a second in its thread."""
+
+
+class ClientDisconnectedError(Exception):
+    """The client has closed its connection."""
 
 
 async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: IgnoredFields | None = None) -> T:
@@ -43,16 +45,7 @@ async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes
     return await asyncio.to_thread(lambda: parse(object_of(data, notes)))
 
 
-async def read_object(request: Request, limit: int) -> Fields:
-    """The object itself. Raises as ``read`` does."""
-    return await read(request, limit, lambda fields: fields)
-
-
 async def _data(request: Request, limit: int) -> bytes:
-    from starlette.requests import ClientDisconnect
-
-    from bitnet_chat.server.responses import ClientDisconnectedError
-
     _check_encoding(request)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
@@ -162,3 +155,45 @@ def _whole(value: object) -> object:
     if isinstance(value, dict):
         return {well_formed(key): _whole(each) for key, each in value.items()}
     return value
+
+
+# The connection
+
+
+async def while_connected(request: Request, work: Awaitable[T], stop: Callable[[], object] = lambda: None) -> T:
+    """Return the result of ``work``. The body of the request must have been read before.
+
+    Raises ClientDisconnectedError, with ``work`` cancelled, if the client disconnects first. ``stop`` is called after
+    any exception.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnectedError
+    except BaseException:
+        stop()
+        raise
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# The priority
+
+_URGENCY = re.compile(r"(?:^|,)\s*u=([0-7])(?=\s*(?:$|[,;]))")
+_BACKGROUND = 6
+"""Urgency from which on a request has low priority; the default is 3."""
+
+
+def is_urgent(header: str | None) -> bool:
+    """Return False for a ``Priority`` header (RFC 9218) with ``u=6`` or ``u=7``. An invalid header is ignored."""
+    found = _URGENCY.findall(header or "")
+    return not found or int(found[-1]) < _BACKGROUND
