@@ -10,8 +10,8 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.server import health, llama_server_api, login
-from bitnet_chat.server.auth import ApiKeyAuth, RequestGuard
+from bitnet_chat.server import api_key, health, llama_server_api
+from bitnet_chat.server.auth import RequestGuard
 from bitnet_chat.server.chats import endpoints as chats
 from bitnet_chat.server.chats.service import ChatService
 from bitnet_chat.server.middleware import RequestMiddleware
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def application(scheduler: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None) -> RequestMiddleware:
     """Return the whole application. ``journal``: storage of the chats; None: memory only."""
     chat_service = ChatService(scheduler, journal if journal is not None else MemoryJournal(), settings.linger)
-    keys = ApiKeyAuth(settings.api_key)
+    keys = api_key.ApiKeyAuth(settings.api_key)
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
@@ -44,7 +44,7 @@ def application(scheduler: ReplyScheduler, settings: ServeSettings, journal: Jou
 
     routes = [
         *health.routes(scheduler),
-        *login.routes(keys),
+        *api_key.routes(keys),
         *openai.routes(scheduler, settings),
         *ollama.routes(scheduler, settings),
         *llama_server_api.routes(scheduler, settings),

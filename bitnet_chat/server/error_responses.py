@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from starlette.responses import Response
 
 from bitnet_chat.errors import BitnetChatError, InvalidFieldError
-from bitnet_chat.server.auth import RejectedRequest
 from bitnet_chat.server.chats.responses import error_body as chats_body
-from bitnet_chat.server.errors import APIError, error_json, openai_form, to_api_error
+from bitnet_chat.server.errors import APIError, RejectedRequest, error_json, openai_form, to_api_error
 from bitnet_chat.server.ollama.responses import error_body as ollama_body
 from bitnet_chat.server.ollama.responses import not_served
 from bitnet_chat.server.openai.responses import error_body as openai_body

@@ -6,7 +6,8 @@ The log of an engine (``detail``) is not sent: it names files of this computer.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from bitnet_chat.errors import (
     BitnetChatError,
@@ -55,6 +56,18 @@ class APIError:
         if self.status >= 500 and not self.passes:
             headers["x-should-retry"] = "false"  # the OpenAI clients would retry a 5xx twice
         return headers
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRequest:
+    """An error of a request that no handler gets. ``kind``: an error type of the OpenAI API."""
+
+    status: int
+    what: str
+    remedy: str = ""
+    kind: str = "invalid_request_error"
+    code: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 _INVALID, _LIMIT, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
