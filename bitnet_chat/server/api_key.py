@@ -34,7 +34,7 @@ _LOGIN_LIMIT = 4096
 
 
 class TooManyAttemptsError(Exception):
-    """``retry_after``: seconds."""
+    """Too many wrong keys from one address. ``retry_after``: seconds."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("too many wrong keys came from this address")
@@ -54,11 +54,11 @@ class ApiKeyAuth:
         return bool(self._key)
 
     def is_right(self, key: str, address: str) -> bool:
-        """Whether the key is right. Raises TooManyAttemptsError for a wrong one after too many of them from
-        ``address``. The right key is always accepted: many clients may share an address, behind a proxy for example,
-        and one of them may have a wrong key.
+        """Whether the key is right. Raises TooManyAttemptsError for a wrong key after too many from ``address``.
+
+        The right key is always accepted: clients behind a proxy share an address, and one of them may have a wrong key.
         """
-        # Digests have the same length whatever was sent, so that the time tells nothing.
+        # Digests have equal lengths, so that the time of the comparison reveals nothing.
         right = hmac.compare_digest(_digest(key.encode("utf-8", "surrogatepass")), _digest(self._key))
         if right or not self._key:
             return True
@@ -76,12 +76,12 @@ class ApiKeyAuth:
         return False
 
     def session(self) -> str:
-        """A new value for the cookie. It does not reveal the key, and is invalid with another key."""
+        """Return a new value for the cookie. It does not reveal the key, and is invalid after a change of the key."""
         said = f"{int(self._clock()) + SESSION}.{secrets.token_urlsafe(12)}"
         return f"{said}.{self._mark(said)}"
 
     def is_session(self, value: str) -> bool:
-        """Whether ``value`` is from :meth:`session`, and not expired."""
+        """Whether ``value`` was made by :meth:`session` and has not expired."""
         said, _, mark = value.rpartition(".")
         if not said.isascii() or not mark.isascii() or not hmac.compare_digest(mark, self._mark(said)):
             return False
@@ -97,7 +97,7 @@ def _digest(key: bytes) -> bytes:
 
 
 def key_in(authorization: str, x_api_key: str) -> str:
-    """The key of a request, from ``Authorization: Bearer`` or ``x-api-key``; empty: none."""
+    """Return the key from ``Authorization: Bearer`` or ``x-api-key``; an empty string without one."""
     scheme, _, key = authorization.strip().partition(" ")
     return key.strip() if scheme.lower() == "bearer" else x_api_key.strip()
 

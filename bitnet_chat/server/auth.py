@@ -46,7 +46,7 @@ HEADERS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """The facts of a request that the checks use. Names of headers are lower case."""
+    """The parts of a request that the checks read. Names of headers are lower case."""
 
     method: str
     path: str
@@ -60,7 +60,7 @@ class RequestInfo:
 
 
 class RequestGuard:
-    """Validates Host, Origin, key and Content-Type."""
+    """Checks Host, Origin, API key, size and Content-Type."""
 
     def __init__(self, settings: ServeSettings, keys: ApiKeyAuth) -> None:
         self._settings, self._keys = settings, keys
@@ -73,11 +73,11 @@ class RequestGuard:
             self._own = {name, name.partition(".")[0], f"{name.partition('.')[0]}.local"}
 
     def refusal(self, facts: RequestInfo) -> RejectedRequest | None:
-        """The reason to reject the request; None if it is allowed."""
+        """Return the error of a request; None if it is allowed."""
         return self._of_host(facts) or self._of_origin(facts) or self._of_key(facts) or self._of_body(facts)
 
     def allowed_origin(self, facts: RequestInfo) -> str:
-        """The origin of a foreign page that may read the reply; empty without one."""
+        """Return the origin of the foreign page that may read the reply, or an empty string."""
         origin = facts.headers.get("origin", "").lower()
         return origin if origin in self._origins else ""
 
@@ -89,7 +89,7 @@ class RequestGuard:
         name = match[1].lower().strip("[]").rstrip(".")
         if name in self._own or name in self._hosts:
             return None
-        # DNS rebinding needs a name: an address cannot be pointed here. 0.0.0.0 is this computer, too.
+        # DNS rebinding needs a name, so an address is safe. 0.0.0.0 is this computer as well.
         if is_loopback(name) or name in _ANY_ADDRESS or (self._is_open and _is_address(name)):
             return None
         return RejectedRequest(
@@ -124,7 +124,7 @@ class RequestGuard:
             return None
         if facts.method == "OPTIONS" and "access-control-request-method" in facts.headers:
             return None
-        # The cookie is the page's own. Browsers send it for other pages of this computer as well.
+        # The cookie is valid for our page only, but browsers send it for other pages of this computer as well.
         if _is_own(facts) and self._keys.is_session(facts.cookies.get(COOKIE, "")):
             return None
         key = key_in(facts.headers.get("authorization", ""), facts.headers.get("x-api-key", ""))
@@ -148,8 +148,8 @@ class RequestGuard:
         kind = facts.headers.get("content-type", "")
         if _JSON.fullmatch(kind.strip()):
             return None
-        # A form, or nothing at all, is what curl and some clients say of their JSON. A page can send such a thing, too,
-        # and does not get here without leave: but it cannot send JSON without being asked first.
+        # curl and some clients label JSON as a form or not at all. A page can send such a request without a preflight;
+        # a request of a page must therefore be labelled as JSON, which a browser sends after a preflight only.
         if "origin" not in facts.headers and "sec-fetch-site" not in facts.headers:
             return None
         return RejectedRequest(
@@ -160,7 +160,7 @@ class RequestGuard:
 
 
 def _is_own(facts: RequestInfo) -> bool:
-    """Whether the request was not sent by a foreign page, as far as the browser reports."""
+    """Whether the request comes from our own page or from a program, according to its Origin."""
     origin, here = facts.headers.get("origin"), facts.headers.get("host", "").lower()
     return origin is None or origin.lower() in (f"http://{here}", f"https://{here}")
 
@@ -183,7 +183,7 @@ def _is_address(name: str) -> bool:
 
 
 def preflight_headers(origin: str, wanted: str) -> dict[str, str]:
-    """The answer to a preflight request: an allowed page of ``origin`` may send ``wanted`` headers."""
+    """Return the headers for a preflight request. ``wanted``: the requested headers, separated by commas."""
     named = ", ".join(name for name in (each.strip().lower() for each in wanted.split(",")) if _TOKEN.fullmatch(name))
     return {
         **cors_headers(origin),

@@ -31,7 +31,7 @@ def routes(scheduler: ReplyScheduler) -> list[BaseRoute]:
 
 
 def health_of(scheduler: ReplyScheduler) -> tuple[int, dict[str, object]]:
-    """The HTTP status, 200 if an engine is ready, else 503, and the body."""
+    """Return the HTTP status (200 if an engine is ready, else 503) and the body."""
     pools = scheduler.model_manager.pools
     statuses = [backend.status() for pool in pools.values() for backend in pool.backends]
     shown = max(statuses, key=_readiness, default=None)
@@ -39,7 +39,7 @@ def health_of(scheduler: ReplyScheduler) -> tuple[int, dict[str, object]]:
     if scheduler.ending.is_set():
         state = "ending"
     elif shown is None and scheduler.has_answered:
-        state = "unloaded"  # on purpose, and loaded again by the next request
+        state = "unloaded"  # by request; the next request loads the model again
     ready = state in _READY or state == "unloaded"
     return (200 if ready else 503), {
         "status": "ok" if ready else "unavailable",

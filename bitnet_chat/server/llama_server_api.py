@@ -1,7 +1,7 @@
-"""Endpoints of a llama-server about its model: ``/props``, ``/slots``, ``/tokenize``, ``/detokenize`` and
-``/apply-template``. They change nothing and reveal no conversation.
+"""Endpoints of llama-server about a model: ``/props``, ``/slots``, ``/tokenize``, ``/detokenize``, ``/apply-template``.
+They change no state and reveal no conversation.
 
-All data comes from the file of the model, with any backend; a model on another computer has no data.
+All data comes from the file of the model, whatever the backend; for a model on another computer they are 501.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class _TextRequest:
 
     header: ModelHeader
     template: ChatTemplate | None
-    """None: it cannot be read."""
+    """None if it cannot be read."""
     tokenizer: Tokenizer | None
-    """None: its kind of vocabulary is not supported."""
+    """None if the kind of vocabulary is not supported."""
 
 
 class _LlamaServerApi:
@@ -118,7 +118,7 @@ class _LlamaServerApi:
 
 
 def _read(source: BackendFactory) -> _TextRequest:
-    """Raises ModelError for a file that cannot be read."""
+    """Read the file of a model; blocks. Raises ModelError for a file that cannot be read."""
     from bitnet_chat.models.gguf import read_header
     from bitnet_chat.models.known_faults import mended
     from bitnet_chat.models.template_selection import template_source

@@ -27,10 +27,10 @@ _RATES = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own. All methods belong to the event loop."""
+    """The metrics of one server, in their own registry. All methods must be called on the event loop."""
 
     def __init__(self, model_manager: ModelManager, running: Callable[[], int] = lambda: 0) -> None:
-        """``running``: gives the number of waiting and running replies."""
+        """``running``: returns the number of waiting and running replies."""
         self.registry = CollectorRegistry()
         by_model = ("model",)
         self._requests = Counter(
@@ -77,19 +77,19 @@ class Metrics:
         self._cached = Counter(
             "bitnet_chat_cached_replies", "Replies replayed from the cache", by_model, registry=self.registry
         )
-        for name in model_manager.names:  # 0 is a figure, too, and a rate wants a beginning
+        for name in model_manager.names:  # series begin at 0, so that rates are right from the first event
             for counter in (self._prompt_tokens, self._tokens, self._yields, self._restarts, self._cached):
                 counter.labels(name)
         self._model_manager = model_manager
         self._shared_restarts: dict[str, int] = {}
-        """Counted restarts of a process that serves several slots."""
+        """Counted restarts, by model, of processes that serve several slots."""
         self.registry.register(_Collector(model_manager, running))
 
     def request(self, api: str, status: int) -> None:
         self._requests.labels(api, str(status)).inc()
 
     def reply(self, model: str) -> ReplyMetrics:
-        """Metrics of a reply that is requested now."""
+        """Return the metrics of a reply; its request arrives now."""
         return ReplyMetrics(self, model)
 
     def yielded(self, model: str) -> None:
@@ -99,7 +99,7 @@ class Metrics:
         self._cached.labels(model).inc()
 
     def restarted(self, model: str, slot: Slot) -> None:
-        """Count the restarts of its engine that are not counted yet."""
+        """Count the restarts of the engine of a slot since the last call."""
         count, known = slot.backend.status().restarts, slot.restarts
         if self._model_manager.pools[model].source.shared:
             known = self._shared_restarts.get(model, 0)
@@ -109,7 +109,7 @@ class Metrics:
         slot.restarts = count
 
     def exposed(self, accept: str) -> tuple[bytes, str]:
-        """All metrics in the format that the ``Accept`` header asks for, and the name of that format."""
+        """Return all metrics in the format of the ``Accept`` header, and the media type."""
         for model, pool in self._model_manager.pools.items():
             for slot in pool.seats:
                 self.restarted(model, slot)
@@ -126,7 +126,7 @@ class ReplyMetrics:
         self._is_seated = self._has_spoken = False
 
     def seated(self) -> None:
-        """A backend is assigned to it."""
+        """Observe the waiting time: a backend is assigned to the reply."""
         if not self._is_seated:
             self._is_seated = True
             self._metrics._waited.labels(self._model).observe(time.monotonic() - self._asked)

@@ -30,7 +30,7 @@ log = logging.getLogger("bitnet_chat.server")
 requests = logging.getLogger("bitnet_chat.server.requests")
 
 _SLACK = 1 << 20
-"""Bytes above the limit at which a body is cut here: below, an API reports the limit in its own error format."""
+"""Bytes above the limit at which the middleware stops a body. Below that, an API reports its limit itself."""
 _UNREAD = 32_000_000
 """Bytes of a rejected body that are read before the error is sent. Most clients send all of it before they read the
 response, and would report a broken connection instead.

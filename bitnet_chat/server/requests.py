@@ -34,10 +34,10 @@ class ClientDisconnectedError(Exception):
 
 
 async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: IgnoredFields | None = None) -> T:
-    """The result of ``parse``, which is pure, for the object in the body; ``limit`` in bytes. A large one is parsed
-    outside the event loop. ``notes``: see :class:`Fields`.
+    """Read the JSON object of the body and return the result of ``parse``, which runs in a thread for a large body.
 
-    Raises InvalidFieldError (400 or 413), or ClientDisconnectedError if the client disconnects before its end.
+    ``limit``: bytes. ``notes``: see :class:`Fields`. Raises InvalidFieldError (400, 413 or 415), and
+    ClientDisconnectedError if the client disconnects before the end of the body.
     """
     data = await _data(request, limit)
     if len(data) <= _AT_ONCE:
@@ -92,30 +92,30 @@ def _too_large(limit: int) -> InvalidFieldError:
 
 
 def object_of(data: bytes, notes: IgnoredFields | None = None) -> Fields:
-    """The object in a body. Raises InvalidFieldError."""
+    """Parse the JSON object of a body. Raises InvalidFieldError."""
     try:
         text = data.decode("utf-8-sig")
         value: Any = _json(text, in_steps=len(data) > _AT_ONCE)
     except UnicodeDecodeError as error:
         raise InvalidFieldError(f"the body is not UTF-8: byte {error.start} is invalid", code="invalid_json") from None
     except InvalidFieldError as error:
-        raise error.with_traceback(None) from None  # or all that was read would live on with it, to be freed elsewhere
+        raise error.with_traceback(None) from None  # its frames would keep the whole body in memory
     except RecursionError:
         raise InvalidFieldError("the body is nested too deeply", code="invalid_json") from None
     except ValueError as error:
         raise InvalidFieldError(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise InvalidFieldError("the body is not a JSON object", code="invalid_json")
-    if _HALF.search(text):  # as a program writes it that has cut a text between the two halves of a character
+    if _HALF.search(text):  # half a surrogate pair, from a program that has cut a text within a character
         value = _whole(value)
     return Fields(value, notes=notes)
 
 
 def _json(text: str, *, in_steps: bool) -> Any:
-    """``in_steps``: lists and objects are parsed by Python and texts by C, so that other threads run in between."""
+    """Parse JSON. ``in_steps``: Python parses lists and objects, so that other threads run between the steps."""
     if not in_steps:
         return json.loads(text, parse_constant=_no_number)
-    parts: Any = json.decoder  # what is in Python there has no types
+    parts: Any = json.decoder  # its Python functions have no types
     scanner: Any = json.scanner
     decoder: Any = json.JSONDecoder(parse_constant=_no_number)
     left = _MOST_VALUES

@@ -1,4 +1,4 @@
-"""The scheduler of replies: selects model and backend, starts a reply, and counts it."""
+"""The scheduler of replies: selects the model and the backend, starts a reply, and counts it in the metrics."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from bitnet_chat.util.threads import run_beside_loop
 log = logging.getLogger("bitnet_chat.server")
 
 _YIELDS = 3
-"""Maximum number of times that a low-priority reply yields; then it is completed, so that it ends at all."""
+"""Maximum number of times that a low-priority reply yields; after that it runs to its end."""
 _PATIENCE = 8.0
-"""Seconds for replies to end after a stop. A guarded backend abandons an unresponsive one after six."""
+"""Seconds for replies to end after a stop. A guarded backend abandons an unresponsive engine after six."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class ReplyRequest:
     one_call: bool = False
     """Whether the reply may contain at most one tool call."""
     urgent: bool = True
-    """Interactive priority. A low-priority reply that has no reader of its text yet and is not recorded yields to an
-    interactive one, and is generated again after it.
+    """Interactive priority. A low-priority reply that is not recorded, and of which no reader has received text, yields
+    to an interactive one and is generated again after it.
     """
 
 
@@ -55,7 +55,7 @@ class RequestDefaults:
     """Defaults of a request. None: no limit."""
 
     system: str = ""
-    """For conversations that are not recorded: a recorded one keeps the system prompt that it began with."""
+    """The system prompt of a conversation that has none. A recorded conversation keeps its own."""
     max_tokens: int | None = None
     timeout: float | None = None
     """Seconds."""
@@ -83,7 +83,7 @@ class ReplyScheduler:
         defaults: RequestDefaults | None = None,
         log_prompts: bool = False,
     ) -> None:
-        """``cache``: the cache of deterministic replies. ``log_prompts``: log prompts and replies."""
+        """``cache``: of deterministic replies, or None. ``log_prompts``: log prompts and replies."""
         self.model_manager = model_manager
         self.defaults = defaults or RequestDefaults()
         self._cache = cache
@@ -104,8 +104,10 @@ class ReplyScheduler:
         self.model_manager.start()
 
     def begin(self, order: ReplyRequest, *, on_end: Callable[[ReplyBroadcast], None] | None = None) -> ReplyBroadcast:
-        """Start a reply. Raises UnknownModelError, or ShuttingDownError during shutdown; other errors, a full queue
-        among them, are the Failed that the broadcast ends with.
+        """Start a reply. ``on_end``: called at its end.
+
+        Raises UnknownModelError, and ShuttingDownError during shutdown. For any other error, such as a full queue, the
+        broadcast ends with Failed.
         """
         if self.ending.is_set():
             raise ShuttingDownError(
@@ -137,8 +139,8 @@ class ReplyScheduler:
         return generation
 
     async def close(self, grace: float = 0.0) -> None:
-        """Start no new reply; running ones have ``grace`` seconds, and are then stopped with their text so far, as they
-        are at once if this is cancelled.
+        """Refuse new replies, give running ones ``grace`` seconds, then stop them with their text so far. A
+        cancellation of this call stops them at once.
         """
         self.ending.set()
         try:
@@ -149,7 +151,7 @@ class ReplyScheduler:
                 generation.stop()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_PATIENCE)
-            for task in list(self._tasks):  # deaf ones
+            for task in list(self._tasks):  # those that do not react to the stop
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=1.0)
@@ -203,14 +205,14 @@ class ReplyScheduler:
                 generation.put(Failed(EngineDiedError("the reply stream ended unexpectedly"), generation.text))
 
     async def _place(self, order: ReplyRequest, model: str) -> CacheEntry | None:
-        """The entry of the reply in the cache, if there can be one."""
+        """Return the entry of the reply in the cache; None without a cache or for a reply that is not repeatable."""
         if self._cache is None:
             return None
         key = await run_beside_loop(order.conversation, self._cache.key, model, order.conversation, order.options)
         return self._cache.place(key)
 
     async def _refusal(self, order: ReplyRequest, model: str) -> BitnetChatError | None:
-        """The error of a request that can be refused without a backend."""
+        """Return the error of a request that can be refused without a backend, or None."""
         pool, options = self.model_manager.pools[model], order.options
         refusal = await pool.refusal(order.conversation, options)
         if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
@@ -252,7 +254,7 @@ def _with_tools_as_wished(backend: Backend, order: ReplyRequest) -> Backend:
 
 
 class _Preemption:
-    """The way in which a low-priority reply yields to an interactive one."""
+    """Lets a low-priority reply yield to an interactive one."""
 
     def __init__(self, generation: ReplyBroadcast) -> None:
         self._generation = generation
@@ -261,7 +263,7 @@ class _Preemption:
         self.made = False
 
     def make(self) -> bool:
-        """Whether it yields: not if a reader has received a part of it, which cannot be revoked."""
+        """Interrupt the reply. Return False if it cannot yield: it has ended, or a reader has received a part of it."""
         if self._generation.seen or self._generation.end is not None or self._generation.is_stopping:
             return False
         if self.backend is None:
@@ -280,7 +282,7 @@ async def _give_again(replay: CachedBackend, order: ReplyRequest, generation: Re
 
 
 def _pipeline(backend: Backend, order: ReplyRequest, place: CacheEntry | None) -> ReplyPipeline:
-    """``place``: of the cache, where the reply is kept."""
+    """Return the filters of a reply. ``place``: the entry of the cache that stores it, or None."""
     if order.recorder is None:
         pipeline = pipeline_of(backend, order.conversation, order.options)
     else:
@@ -289,9 +291,9 @@ def _pipeline(backend: Backend, order: ReplyRequest, place: CacheEntry | None) -
 
 
 def _remembered(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:
-    """The conversation in the context of the backend."""
+    """Return the conversation that is in the context of the backend after a reply."""
     last = conversation.last
-    if last is not None and last.role == "assistant":  # it was gone on with
+    if last is not None and last.role == "assistant":  # the reply continued it
         before = Conversation(conversation.messages[:-1])
         return before.with_assistant(last.content + generation.text, tool_calls=generation.calls)
     if not generation.text and not generation.calls:

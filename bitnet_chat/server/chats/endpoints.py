@@ -1,7 +1,7 @@
-"""``/chats``: conversations in the journal, with replies to stream and to follow; and ``/replies``, which are not kept.
+"""``/chats``: conversations in the journal and their streamed replies; ``/replies``: replies that are not stored.
 
-``POST /chats`` makes a chat, ``POST /chats/{id}/messages`` asks in it and streams the reply, ``GET /chats/{id}/events``
-streams a running reply to any other client, and continues a broken stream.
+``POST /chats`` creates a chat, ``POST /chats/{id}/messages`` adds a message and streams the reply. ``GET
+/chats/{id}/events`` streams a running reply to any other client, and continues a broken stream.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _LISTED, _MOST_LISTED = 100, 1000
 _AT_ONCE = 500
-"""Characters that are rendered without a pause."""
+"""Characters that are rendered in one turn of the event loop."""
 _MOST_WORDS = 1000
 """Characters of a search."""
 
@@ -177,7 +177,7 @@ class _ChatsApi:
 
 
 def _to_watch(room: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | None] | None:
-    """The reply for a reader, and the index of its last event seen; None: no reply to stream."""
+    """Return the reply for a reader and the position that it has seen (None: no event); None without a reply."""
     found = room.find(seen)
     if found is not None:
         live, place = found
@@ -187,7 +187,7 @@ def _to_watch(room: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | N
 
 
 def _kept(live: LiveReply, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
-    """The events of a reply of a chat."""
+    """Yield the events of a reply of a chat that follow the position ``place``; None: all of them."""
     return _all_of(live.opening, live.generation, live.html() if renders else None, place, live.settled)
 
 
@@ -198,8 +198,10 @@ async def _all_of(
     place: int | None = None,
     settled: asyncio.Event | None = None,
 ) -> AsyncIterator[bytes]:
-    """Yield the events of one reply that follow ``place``. ``settled``: awaited before the last event, so that the
-    reply is in the journal, for other programs too, before a client reads its end."""
+    """Yield the events of one reply that follow the position ``place``; None: all of them.
+
+    ``settled``: awaited before the last event, so that the reply is in the journal before a client receives its end.
+    """
     encoder = EventEncoder(opening, place, html)
     yield RETRY
     for part in encoder.begin():
@@ -208,7 +210,7 @@ async def _all_of(
     async with aclosing(generation.watch(begin, progress=True)) as watched:
         async for seen in watched:
             if html is not None and html.place + _AT_ONCE < seen.place:
-                await asyncio.sleep(0)  # of a long reply that is rendered late: others come in between
+                await asyncio.sleep(0)  # a long reply that is rendered late: let other tasks run
             if settled is not None and isinstance(seen.event, Completed | Failed):
                 await settled.wait()
             # Events of one batch are sent in one write.

@@ -1,7 +1,7 @@
-"""Running replies by chat, with their readers.
+"""Running replies by chat, and their readers.
 
-A reply belongs to its chat, not to the connection that requested it: it continues for a while without readers, and is
-kept for a while after its end, for clients that have to reconnect.
+A reply belongs to its chat, not to the connection that requested it: without readers it continues for some time, and
+after its end it is kept for some time, for clients that reconnect.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _MOST_TOLD = 32
 
 
 class LiveReply:
-    """One reply of a chat, from its beginning until it is forgotten."""
+    """One reply of a chat, from its beginning until it is dropped from memory."""
 
     def __init__(self, opening: ReplyStart, generation: ReplyBroadcast, linger: float) -> None:
         """``linger``: seconds that it continues without readers."""
         self.opening = opening
         self.generation = generation
         self.settled = asyncio.Event()
-        """Set when it is completely in the journal."""
+        """Set when the reply is completely in the journal."""
         self._html: SharedHtml | None = None
         self._linger = linger
         self._watchers = 0
@@ -51,7 +51,7 @@ class LiveReply:
         return self.generation.end is None
 
     def html(self) -> SharedHtml:
-        """Its HTML, for all readers of HTML."""
+        """Return the HTML of the reply, which all readers of HTML share."""
         if self._html is None:
             from bitnet_chat.server.web.shared_html import SharedHtml
 
@@ -70,7 +70,7 @@ class LiveReply:
             self._timer = self._loop.call_later(self._linger, self.generation.stop)
 
     def over(self) -> None:
-        """The reply has ended."""
+        """Cancel the timer: the reply has ended."""
         self._relax()
 
     def _relax(self) -> None:
@@ -79,7 +79,7 @@ class LiveReply:
             self._timer = None
 
     def as_it_is(self) -> LiveReplyState:
-        """The reply so far."""
+        """Return the reply so far."""
         generation, opening = self.generation, self.opening
         return LiveReplyState(
             generation.id,
@@ -102,7 +102,7 @@ class ChatChanged:
 
 
 class LiveChat:
-    """A chat that is in use, or was recently."""
+    """A chat with a reply in memory, or with followers."""
 
     def __init__(self, id: int) -> None:
         self.id = id
@@ -113,7 +113,7 @@ class LiveChat:
         """Number of users of this object."""
         self._claimed = False
         self._unwanted = False
-        """The reply that is about to begin is already stopped."""
+        """Whether a stop has arrived before the reply begins."""
         self._told: deque[tuple[int, LiveReply | ChatChanged]] = deque(maxlen=_MOST_TOLD)
         self._number = 0
         self._followers: set[asyncio.Event] = set()
@@ -129,7 +129,7 @@ class LiveChat:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Exclude other new replies during the block. Raises InvalidFieldError."""
+        """Exclude other new replies during the block. Raises ReplyRunningError."""
         if self._claimed or self.answering is not None:
             raise ReplyRunningError
         self._claimed = True
@@ -145,7 +145,7 @@ class LiveChat:
             live.generation.stop()
 
     def stop(self) -> bool:
-        """Stop the reply that is running or about to begin. False without one."""
+        """Stop the reply that is running or about to begin. Return False without one."""
         if self.answering is not None:
             self.answering.generation.stop()
             return True
@@ -153,7 +153,7 @@ class LiveChat:
         return self._claimed
 
     def tell(self, what: LiveReply | ChatChanged) -> None:
-        """Send an event to all followers."""
+        """Publish an event to all followers."""
         self._number += 1
         self._told.append((self._number, what))
         self._wake()
@@ -170,21 +170,22 @@ class LiveChat:
             self.live = None
 
     def find(self, seen: LastSeen | None) -> tuple[LiveReply, int] | None:
-        """The reply that a client has read a part of, and the position after that. None if it is unknown, or has no
-        such position.
+        """Return the reply of which a client has received a part, and the position after that part; None if the reply
+        is unknown or has no such position.
         """
         if seen is None:
             return None
         for _, told in self._told:
             if isinstance(told, LiveReply) and told.generation.id == seen.generation:
-                # The end has a place of its own, once it is there.
+                # The event of the end has a position of its own.
                 return (told, seen.place) if seen.place <= told.generation.place + (not told.running) else None
         return None
 
     async def follow(self, seen: LastSeen | None) -> AsyncGenerator[tuple[LiveReply | ChatChanged, int | None]]:
-        """What is being said, and what is said and done from now on; with the place that was seen, None: nothing was.
+        """Yield the running reply, then later replies and changes of the chat, until it is closed. With a reply comes
+        the position that the client has seen; None: no event.
 
-        ``seen``: the last event of a client that reconnects; missed events are included.
+        ``seen``: the last event of a client that reconnects; events since then are included.
         """
         news = asyncio.Event()
         self._followers.add(news)
@@ -216,7 +217,7 @@ class LiveChat:
 
 
 class LiveChatRegistry:
-    """Chats by their numbers."""
+    """The chats in memory, by id."""
 
     def __init__(self) -> None:
         self._live_chats: dict[int, LiveChat] = {}
@@ -228,7 +229,7 @@ class LiveChatRegistry:
 
     @contextmanager
     def entered(self, id: int) -> Iterator[LiveChat]:
-        """The object of a chat, which exists at least during the block."""
+        """Yield the object of a chat, which exists at least during the block."""
         room = self._live_chats.get(id)
         if room is None:
             room = self._live_chats[id] = LiveChat(id)
@@ -241,7 +242,7 @@ class LiveChatRegistry:
             self._tidy(room)
 
     def ended(self, room: LiveChat, live: LiveReply) -> None:
-        """A reply has ended; it is kept for a while."""
+        """Keep a reply that has ended for :data:`KEPT` seconds."""
         live.over()
         self._ended[live.generation.id] = room, live
         asyncio.get_running_loop().call_later(KEPT, self._forget, live.generation.id)
@@ -249,7 +250,7 @@ class LiveChatRegistry:
             self._forget(next(iter(self._ended)))
 
     def remove(self, room: LiveChat) -> None:
-        """The chat is removed."""
+        """Tell all followers that the chat is removed, and drop it."""
         room.tell(ChatChanged(deleted=True))
         room.close()
         if self._live_chats.get(room.id) is room:

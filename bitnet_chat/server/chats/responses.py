@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import JournalEntry, MessageRecord, StoredConversation
 
 Render = Callable[[str], str]
-"""A reply as HTML."""
+"""From the text of a reply to HTML."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveReplyState:
-    """The running reply of a chat at this moment. ``row``: of its message, if stored. ``place``: after all of
-    ``content``, ``thinking`` and ``calls``.
+    """The running reply of a chat at one moment. ``row``: of its message, if stored. ``place``: the position after
+    ``content``, ``thinking`` and ``calls``. ``created``: seconds since 1970.
     """
 
     generation: str
@@ -42,7 +42,7 @@ def error_body(problem: APIError) -> dict[str, object]:
 
 
 def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> dict[str, object]:
-    """An entry of the list. ``snippet``: the text around the words of a search."""
+    """Return an entry of the list. ``snippet``: the text around the words of a search."""
     form: dict[str, object] = {
         "id": entry.id,
         "title": entry.title,
@@ -59,7 +59,7 @@ def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> d
 def chat_form(
     stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None
 ) -> dict[str, object]:
-    """A whole chat. The running reply is the last of its messages, without a ``finish_reason``."""
+    """Return a whole chat. The running reply is the last message, without a ``finish_reason``."""
     records = [record for record in line_of(stored) if live is None or record.row != live.row]
     messages = [_message(record, render) for record in records]
     if live is not None:
@@ -79,7 +79,7 @@ def chat_form(
 
 
 def chat_json(stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None) -> bytes:
-    """The same, message by message: one call for a long chat would block all other threads."""
+    """Return the same as JSON, encoded message by message: one call for a long chat would block all other threads."""
     form = chat_form(stored, live, render)
     lists = {name: form.pop(name) for name in ("messages", "passed_over")}
     parts = [to_json(form)[:-1]]

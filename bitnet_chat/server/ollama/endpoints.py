@@ -1,6 +1,6 @@
-"""``/api``: Ollama's API for its unchanged clients: chat, generate, and the list of models.
+"""``/api``: the API of Ollama, for its unmodified clients: chat, generate, and the list of models.
 
-A reply ends with its connection. Paths that fetch, make or remove models, and embeddings, are 501
+A disconnect stops the reply. Paths that fetch, make or remove models, and embeddings, are 501
 (:func:`bitnet_chat.server.ollama.responses.not_served`). ``GET /`` is in :mod:`bitnet_chat.server.web.files`.
 """
 
@@ -35,7 +35,7 @@ from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.version import __version__
 
 API_VERSION = "0.40.12"
-"""The version of Ollama whose API this is. Clients read it, and leave out fields that an older one does not know."""
+"""The version of Ollama with this API. Clients read it, and leave out fields that an older version does not support."""
 
 
 def routes(scheduler: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
@@ -121,7 +121,7 @@ class _OllamaApi:
     async def _load(
         self, request: Request, asked: OllamaRequest, model: str, encoder: responses.OllamaEncoder
     ) -> Response:
-        """Answer a request without a prompt, which loads or unloads the model."""
+        """Respond to a request without a prompt, which loads or unloads the model."""
         if asked.unloads:
             self._model_manager.unload(model)
             await self._model_manager.unloaded(model)
@@ -133,7 +133,7 @@ class _OllamaApi:
     # Models
 
     def _known(self, name: str) -> str:
-        """The served name of a model, from any spelling of a client."""
+        """Return the served name of a model for any spelling of it."""
         return self._model_manager.find(name) or name
 
     async def _card(self, name: str) -> ModelCard:
@@ -167,7 +167,7 @@ _LINES = "application/x-ndjson"
 
 
 class _OllamaStream(StreamingResponse):
-    """A response that ends with its client, and stops the reply of that client."""
+    """A stream of JSON lines that stops its reply when the client disconnects."""
 
     def __init__(self, lines: AsyncIterator[bytes], gone: Callable[[], object], headers: Mapping[str, str]) -> None:
         super().__init__(lines, headers=headers, media_type=_LINES)

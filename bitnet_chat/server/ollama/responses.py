@@ -21,7 +21,7 @@ from bitnet_chat.text.utf8 import well_formed
 TAG = ":latest"
 """Suffix of every name in listings: Ollama clients look for it, and for the plain name."""
 _FOR_EVER = "2318-01-01T00:00:00Z"
-"""The unload time of a model that stays until its memory is needed. Ollama clients show such a year as forever."""
+"""The unload time of a model that stays loaded until its memory is needed. Ollama clients show this year as forever."""
 _WHOLE = (FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
 
 
@@ -67,14 +67,14 @@ def time_of(seconds: float) -> str:
 
 
 class OllamaEncoder:
-    """The objects of one reply; ``now`` is the time, in seconds since 1970."""
+    """Encodes one reply as JSON objects. ``now``: the time, in seconds since 1970."""
 
     def __init__(self, model: str, *, thinking: bool = True) -> None:
         """``thinking``: include thoughts."""
         self._model, self._thinking = model, thinking
 
     def piece(self, event: Event, now: float) -> dict[str, object] | None:
-        """The object for an event; None if the API cannot express it."""
+        """Return the object for an event; None if the API cannot express it."""
         match event:
             case TextDelta(text):
                 return self._object(now, self._said(text), done=False)
@@ -85,7 +85,7 @@ class OllamaEncoder:
         return None
 
     def last(self, end: Completed, total: float, notices: Sequence[str], now: float) -> dict[str, object]:
-        """``total``: seconds since the request arrived."""
+        """Return the last object of a stream. ``total``: seconds since the request arrived."""
         return {**self._object(now, self._said(""), done=True), **_end(end, total, notices)}
 
     def whole(
@@ -101,7 +101,7 @@ class OllamaEncoder:
         return {**self._object(now, said, done=True), **_end(end, total, notices)}
 
     def loaded(self, reason: str, now: float) -> dict[str, object]:
-        """``reason``: ``load`` or ``unload``."""
+        """Return the object for a request without a prompt. ``reason``: ``load`` or ``unload``."""
         return {**self._object(now, self._said(""), done=True), "done_reason": reason}
 
     def _object(self, now: float, said: Mapping[str, object], *, done: bool) -> dict[str, object]:
@@ -112,7 +112,7 @@ class OllamaEncoder:
 
 
 class OllamaChatEncoder(OllamaEncoder):
-    """The objects of ``/api/chat``."""
+    """Encodes replies of ``/api/chat``."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
         message: dict[str, object] = {"role": "assistant", "content": text}
@@ -124,7 +124,7 @@ class OllamaChatEncoder(OllamaEncoder):
 
 
 class OllamaGenerateEncoder(OllamaEncoder):
-    """The objects of ``/api/generate``, which has no tool calls."""
+    """Encodes replies of ``/api/generate``, which has no tool calls."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
         return {"response": text, **({"thinking": thinking} if thinking else {})}
@@ -136,7 +136,7 @@ def _call(call: ToolCall) -> dict[str, object]:
 
 
 def done_reason(reason: FinishReason) -> str:
-    """``length`` for any incomplete reply: the API has no other value."""
+    """Return the done reason of the API: ``length`` for any incomplete reply, since the API has no other value."""
     return "stop" if reason in _WHOLE else "length"
 
 
@@ -159,7 +159,7 @@ def _end(end: Completed, total: float, notices: Sequence[str]) -> dict[str, obje
 
 
 def _durations(stats: Stats, total: float) -> dict[str, object]:
-    """The time before the message was sent to the engine, a queue for example, counts as loading."""
+    """Return the durations in nanoseconds. The time before the engine receives the message counts as loading."""
     first = min(stats.time_to_first_token or 0.0, stats.seconds)
     return {
         "total_duration": _nanoseconds(total),
@@ -181,7 +181,7 @@ def full_name(name: str) -> str:
 
 
 def listed(card: ModelCard, created: float) -> dict[str, object]:
-    """An entry of ``/api/tags``. ``created``: its time if its file has none."""
+    """Return an entry of ``/api/tags``. ``created``: seconds since 1970, for a model without a file."""
     name = full_name(card.name)
     return {
         "name": name,
@@ -194,7 +194,7 @@ def listed(card: ModelCard, created: float) -> dict[str, object]:
 
 
 def running(card: ModelCard, size: int, window: int) -> dict[str, object]:
-    """An entry of ``/api/ps``. ``size``: bytes of memory, ``window``: tokens."""
+    """Return an entry of ``/api/ps``. ``size``: bytes of memory. ``window``: tokens."""
     name = full_name(card.name)
     return {
         "name": name,
@@ -209,8 +209,8 @@ def running(card: ModelCard, size: int, window: int) -> dict[str, object]:
 
 
 def shown(card: ModelCard, created: float, *, here: bool) -> dict[str, object]:
-    """``/api/show``. ``here``: whether its file is on this computer; capabilities of a remote model are unknown, and
-    not denied.
+    """Return the body of ``/api/show``. ``here``: whether the file is on this computer; the capabilities of a remote
+    model are unknown, so tools are listed.
     """
     kind = card.architecture
     info: dict[str, object] = {"general.architecture": kind, "general.parameter_count": card.parameters}
@@ -251,6 +251,6 @@ def _amount(parameters: int) -> str:
 
 
 def _digest(card: ModelCard) -> str:
-    """An identifier that changes with the model or its file. It is not a hash of the file."""
+    """Return an identifier that changes with the model or its file. It is not a hash of the file."""
     facts = f"{card.name}\0{card.size}\0{card.modified}\0{card.parameters}"
     return hashlib.sha256(facts.encode("utf-8", "replace")).hexdigest()

@@ -77,7 +77,7 @@ class _OpenAIApi:
         notices = notes.lines if notes is not None else []
         order = ReplyRequest(
             asked.conversation,
-            # As OpenAI and llama-server do: a prompt that is too long is refused, unless --overflow was given.
+            # Like OpenAI and llama-server, refuse a prompt that is too long, unless --overflow is given.
             replace(asked.options, overflow=self._settings.overflow or "stop"),
             asked.model,
             tools_optional=notes is not None and asked.options.tool_choice == "auto",

@@ -26,7 +26,7 @@ _AS_THEY_WERE = {
 
 
 def finish_reason(reason: FinishReason) -> str:
-    """``length`` for any end but that of the model: the API has no other value for an incomplete reply."""
+    """Return the finish reason of the API: ``length`` for any incomplete reply, since the API has no other value."""
     return _AS_THEY_WERE.get(reason, "length")
 
 
@@ -45,10 +45,10 @@ def error_body(problem: APIError) -> dict[str, object]:
 
 
 class _ChunkTemplate:
-    """A chunk in which only the text varies: all else is encoded once."""
+    """A chunk in which only the text varies; the rest is encoded once."""
 
     def __init__(self, empty: bytes) -> None:
-        """``empty``: the chunk for an empty text, in which the last empty string is the text."""
+        """``empty``: the chunk for an empty text, which is its last empty string."""
         self._before, _, self._after = empty.rpartition(b'""')
 
     def of(self, text: str) -> bytes:
@@ -75,7 +75,7 @@ class ChunkHeader:
 
 
 def details(end: Completed, notices: Sequence[str]) -> dict[str, object]:
-    """Facts that the API cannot express: the finish reason, the speed, and the notices."""
+    """Return the extension ``bitnet_chat``: exact finish reason, speed, and notices."""
     stats = end.stats
     return {
         "finish_reason": str(end.reason),
@@ -95,7 +95,7 @@ def _call(call: ToolCall) -> dict[str, object]:
 
 
 class OpenAIChatEncoder:
-    """The forms of ``/v1/chat/completions``."""
+    """Encodes replies of ``/v1/chat/completions``."""
 
     def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
         """``usage``: whether a stream reports it."""
@@ -109,7 +109,7 @@ class OpenAIChatEncoder:
         return [self._chunk({"role": "assistant", "content": ""})]
 
     def piece(self, event: Event) -> list[bytes]:
-        """The chunk for an event; none if the API cannot express it within a stream."""
+        """Return the chunk for an event; none if the API cannot express it within a stream."""
         match event:
             case TextDelta(text):
                 return [self._text.of(text)]
@@ -152,7 +152,7 @@ class OpenAIChatEncoder:
 
 
 class OpenAICompletionEncoder:
-    """The forms of ``/v1/completions``, which has no thoughts and tools."""
+    """Encodes replies of ``/v1/completions``, which has no thoughts and tools."""
 
     def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
         self._head, self._wants_usage = head, usage

@@ -30,7 +30,7 @@ def _written() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """A new document for each call."""
+    """Return a new OpenAPI document."""
     return {
         "openapi": "3.1.0",
         "info": {
