@@ -175,7 +175,7 @@ def _place(row: int, stored: StoredConversation) -> int:
 def _messages(
     objects: list[Fields], *, may_end_in_it: bool, reply: FinishReason | None = FinishReason.INTERRUPTED
 ) -> Conversation:
-    """Parse messages in the format of the OpenAI API. ``reply``: the finish reason of a reply at the end, if allowed."""
+    """Parse messages in the format of the OpenAI API. ``reply``: the finish reason of a reply at the end."""
     last = objects[-1] if objects else None
     if not (may_end_in_it and last is not None and last.text("role") == "assistant" and len(objects) > 1):
         return _question(objects)

@@ -63,8 +63,8 @@ def _html_of(text: str) -> str:
 
 
 class HtmlStream:
-    """A streamed reply. ``feed`` and ``finish`` return the changed blocks: number and HTML, which is empty for a removed
-    block. Blocks are numbered from 0; only the last ones change.
+    """A streamed reply. ``feed`` and ``finish`` return the changed blocks: number and HTML, which is empty if the block
+    is removed. Blocks are numbered from 0; only the last ones change.
     """
 
     def __init__(self) -> None:
