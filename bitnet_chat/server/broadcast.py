@@ -125,7 +125,7 @@ class ReplyBroadcast:
         for watcher in self._watchers:
             watcher.set()
 
-    def again(self) -> None:
+    def reset(self) -> None:
         """Discard the text so far, which no reader has received: the reply is generated again."""
         assert not self.seen and self.end is None
         self._blocks.clear()
@@ -237,7 +237,7 @@ class ReplyBroadcast:
         if self._stop is not None and self.end is None:
             self._stop()
 
-    def stopped_by(self, stop: Callable[[], object]) -> bool:
+    def on_stop(self, stop: Callable[[], object]) -> bool:
         """Register ``stop`` as the function that ends the reply. Return False if the reply is already stopped."""
         self._stop = stop
         return not self._stopping

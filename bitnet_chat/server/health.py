@@ -24,7 +24,7 @@ def routes(scheduler: ReplyScheduler) -> list[BaseRoute]:
         return json_response(json.dumps(facts).encode(), status, headers)
 
     async def metrics(request: Request) -> Response:
-        text, kind = scheduler.metrics.exposed(request.headers.get("accept", ""))
+        text, kind = scheduler.metrics.render(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": kind})
 
     return [route("/health", GET=health), route("/metrics", GET=metrics)]

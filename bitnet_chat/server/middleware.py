@@ -67,7 +67,7 @@ class RequestMiddleware:
                 await failure(scope, receive, exchange.send)
         finally:
             status = exchange.status or _DISCONNECTED
-            self._metrics.request(api_of(info.path), status)
+            self._metrics.count_request(api_of(info.path), status)
             took = 1000 * (time.monotonic() - began)
             requests.info("%s %s %s %.0f ms", info.method, one_line(info.path), status, took)
 

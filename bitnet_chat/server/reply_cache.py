@@ -49,7 +49,7 @@ class ReplyCache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def place(self, key: bytes | None) -> CacheEntry | None:
+    def entry(self, key: bytes | None) -> CacheEntry | None:
         """Return the entry of a request; None if ``key`` is None. Counts a hit or a miss."""
         if key is None:
             return None

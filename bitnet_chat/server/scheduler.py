@@ -60,16 +60,16 @@ class RequestDefaults:
     timeout: float | None = None
     """Seconds."""
 
-    def applied(self, order: ReplyRequest) -> ReplyRequest:
-        options, conversation = order.options, order.conversation
+    def applied(self, request: ReplyRequest) -> ReplyRequest:
+        options, conversation = request.options, request.conversation
         if options.max_tokens is None and self.max_tokens is not None:
             options = replace(options, max_tokens=self.max_tokens)
         if options.timeout is None and self.timeout is not None:
             options = replace(options, timeout=self.timeout)
         options = replace(options, alone=True)  # backends are shared by all clients
-        if self.system and not conversation.system and order.recorder is None:
+        if self.system and not conversation.system and request.recorder is None:
             conversation = conversation.with_system(self.system)
-        return replace(order, options=options, conversation=conversation)
+        return replace(request, options=options, conversation=conversation)
 
 
 class ReplyScheduler:
@@ -103,7 +103,7 @@ class ReplyScheduler:
     def start(self) -> None:
         self.model_manager.start()
 
-    def begin(self, order: ReplyRequest, *, on_end: Callable[[ReplyBroadcast], None] | None = None) -> ReplyBroadcast:
+    def begin(self, request: ReplyRequest, *, on_end: Callable[[ReplyBroadcast], None] | None = None) -> ReplyBroadcast:
         """Start a reply. ``on_end``: called at its end.
 
         Raises UnknownModelError, and ShuttingDownError during shutdown. For any other error, such as a full queue, the
@@ -113,11 +113,11 @@ class ReplyScheduler:
             raise ShuttingDownError(
                 "the server is shutting down", retry_after=10.0, remedy="try again after its restart"
             )
-        order = self.defaults.applied(order)
-        model = self.model_manager.choose(order.model, order.conversation)
+        request = self.defaults.applied(request)
+        model = self.model_manager.choose(request.model, request.conversation)
         generation = ReplyBroadcast(secrets.token_hex(12), model)
-        account = self.metrics.reply(model)
-        task = asyncio.ensure_future(self._make(order, generation, account))
+        reply_metrics = self.metrics.reply(model)
+        task = asyncio.ensure_future(self._run(request, generation, reply_metrics))
         self._tasks[task] = generation
 
         def over(task: asyncio.Task[None]) -> None:
@@ -126,12 +126,12 @@ class ReplyScheduler:
                 generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
             if generation.end is not None:
                 if generation.cached:
-                    self.metrics.replayed(model)
+                    self.metrics.count_replay(model)
                 else:
-                    account.ended(generation.end)
+                    reply_metrics.on_end(generation.end)
                 self.has_answered = self.has_answered or bool(generation.end.text)
             if self._log_prompts:
-                _log(order, generation)
+                _log(request, generation)
             if on_end is not None:
                 on_end(generation)
 
@@ -159,40 +159,40 @@ class ReplyScheduler:
 
     # One reply
 
-    async def _make(self, order: ReplyRequest, generation: ReplyBroadcast, account: ReplyMetrics) -> None:
+    async def _run(self, request: ReplyRequest, generation: ReplyBroadcast, reply_metrics: ReplyMetrics) -> None:
         task = asyncio.current_task()
         assert task is not None
         turn = number()
         try:
-            place = await self._place(order, generation.model)
-            if place is not None and place.replay is not None:
+            entry = await self._cache_entry(request, generation.model)
+            if entry is not None and entry.replay is not None:
                 generation.cached = True
-                await _give_again(place.replay, order, generation)
+                await _replay(entry.replay, request, generation)
                 return
-            if not generation.stopped_by(task.cancel):
+            if not generation.on_stop(task.cancel):
                 raise asyncio.CancelledError
-            if (refusal := await self._refusal(order, generation.model)) is not None:
+            if (refusal := await self._refusal(request, generation.model)) is not None:
                 raise refusal
             async with self.model_manager.held(generation.model) as pool:
                 for tries in range(_YIELDS + 1):
-                    if not generation.stopped_by(task.cancel):
+                    if not generation.on_stop(task.cancel):
                         raise asyncio.CancelledError
-                    may_yield = tries < _YIELDS and not order.urgent and order.recorder is None
-                    way = _Preemption(generation) if may_yield else None
+                    may_yield = tries < _YIELDS and not request.urgent and request.recorder is None
+                    preemption = _Preemption(generation) if may_yield else None
                     async with pool.lease(
-                        order.conversation,
-                        order.options.sampling,
-                        urgent=order.urgent,
-                        make_way=way.make if way else None,
+                        request.conversation,
+                        request.options.sampling,
+                        urgent=request.urgent,
+                        make_way=preemption.preempt if preemption else None,
                         turn=turn,
                         again=tries > 0,
                     ) as slot:
-                        account.seated()
-                        await self._ask(slot, order, generation, account, way, place)
-                    if way is None or not way.made:
+                        reply_metrics.on_assigned()
+                        await self._generate(slot, request, generation, reply_metrics, preemption, entry)
+                    if preemption is None or not preemption.is_made:
                         return
-                    generation.again()
-                    self.metrics.yielded(generation.model)
+                    generation.reset()
+                    self.metrics.count_yield(generation.model)
         except asyncio.CancelledError:  # stopped while it waited
             generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
         except BitnetChatError as error:
@@ -204,53 +204,53 @@ class ReplyScheduler:
             if generation.end is None:
                 generation.put(Failed(EngineDiedError("the reply stream ended unexpectedly"), generation.text))
 
-    async def _place(self, order: ReplyRequest, model: str) -> CacheEntry | None:
+    async def _cache_entry(self, request: ReplyRequest, model: str) -> CacheEntry | None:
         """Return the entry of the reply in the cache; None without a cache or for a reply that is not repeatable."""
         if self._cache is None:
             return None
-        key = await run_beside_loop(order.conversation, self._cache.key, model, order.conversation, order.options)
-        return self._cache.place(key)
+        key = await run_beside_loop(request.conversation, self._cache.key, model, request.conversation, request.options)
+        return self._cache.entry(key)
 
-    async def _refusal(self, order: ReplyRequest, model: str) -> BitnetChatError | None:
+    async def _refusal(self, request: ReplyRequest, model: str) -> BitnetChatError | None:
         """Return the error of a request that can be refused without a backend, or None."""
-        pool, options = self.model_manager.pools[model], order.options
-        refusal = await pool.refusal(order.conversation, options)
-        if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
+        pool, options = self.model_manager.pools[model], request.options
+        refusal = await pool.refusal(request.conversation, options)
+        if refusal is not None and options.tools and request.tools_optional and refuses_tools(refusal):
             options = replace(options, tools=(), tool_choice="auto")
-            refusal = await pool.refusal(order.conversation, options)
+            refusal = await pool.refusal(request.conversation, options)
         return refusal
 
-    async def _ask(
+    async def _generate(
         self,
         slot: Slot,
-        order: ReplyRequest,
+        request: ReplyRequest,
         generation: ReplyBroadcast,
-        account: ReplyMetrics,
-        way: _Preemption | None,
-        place: CacheEntry | None,
+        reply_metrics: ReplyMetrics,
+        preemption: _Preemption | None,
+        entry: CacheEntry | None,
     ) -> None:
-        backend = _with_tools_as_wished(slot.backend, order)
-        if way is not None:
-            way.backend = backend
-        if not generation.stopped_by(backend.interrupt):
+        backend = _with_tool_policy(slot.backend, request)
+        if preemption is not None:
+            preemption.backend = backend
+        if not generation.on_stop(backend.interrupt):
             raise asyncio.CancelledError
         try:
-            async with aclosing(run(lambda: _pipeline(backend, order, place))) as events:
+            async with aclosing(run(lambda: _pipeline(backend, request, entry))) as events:
                 async for event in events:
-                    if way is not None and way.made:
+                    if preemption is not None and preemption.is_made:
                         continue  # the remaining events belong to the discarded reply
-                    account.heard(event)
+                    reply_metrics.on_event(event)
                     generation.put(event)
         finally:
-            self.metrics.restarted(generation.model, slot)
+            self.metrics.count_restarts(generation.model, slot)
         if isinstance(generation.end, Completed):
-            slot.memory = _remembered(order.conversation, generation)
+            slot.memory = _context_after(request.conversation, generation)
 
 
-def _with_tools_as_wished(backend: Backend, order: ReplyRequest) -> Backend:
-    if order.options.tools and order.tools_optional:
+def _with_tool_policy(backend: Backend, request: ReplyRequest) -> Backend:
+    if request.options.tools and request.tools_optional:
         backend = OptionalToolsBackend(backend)
-    return SingleCallBackend(backend) if order.options.tools and order.one_call else backend
+    return SingleCallBackend(backend) if request.options.tools and request.one_call else backend
 
 
 class _Preemption:
@@ -260,37 +260,37 @@ class _Preemption:
         self._generation = generation
         self.backend: Backend | None = None
         """Its backend, once assigned."""
-        self.made = False
+        self.is_made = False
 
-    def make(self) -> bool:
+    def preempt(self) -> bool:
         """Interrupt the reply. Return False if it cannot yield: it has ended, or a reader has received a part of it."""
         if self._generation.seen or self._generation.end is not None or self._generation.is_stopping:
             return False
         if self.backend is None:
             return False
-        self.made = True
+        self.is_made = True
         self.backend.interrupt()
         return True
 
 
-async def _give_again(replay: CachedBackend, order: ReplyRequest, generation: ReplyBroadcast) -> None:
-    if not generation.stopped_by(replay.interrupt):
+async def _replay(replay: CachedBackend, request: ReplyRequest, generation: ReplyBroadcast) -> None:
+    if not generation.on_stop(replay.interrupt):
         raise asyncio.CancelledError
-    async with aclosing(run(lambda: _pipeline(replay, order, None))) as events:
+    async with aclosing(run(lambda: _pipeline(replay, request, None))) as events:
         async for event in events:
             generation.put(event)
 
 
-def _pipeline(backend: Backend, order: ReplyRequest, place: CacheEntry | None) -> ReplyPipeline:
-    """Return the filters of a reply. ``place``: the entry of the cache that stores it, or None."""
-    if order.recorder is None:
-        pipeline = pipeline_of(backend, order.conversation, order.options)
+def _pipeline(backend: Backend, request: ReplyRequest, entry: CacheEntry | None) -> ReplyPipeline:
+    """Return the filters of a reply. ``entry``: the entry of the cache that stores it, or None."""
+    if request.recorder is None:
+        pipeline = pipeline_of(backend, request.conversation, request.options)
     else:
-        pipeline = recorded(backend, order.recorder, order.conversation, order.options)
-    return pipeline if place is None else pipeline.then(place.filter(backend.status()))
+        pipeline = recorded(backend, request.recorder, request.conversation, request.options)
+    return pipeline if entry is None else pipeline.then(entry.filter(backend.status()))
 
 
-def _remembered(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:
+def _context_after(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:
     """Return the conversation that is in the context of the backend after a reply."""
     last = conversation.last
     if last is not None and last.role == "assistant":  # the reply continued it
@@ -301,7 +301,7 @@ def _remembered(conversation: Conversation, generation: ReplyBroadcast) -> Conve
     return conversation.with_assistant(generation.text, tool_calls=generation.calls)
 
 
-def _log(order: ReplyRequest, generation: ReplyBroadcast) -> None:
-    asked = order.conversation.last
+def _log(request: ReplyRequest, generation: ReplyBroadcast) -> None:
+    asked = request.conversation.last
     log.info("%s asked: %s", generation.id, asked.content if asked is not None else "")
     log.info("%s replied: %s", generation.id, generation.text)

@@ -86,8 +86,8 @@ class _ChatsApi:
         return Response(status_code=204)
 
     def _is_live(self, id: int) -> bool:
-        room = self._chats.live_chats.get(id)
-        return room is not None and room.answering is not None
+        live_chat = self._chats.live_chats.get(id)
+        return live_chat is not None and live_chat.running_reply is not None
 
     async def _chat(
         self,
@@ -97,8 +97,8 @@ class _ChatsApi:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        room = self._chats.live_chats.get(stored.id)
-        live = None if room is None or room.answering is None else room.answering.as_it_is()
+        live_chat = self._chats.live_chats.get(stored.id)
+        live = None if live_chat is None or live_chat.running_reply is None else live_chat.running_reply.snapshot()
         render = None
         if renders:
             from bitnet_chat.server.web.html_stream import html_of
@@ -151,8 +151,8 @@ class _ChatsApi:
         if _flag(request, "follow"):
             self._chats.attend()
             return EventStream(self._followed(stored, seen, renders))
-        room = self._chats.live_chats.get(stored.id)
-        found = None if room is None else _to_watch(room, seen)
+        live_chat = self._chats.live_chats.get(stored.id)
+        found = None if live_chat is None else _to_watch(live_chat, seen)
         if found is None:
             return Response(status_code=204)
         live, place = found
@@ -162,8 +162,8 @@ class _ChatsApi:
     async def _followed(self, stored: StoredConversation, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
         yield RETRY
         yield chat_event(_changed(stored, stored.title))
-        with self._chats.live_chats.entered(stored.id) as room:
-            async with aclosing(room.follow(seen)) as following:
+        with self._chats.live_chats.open(stored.id) as live_chat:
+            async with aclosing(live_chat.follow(seen)) as following:
                 async for told, place in following:
                     if isinstance(told, ChatChanged):
                         yield chat_event(_changed(stored, told.title, deleted=told.deleted))
@@ -176,14 +176,14 @@ class _ChatsApi:
                         told.leave()
 
 
-def _to_watch(room: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | None] | None:
+def _to_watch(live_chat: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | None] | None:
     """Return the reply for a reader and the position that it has seen (None: no event); None without a reply."""
-    found = room.find(seen)
+    found = live_chat.find(seen)
     if found is not None:
         live, place = found
         if live.running or place <= live.generation.place:
             return live, place
-    return None if room.answering is None else (room.answering, None)
+    return None if live_chat.running_reply is None else (live_chat.running_reply, None)
 
 
 def _kept(live: LiveReply, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:

@@ -60,9 +60,9 @@ class ChatService:
         """Return a chat. Raises NoSuchChatError, and InvalidFieldError if the journal cannot be used."""
         if not 0 < id <= MOST_ROWS:
             raise NoSuchChatError(id)
-        room = self.live_chats.get(id)
-        if room is not None and room.live is not None and not room.live.running:
-            await room.live.settled.wait()
+        live_chat = self.live_chats.get(id)
+        if live_chat is not None and live_chat.live is not None and not live_chat.live.running:
+            await live_chat.live.settled.wait()
         try:
             return await _done(self._journal.load, id)
         except InvalidFieldError:
@@ -86,28 +86,28 @@ class ChatService:
         recorder.resume(stored)
         recorder.rename(title)
         await self._written(recorder)
-        if (room := self.live_chats.get(id)) is not None:
-            room.tell(ChatChanged(title))
+        if (live_chat := self.live_chats.get(id)) is not None:
+            live_chat.publish(ChatChanged(title))
         return await self.load(id)
 
     async def remove(self, id: int) -> None:
         """Stop the running reply of a chat, if any, and remove the chat. Raises NoSuchChatError."""
         await self.load(id)
-        with self.live_chats.entered(id) as room:
-            await self._quiet(room)
+        with self.live_chats.open(id) as live_chat:
+            await self._quiet(live_chat)
             try:
                 await _done(self._journal.remove, [id])
             except InvalidFieldError:
                 raise
             except UsageError:
                 raise NoSuchChatError(id) from None
-            self.live_chats.remove(room)
+            self.live_chats.remove(live_chat)
 
     async def begin(self, id: int, ask: ChatRequest, *, urgent: bool) -> LiveReply:
         """Begin a reply in a chat. Raises NoSuchChatError, ReplyRunningError, InvalidFieldError for a request that the
         chat does not allow, and the errors of :meth:`ReplyScheduler.begin`.
         """
-        with self.live_chats.entered(id) as room, room.claimed():
+        with self.live_chats.open(id) as live_chat, live_chat.exclusive():
             stored = await self.load(id)
             line, before = line_of(stored), before_asked(ask, stored)
             # With the message that has no reply: it keeps its row if it is asked again.
@@ -120,20 +120,20 @@ class ChatService:
             if ask.content is not None:
                 recorder.follow(before)
             ended = asyncio.Event()
-            order = ReplyRequest(conversation, ask.options, model, recorder, urgent)
-            generation = self.scheduler.begin(order, on_end=lambda _: ended.set())
+            reply_request = ReplyRequest(conversation, ask.options, model, recorder, urgent)
+            generation = self.scheduler.begin(reply_request, on_end=lambda _: ended.set())
             recorder.begin_reply(conversation, model=generation.model)
             live: LiveReply | None = None
             try:
                 opening = await self._opening(id, conversation, generation, recorder)
                 live = LiveReply(opening, generation, self._linger)
-                room.begin(live)
+                live_chat.begin(live)
                 if recorder.title not in ("", stored.title):
-                    room.tell(ChatChanged(recorder.title))
+                    live_chat.publish(ChatChanged(recorder.title))
             finally:
                 if live is None:
                     generation.stop()
-                self._spawn(self._end(ended, recorder, room, live))
+                self._spawn(self._end(ended, recorder, live_chat, live))
             return live
 
     def begin_alone(self, ask: ChatRequest, *, urgent: bool) -> tuple[ReplyStart, ReplyBroadcast]:
@@ -156,8 +156,8 @@ class ChatService:
 
     def stop(self, id: int) -> bool:
         """Stop the running reply. Return False without one."""
-        room = self.live_chats.get(id)
-        return room is not None and room.stop()
+        live_chat = self.live_chats.get(id)
+        return live_chat is not None and live_chat.stop()
 
     async def close(self) -> None:
         """Finish all writes, after the scheduler is closed."""
@@ -178,7 +178,7 @@ class ChatService:
         return ReplyStart(generation.id, generation.model, id, rows.reply, user, parent, before)
 
     async def _end(
-        self, ended: asyncio.Event, recorder: JournalRecorder, room: LiveChat, live: LiveReply | None
+        self, ended: asyncio.Event, recorder: JournalRecorder, live_chat: LiveChat, live: LiveReply | None
     ) -> None:
         await ended.wait()
         try:
@@ -186,11 +186,11 @@ class ChatService:
         finally:
             if live is not None:
                 live.settled.set()
-                self.live_chats.ended(room, live)
+                self.live_chats.ended(live_chat, live)
 
-    async def _quiet(self, room: LiveChat) -> None:
+    async def _quiet(self, live_chat: LiveChat) -> None:
         """Wait until the chat has no running reply."""
-        live = room.live
+        live = live_chat.live
         if live is not None:
             live.generation.stop()
             await live.settled.wait()

@@ -75,7 +75,7 @@ class _OllamaApi:
         if asked.only_loads:
             return await self._load(request, asked, model, encoder)
         policy: Policy = "stop" if asked.whole else self._settings.overflow or "drop-oldest"
-        order = ReplyRequest(
+        reply_request = ReplyRequest(
             asked.conversation,
             replace(asked.options, overflow=policy),
             model,
@@ -87,7 +87,7 @@ class _OllamaApi:
             if asked.unloads:
                 self._model_manager.unload(model)
 
-        generation = self._scheduler.begin(order, on_end=over)
+        generation = self._scheduler.begin(reply_request, on_end=over)
         ready = generation.started.wait() if asked.stream else generation.ended()
         await while_connected(request, ready, generation.stop)
         headers, end = generation.headers, generation.end

@@ -75,7 +75,7 @@ class _OpenAIApi:
         notes = None if self._settings.strict else IgnoredFields()
         asked = await read(request, self._settings.body_limit, parse, notes)
         notices = notes.lines if notes is not None else []
-        order = ReplyRequest(
+        reply_request = ReplyRequest(
             asked.conversation,
             # Like OpenAI and llama-server, refuse a prompt that is too long, unless --overflow is given.
             replace(asked.options, overflow=self._settings.overflow or "stop"),
@@ -84,7 +84,7 @@ class _OpenAIApi:
             one_call=asked.one_call,
             urgent=is_urgent(request.headers.get("priority")),
         )
-        generation = self._scheduler.begin(order)
+        generation = self._scheduler.begin(reply_request)
         ready = generation.started.wait() if asked.stream else generation.ended()
         await while_connected(request, ready, generation.stop)
         headers = generation.headers

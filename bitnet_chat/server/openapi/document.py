@@ -11,7 +11,18 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from bitnet_chat.server.openapi import chats, ollama, openai
-from bitnet_chat.server.openapi.schema import AMOUNT, FLAG, TEXT, WHOLE, answer, given, listed, maybe, operation, ref
+from bitnet_chat.server.openapi.schema import (
+    AMOUNT,
+    FLAG,
+    TEXT,
+    WHOLE,
+    answer,
+    array,
+    nullable,
+    operation,
+    ref,
+    reply_object,
+)
 from bitnet_chat.server.responses import json_response
 from bitnet_chat.server.routing import route
 from bitnet_chat.version import __version__
@@ -63,17 +74,17 @@ def document() -> dict[str, Any]:
 
 
 _SCHEMAS = {
-    "Health": given(
+    "Health": reply_object(
         {
             "status": {"enum": ["ok", "unavailable"]},
             "model": TEXT,
             "engine": TEXT,
             "state": TEXT,
-            "models": listed(TEXT),
+            "models": array(TEXT),
             "parallel": AMOUNT,
             "busy": AMOUNT,
             "waiting": AMOUNT,
-            "context_size": maybe(WHOLE),
+            "context_size": nullable(WHOLE),
             "version": TEXT,
         },
         {"cached": FLAG},
