@@ -13,6 +13,8 @@ from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from bitnet_chat.backend import Sampling
 
 ENVIRONMENT_PREFIX = "BITNET_CHAT_"
@@ -215,7 +217,7 @@ def flag(name: str, value: Any = None) -> str:
     return f"--no-{word}" if value is False else f"--{word}"
 
 
-def read(path: Path, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> dict[str, Any]:
+def read(path: Traversable, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> dict[str, Any]:
     """Return the checked settings of a TOML file; empty if the file does not exist.
 
     ``beside``: other allowed keys, with texts as values. ``but``: settings that are not allowed. Raises UsageError.
@@ -234,7 +236,7 @@ def read(path: Path, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> 
     return {key: checked(key, value, f"{path}: ") for key, value in content.items()}
 
 
-def toml(path: Path) -> dict[str, Any]:
+def toml(path: Traversable) -> dict[str, Any]:
     """Return the content of a file of settings, a persona or a list of models. Raises UsageError for a file that cannot
     be used, FileNotFoundError where it does not exist."""
     import tomllib  # imported late: most users have no such file
@@ -314,7 +316,6 @@ _WORDS = {str: "a text", int: "a whole number", float: "a number"}
 # A persona is a TOML file ``NAME.toml`` with a ``description`` and any settings but ``persona``. Those in the folder
 # ``personas`` beside ``config.toml`` take precedence over those of the program.
 
-_SHIPPED = Path(__file__).parent / "personas"
 _NAME = re.compile(r"\w[\w.-]*")  # not a path: a persona is read from its folder only
 
 
@@ -324,7 +325,8 @@ class Persona:
     description: str
     values: Mapping[str, Any]
     """Settings by their names, checked."""
-    source: Path
+    source: Traversable
+    """Its file. One of the program may be within a zip."""
     shipped: bool
 
 
@@ -335,26 +337,33 @@ def folder() -> Path:
 
 def find(name: str) -> Persona:
     """Return the persona of that name. Raises UsageError where it does not exist or its file cannot be used."""
-    source = _files().get(name) if _NAME.fullmatch(name) else None
+    own, shipped = _files(folder()), _files(_shipped())
+    source = own.get(name) or shipped.get(name)
     if source is None:
         raise UsageError(
             f"persona {name!r} does not exist{did_you_mean(name, names())}",
             remedy=f"known are: {', '.join(names())}; yours go into {folder()}",
         )
     values = read(source, beside=("description",), but=("persona",))
-    return Persona(name, values.pop("description", ""), values, source, source.parent == _SHIPPED)
+    return Persona(name, values.pop("description", ""), values, source, name not in own)
 
 
 def names() -> list[str]:
     """The names of all personas, those with broken files included."""
-    return sorted(_files())
+    return sorted({*_files(_shipped()), *_files(folder())})
 
 
-def _files() -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for place in (_SHIPPED, folder()):
-        try:
-            found |= {path.stem: path for path in place.glob("*.toml") if _NAME.fullmatch(path.stem)}
-        except OSError:  # a folder without read permission has no usable personas
-            continue
-    return found
+def _shipped() -> Traversable:
+    """The folder of the personas of the program; within a zip if the package is."""
+    from importlib.resources import files  # imported late: most commands need no persona
+
+    return files("bitnet_chat") / "personas"
+
+
+def _files(place: Traversable) -> dict[str, Traversable]:
+    """The files of a folder by the names of their personas."""
+    try:
+        found = {file.name.removesuffix(".toml"): file for file in place.iterdir() if file.name.endswith(".toml")}
+    except OSError:  # a folder that is missing or cannot be read has no usable personas
+        return {}
+    return {name: file for name, file in found.items() if _NAME.fullmatch(name)}

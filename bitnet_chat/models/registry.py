@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from bitnet_chat import config, paths
@@ -16,6 +16,9 @@ from bitnet_chat.models import memory
 from bitnet_chat.models.memory import ModelShape
 from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.util.pip import Pin
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 Needs = Literal["any", "bitnet"]
 Kind = Literal["chat", "embedding"]
@@ -107,7 +110,9 @@ def entries() -> dict[str, RegistryEntry]:
     """All models by name, in the order of the files; those of the user take precedence. Raises UsageError naming file
     and key.
     """
-    known = _read(Path(__file__).with_name("registry.toml"), own=False)
+    from importlib.resources import files  # imported late: most commands need no registry
+
+    known = _read(files("bitnet_chat.models") / "registry.toml", own=False)
     with contextlib.suppress(FileNotFoundError):
         known |= _read(own_file(), own=True)
     return known
@@ -119,11 +124,11 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None and not taken
 
 
-def _read(path: Path, *, own: bool) -> dict[str, RegistryEntry]:
+def _read(path: Traversable, *, own: bool) -> dict[str, RegistryEntry]:
     return {name: _entry(path, name, table, own=own) for name, table in config.toml(path).items()}
 
 
-def _entry(path: Path, name: str, table: Any, *, own: bool) -> RegistryEntry:
+def _entry(path: Traversable, name: str, table: Any, *, own: bool) -> RegistryEntry:
     where = f"{path}: [{name}]"
     if not is_name(name):
         raise UsageError(f"{where}: a name is letters, digits, '.', '_' and '-'")

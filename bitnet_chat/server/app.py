@@ -1,27 +1,24 @@
-"""The ASGI application: routes and middleware."""
+"""The ASGI application: the routes of all APIs within the middleware."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import Router
+from starlette.types import ASGIApp
 
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.server import health, llama_server_api
-from bitnet_chat.server.auth import ApiKeyAuth, RejectedRequest, RequestGuard
+from bitnet_chat.server import api_key, health, llama_server_api
+from bitnet_chat.server.auth import RequestGuard
 from bitnet_chat.server.chats import endpoints as chats
 from bitnet_chat.server.chats.service import ChatService
-from bitnet_chat.server.middleware import RequestMiddleware, login_routes, refused
+from bitnet_chat.server.middleware import RequestMiddleware
 from bitnet_chat.server.ollama import endpoints as ollama
 from bitnet_chat.server.openai import endpoints as openai
 from bitnet_chat.server.openapi import document
+from bitnet_chat.server.routing import not_found
 from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.server.uvicorn_server import listening
@@ -31,49 +28,42 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import JournalStore
 
 
-def application(scheduler: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None) -> Starlette:
-    """The whole application. ``journal``: storage of the chats; None: memory only."""
+def application(scheduler: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None) -> RequestMiddleware:
+    """Return the whole application. ``journal``: storage of the chats; None: memory only."""
+    chat_service = ChatService(scheduler, journal if journal is not None else MemoryJournal(), settings.linger)
+    keys = api_key.ApiKeyAuth(settings.api_key)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: object) -> AsyncIterator[None]:
         scheduler.start()
         try:
             yield
         finally:
             await scheduler.close(0.0)
-            await chat_desk.close()
+            await chat_service.close()
 
-    chat_desk = ChatService(scheduler, journal if journal is not None else MemoryJournal(), settings.linger)
-    keys = ApiKeyAuth(settings.api_key)
-    routes = [*health.routes(scheduler), *login_routes(keys), *_routes(scheduler, settings, chat_desk)]
-    frame = Middleware(
-        RequestMiddleware, settings=settings, guard=RequestGuard(settings, keys), metrics=scheduler.metrics
-    )
-    app = Starlette(
-        routes=routes, middleware=[frame], lifespan=lifespan, exception_handlers={HTTPException: _no_such_route}
-    )
-    app.router.redirect_slashes = False  # the frame has taken them away: what it redirects to would be the same path
-    return app
-
-
-def _no_such_route(request: Request, error: Exception) -> Response:
-    """The answer for a path outside the APIs."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        what = f"method {request.method} is not supported by {request.url.path}"
-    else:
-        what = f"path {request.url.path} does not exist"
-    code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    return refused(RejectedRequest(error.status_code, what, code=code, headers=error.headers or {}), request.url.path)
+    routes = [
+        *health.routes(scheduler),
+        *api_key.routes(keys),
+        *openai.routes(scheduler, settings),
+        *ollama.routes(scheduler, settings),
+        *llama_server_api.routes(scheduler, settings),
+        *chats.routes(chat_service, settings),
+        *document.routes(),
+        *page.routes(),
+    ]
+    # The middleware has removed trailing slashes: a redirect would lead to the same path.
+    router = Router(routes, redirect_slashes=False, default=not_found, lifespan=lifespan)
+    return RequestMiddleware(router, settings.body_limit, RequestGuard(settings, keys), scheduler.metrics)
 
 
 @asynccontextmanager
 async def running(
-    scheduler: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None, app: Starlette | None = None
+    scheduler: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None, app: ASGIApp | None = None
 ) -> AsyncIterator[str]:
-    """Serve the application during the block; gives its address.
+    """Serve the application during the block. Yields its address. Raises UsageError if the address cannot be used.
 
-    At the end of the block running replies have ``settings.grace`` seconds while new ones are refused, and their
+    At the end of the block new replies are refused, and running ones have ``settings.grace`` seconds, in which their
     clients receive the rest; after an exception they have no time.
     """
     async with listening(app or application(scheduler, settings, journal), settings.host, settings.port) as url:
@@ -85,15 +75,3 @@ async def running(
             raise
         finally:
             await scheduler.close(grace)
-
-
-def _routes(scheduler: ReplyScheduler, settings: ServeSettings, chat_desk: ChatService) -> Sequence[BaseRoute]:
-    """The routes of all APIs."""
-    return [
-        *openai.routes(scheduler, settings),
-        *ollama.routes(scheduler, settings),
-        *llama_server_api.routes(scheduler, settings),
-        *chats.routes(chat_desk, settings),
-        *document.routes(),
-        *page.routes(),
-    ]

@@ -1,4 +1,4 @@
-"""Validation of Host, Origin, API key and Content-Type of a request, and the limit on wrong keys.
+"""Checks of a request before its handler: Host, Origin, API key, size and Content-Type.
 
 A browser runs pages of any origin, and each of them may send requests to this computer. Three headers tell them apart:
 the ``Host`` that the browser connects to (a foreign name that resolves to this computer is refused), the ``Origin`` of
@@ -7,17 +7,14 @@ the page, and ``Sec-Fetch-Site``. A program sends neither of the last two.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import re
-import secrets
 import socket
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bitnet_chat.server.api_key import COOKIE, ApiKeyAuth, TooManyAttemptsError, key_in, too_many_guesses
+from bitnet_chat.server.errors import RejectedRequest
 from bitnet_chat.server.origins import AllowedHosts, AllowedOrigins
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.util.loopback import is_loopback_host
@@ -49,20 +46,8 @@ HEADERS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedRequest:
-    """``what`` failed, and the ``remedy``; ``kind`` is an error type of the OpenAI API."""
-
-    status: int
-    what: str
-    remedy: str = ""
-    kind: str = "invalid_request_error"
-    code: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """The facts of a request that the checks use. Names of headers are lower case."""
+    """The parts of a request that the checks read. Names of headers are lower case."""
 
     method: str
     path: str
@@ -76,7 +61,7 @@ class RequestInfo:
 
 
 class RequestGuard:
-    """Validates Host, Origin, key and Content-Type."""
+    """Checks Host, Origin, API key, size and Content-Type."""
 
     def __init__(self, settings: ServeSettings, keys: ApiKeyAuth) -> None:
         self._settings, self._keys = settings, keys
@@ -89,11 +74,11 @@ class RequestGuard:
             self._own = {name, name.partition(".")[0], f"{name.partition('.')[0]}.local"}
 
     def refusal(self, facts: RequestInfo) -> RejectedRequest | None:
-        """The reason to reject the request; None if it is allowed."""
+        """Return the error of a request; None if it is allowed."""
         return self._of_host(facts) or self._of_origin(facts) or self._of_key(facts) or self._of_body(facts)
 
     def allowed_origin(self, facts: RequestInfo) -> str:
-        """The origin of a foreign page that may read the reply; empty without one."""
+        """Return the origin of the foreign page that may read the reply, or an empty string."""
         origin = facts.headers.get("origin", "").lower()
         return origin if origin in self._origins else ""
 
@@ -105,7 +90,7 @@ class RequestGuard:
         name = match[1].lower().strip("[]").rstrip(".")
         if name in self._own or name in self._hosts:
             return None
-        # DNS rebinding needs a name: an address cannot be pointed here. 0.0.0.0 is this computer, too.
+        # DNS rebinding needs a name, so an address is safe. 0.0.0.0 is this computer as well.
         if is_loopback_host(name) or name in _ANY_ADDRESS or (self._is_open and _is_address(name)):
             return None
         return RejectedRequest(
@@ -140,7 +125,7 @@ class RequestGuard:
             return None
         if facts.method == "OPTIONS" and "access-control-request-method" in facts.headers:
             return None
-        # The cookie is the page's own. Browsers send it for other pages of this computer as well.
+        # The cookie is valid for our page only, but browsers send it for other pages of this computer as well.
         if _is_own(facts) and self._keys.is_session(facts.cookies.get(COOKIE, "")):
             return None
         key = key_in(facts.headers.get("authorization", ""), facts.headers.get("x-api-key", ""))
@@ -164,8 +149,8 @@ class RequestGuard:
         kind = facts.headers.get("content-type", "")
         if _JSON.fullmatch(kind.strip()):
             return None
-        # A form, or nothing at all, is what curl and some clients say of their JSON. A page can send such a thing, too,
-        # and does not get here without leave: but it cannot send JSON without being asked first.
+        # curl and some clients label JSON as a form or not at all. A page can send such a request without a preflight;
+        # a request of a page must therefore be labelled as JSON, which a browser sends after a preflight only.
         if "origin" not in facts.headers and "sec-fetch-site" not in facts.headers:
             return None
         return RejectedRequest(
@@ -176,7 +161,7 @@ class RequestGuard:
 
 
 def _is_own(facts: RequestInfo) -> bool:
-    """Whether the request was not sent by a foreign page, as far as the browser reports."""
+    """Whether the request comes from our own page or from a program, according to its Origin."""
     origin, here = facts.headers.get("origin"), facts.headers.get("host", "").lower()
     return origin is None or origin.lower() in (f"http://{here}", f"https://{here}")
 
@@ -190,13 +175,6 @@ def too_large(limit: int) -> RejectedRequest:
     )
 
 
-def too_many_guesses(error: TooManyAttemptsError) -> RejectedRequest:
-    wait = str(max(1, round(error.retry_after)))
-    return RejectedRequest(
-        429, str(error), f"wait {wait} s", "rate_limit_error", "too_many_wrong_keys", {"retry-after": wait}
-    )
-
-
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -206,7 +184,7 @@ def _is_address(name: str) -> bool:
 
 
 def preflight_headers(origin: str, wanted: str) -> dict[str, str]:
-    """The answer to a preflight request: an allowed page of ``origin`` may send ``wanted`` headers."""
+    """Return the headers for a preflight request. ``wanted``: the requested headers, separated by commas."""
     named = ", ".join(name for name in (each.strip().lower() for each in wanted.split(",")) if _TOKEN.fullmatch(name))
     return {
         **cors_headers(origin),
@@ -224,84 +202,3 @@ def cors_headers(origin: str) -> dict[str, str]:
 
 
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
-
-
-# The API key: its headers, the session cookie of a browser, and the limit of wrong attempts.
-#
-# Pure but for the clock and the random numbers, which are the caller's to replace.
-
-COOKIE = "bitnet_chat_session"
-SESSION = 30 * 24 * 3600
-"""Seconds that a browser stays logged in."""
-_GUESSES, _WINDOW = 20, 60.0
-"""Maximum number of wrong keys from one address, within a number of seconds; further ones get 429."""
-_ADDRESSES = 4096
-
-
-class TooManyAttemptsError(Exception):
-    """``retry_after``: seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__("too many wrong keys came from this address")
-        self.retry_after = retry_after
-
-
-class ApiKeyAuth:
-    """Checks the API key. An empty key allows all requests."""
-
-    def __init__(self, key: str, clock: Callable[[], float] = time.time) -> None:
-        self._key = key.encode()
-        self._clock = clock
-        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
-
-    @property
-    def wanted(self) -> bool:
-        return bool(self._key)
-
-    def is_right(self, key: str, address: str) -> bool:
-        """Whether the key is right. Raises TooManyAttemptsError for a wrong one after too many of them from
-        ``address``. The right key is always accepted: many clients may share an address, behind a proxy for example,
-        and one of them may have a wrong key.
-        """
-        # Digests have the same length whatever was sent, so that the time tells nothing.
-        right = hmac.compare_digest(_digest(key.encode("utf-8", "surrogatepass")), _digest(self._key))
-        if right or not self._key:
-            return True
-        now, times = self._clock(), self._wrong.get(address)
-        while times and now - times[0] >= _WINDOW:
-            times.popleft()
-        if times and len(times) >= _GUESSES:
-            raise TooManyAttemptsError(_WINDOW - (now - times[0]))
-        if times is None:
-            times = self._wrong[address] = deque(maxlen=_GUESSES)
-        times.append(now)
-        self._wrong.move_to_end(address)
-        if len(self._wrong) > _ADDRESSES:
-            self._wrong.popitem(last=False)
-        return False
-
-    def session(self) -> str:
-        """A new value for the cookie. It does not reveal the key, and is invalid with another key."""
-        said = f"{int(self._clock()) + SESSION}.{secrets.token_urlsafe(12)}"
-        return f"{said}.{self._mark(said)}"
-
-    def is_session(self, value: str) -> bool:
-        """Whether ``value`` is from :meth:`session`, and not expired."""
-        said, _, mark = value.rpartition(".")
-        if not said.isascii() or not mark.isascii() or not hmac.compare_digest(mark, self._mark(said)):
-            return False
-        expires = said.partition(".")[0]
-        return expires.isdecimal() and self._clock() < int(expires)
-
-    def _mark(self, said: str) -> str:
-        return hmac.new(_digest(self._key), b"session " + said.encode(), hashlib.sha256).hexdigest()
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-def key_in(authorization: str, x_api_key: str) -> str:
-    """The key of a request, from ``Authorization: Bearer`` or ``x-api-key``; empty: none."""
-    scheme, _, key = authorization.strip().partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else x_api_key.strip()

@@ -1,8 +1,7 @@
-"""A running reply, for any number of readers.
+"""A running reply with any number of readers.
 
-The reply is stored as text, not as pieces: a reader that is slow, late or reconnected receives all unread text in one
-piece, and costs only its position. A position is a number: each character counts one, and so does each tool call and
-each notice.
+The reply is stored as text, not as pieces: a slow, late or reconnected reader receives all unread text in one piece,
+and its only state is its position. A position counts the characters, tool calls and notices before it.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class Cursor:
 
 
 class ReplyBroadcast:
-    """Events enter by :meth:`put`, and are read by :meth:`watch`, any number of times."""
+    """The events of one reply: :meth:`put` adds them, and :meth:`watch` reads them, any number of times."""
 
     def __init__(self, id: str, model: str) -> None:
         """``model``: the name of the model of the reply."""
@@ -93,6 +92,16 @@ class ReplyBroadcast:
         return {**told, **({DROPPED: str(self.dropped)} if self.dropped else {})}
 
     @property
+    def notices(self) -> list[str]:
+        """The notices so far."""
+        return [block.event.text for block in self._blocks if isinstance(block.event, Notice)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the reply has no text, thoughts and tool calls so far."""
+        return not (self.text or self.thinking or self.calls)
+
+    @property
     def place(self) -> int:
         """The position after all text so far."""
         return self._place
@@ -116,8 +125,8 @@ class ReplyBroadcast:
         for watcher in self._watchers:
             watcher.set()
 
-    def again(self) -> None:
-        """Discard the text so far, which has no reader: the reply is generated again."""
+    def reset(self) -> None:
+        """Discard the text so far, which no reader has received: the reply is generated again."""
         assert not self.seen and self.end is None
         self._blocks.clear()
         self._place = 0
@@ -138,8 +147,10 @@ class ReplyBroadcast:
         self._place += block.size
 
     async def watch(self, place: int = 0, *, progress: bool = False) -> AsyncGenerator[Cursor]:
-        """What was said from ``place`` on, then what is being said; the last one holds Completed or Failed.
-        ``progress``: how far the prompt is read comes too, the newest only, and is not kept."""
+        """Yield the events after the position ``place``, stored ones first; the last one is Completed or Failed.
+
+        ``progress``: include the progress of the prefill, of which only the newest event is kept.
+        """
         told: PromptProgress | None = None
         news = asyncio.Event()
         self._watchers.add(news)
@@ -163,11 +174,11 @@ class ReplyBroadcast:
             self._watchers.discard(news)
 
     def _since(self, place: int) -> list[Cursor]:
-        """All events after ``place``, text of one kind joined."""
+        """Return the events after ``place``; text of one kind is joined."""
         if place >= self._place:
             return []
         last = self._blocks[-1]
-        if place >= last.start and isinstance(last.event, TextDelta | ThinkingDelta):  # as it nearly always is
+        if place >= last.start and isinstance(last.event, TextDelta | ThinkingDelta):  # the usual case
             return [Cursor(type(last.event)(last.event.text[place - last.start :]), self._place)]
         first = max(0, bisect_right(self._blocks, place, key=lambda block: block.start) - 1)
         found: list[Cursor] = []
@@ -208,7 +219,7 @@ class ReplyBroadcast:
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """The tool calls. They must not be executed if the reply ended for another reason."""
+        """The tool calls; none if the reply ended for another reason, since they must not be executed then."""
         if isinstance(self.end, Failed) or (self.end is not None and self.end.reason is not FinishReason.TOOL_CALLS):
             return ()
         return tuple(block.event for block in self._blocks if isinstance(block.event, ToolCall))
@@ -221,12 +232,12 @@ class ReplyBroadcast:
     # Stopping
 
     def stop(self) -> None:
-        """Stop the reply and keep its text. It still ends with its own Completed."""
+        """Stop the reply and keep its text. The backend still ends it with Completed."""
         self._stopping = True
         if self._stop is not None and self.end is None:
             self._stop()
 
-    def stopped_by(self, stop: Callable[[], object]) -> bool:
-        """Register ``stop`` as the function that ends the reply. False: it was stopped before, and need not begin."""
+    def on_stop(self, stop: Callable[[], object]) -> bool:
+        """Register ``stop`` as the function that ends the reply. Return False if the reply is already stopped."""
         self._stop = stop
         return not self._stopping

@@ -1,12 +1,13 @@
-"""Errors in the form that clients get: the HTTP status and the message. Pure.
+"""Errors in the terms of HTTP: status, type, code and message. Pure.
 
-The log of an engine (``detail``) is not sent: it names files of this computer.
+The log of an engine (``detail``) is not sent to clients: it names files of this computer.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from bitnet_chat.errors import (
     BitnetChatError,
@@ -47,7 +48,7 @@ class APIError:
     """Whether the same request may succeed later."""
     prompt_tokens: int | None = None
     context_size: int | None = None
-    """Of messages that are too long."""
+    """Tokens of a conversation that is too long, and of the context window."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -55,6 +56,18 @@ class APIError:
         if self.status >= 500 and not self.passes:
             headers["x-should-retry"] = "false"  # the OpenAI clients would retry a 5xx twice
         return headers
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRequest:
+    """An error of a request that no handler gets. ``kind``: an error type of the OpenAI API."""
+
+    status: int
+    what: str
+    remedy: str = ""
+    kind: str = "invalid_request_error"
+    code: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 _INVALID, _LIMIT, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
@@ -86,7 +99,7 @@ def to_api_error(error: BitnetChatError) -> APIError:
 
 
 def _too_long(needed: int, reserve: int, window: int) -> str:
-    """Return the text that clients of the OpenAI API, of llama-server and of Ollama search for."""
+    """Return the message, in words that clients of OpenAI, llama-server and Ollama search for. All in tokens."""
     kept = f", and {reserve} are kept for the reply" if reserve else ""
     return (
         f"This model's maximum context length is {window} tokens, and the request has {needed} with the chat template"
@@ -128,9 +141,9 @@ _BROKEN = {
 
 
 def failure_of(end: Completed | Failed) -> BitnetChatError | None:
-    """Return the error of a reply that a client cannot use; None for a usable one.
+    """Return the error of a reply that is not usable; None for a usable one.
 
-    A reply that a limit cut is usable; one that a fault cut is not, whatever its length.
+    A reply that a limit has cut is usable; one that a fault has cut is not.
     """
     if isinstance(end, Failed):
         return end.error
@@ -151,7 +164,7 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
 
 
 def openai_form(problem: APIError) -> dict[str, object]:
-    """``{"error": …}`` as the OpenAI API has it."""
+    """Return ``{"error": …}`` in the format of the OpenAI API."""
     counts = {"n_prompt_tokens": problem.prompt_tokens, "n_ctx": problem.context_size}  # fields of llama-server
     return {
         "error": {

@@ -6,9 +6,11 @@ import json
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from bitnet_chat.backend import BackendState, BackendStatus
+from bitnet_chat.server.responses import json_response
+from bitnet_chat.server.routing import route
 from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.version import __version__
 
@@ -19,17 +21,17 @@ def routes(scheduler: ReplyScheduler) -> list[BaseRoute]:
     async def health(request: Request) -> Response:
         status, facts = health_of(scheduler)
         headers = {} if status == 200 else {"retry-after": "1"}
-        return Response(json.dumps(facts), status, headers, media_type="application/json")
+        return json_response(json.dumps(facts).encode(), status, headers)
 
     async def metrics(request: Request) -> Response:
-        text, kind = scheduler.metrics.exposed(request.headers.get("accept", ""))
+        text, kind = scheduler.metrics.render(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": kind})
 
-    return [Route("/health", health), Route("/metrics", metrics)]
+    return [route("/health", GET=health), route("/metrics", GET=metrics)]
 
 
 def health_of(scheduler: ReplyScheduler) -> tuple[int, dict[str, object]]:
-    """The HTTP status, 200 if an engine is ready, else 503, and the body."""
+    """Return the HTTP status (200 if an engine is ready, else 503) and the body."""
     pools = scheduler.model_manager.pools
     statuses = [backend.status() for pool in pools.values() for backend in pool.backends]
     shown = max(statuses, key=_readiness, default=None)
@@ -37,7 +39,7 @@ def health_of(scheduler: ReplyScheduler) -> tuple[int, dict[str, object]]:
     if scheduler.ending.is_set():
         state = "ending"
     elif shown is None and scheduler.has_answered:
-        state = "unloaded"  # on purpose, and loaded again by the next request
+        state = "unloaded"  # by request; the next request loads the model again
     ready = state in _READY or state == "unloaded"
     return (200 if ready else 503), {
         "status": "ok" if ready else "unavailable",

@@ -1,30 +1,28 @@
-"""Endpoints of a llama-server about its model: ``/props``, ``/slots``, ``/tokenize``, ``/detokenize`` and
-``/apply-template``. They change nothing and reveal no conversation.
+"""Endpoints of llama-server about a model: ``/props``, ``/slots``, ``/tokenize``, ``/detokenize``, ``/apply-template``.
+They change no state and reveal no conversation.
 
-All data comes from the file of the model, with any backend; a model on another computer has no data.
+All data comes from the file of the model, whatever the backend; for a model on another computer they are 501.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
 
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.conversation.openai_codec import encode_tool
-from bitnet_chat.errors import BitnetChatError, InvalidFieldError, ModelError
-from bitnet_chat.server.errors import openai_form, to_api_error
-from bitnet_chat.server.openai.responses import to_json
-from bitnet_chat.server.request_body import read
-from bitnet_chat.server.responses import respond
+from bitnet_chat.errors import InvalidFieldError, ModelError
+from bitnet_chat.server.requests import read
+from bitnet_chat.server.responses import json_response, to_json
+from bitnet_chat.server.routing import Handler, route
 from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.version import __version__
@@ -41,30 +39,14 @@ _Work = Callable[["_TextRequest", Fields], dict[str, object]]
 
 
 def routes(scheduler: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
-    paths = _Paths(scheduler, settings)
+    api = _LlamaServerApi(scheduler, settings)
     return [
-        Route("/props", _LlamaEndpoint("GET", paths.props)),
-        Route("/slots", _LlamaEndpoint("GET", paths.slots)),
-        Route("/tokenize", _LlamaEndpoint("POST", paths.of(_tokenized))),
-        Route("/detokenize", _LlamaEndpoint("POST", paths.of(_detokenized))),
-        Route("/apply-template", _LlamaEndpoint("POST", paths.of(_templated))),
+        route("/props", GET=api.props),
+        route("/slots", GET=api.slots),
+        route("/tokenize", POST=api.handler(_tokenized)),
+        route("/detokenize", POST=api.handler(_detokenized)),
+        route("/apply-template", POST=api.handler(_templated)),
     ]
-
-
-class _LlamaEndpoint:
-    """A path with one method."""
-
-    def __init__(self, method: str, answer: Callable[[Request], object]) -> None:
-        self._method, self._answer = method, answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def answer(request: Request) -> Response:
-            if request.method not in (self._method, "HEAD" if self._method == "GET" else self._method):
-                what = f"method {request.method} is not supported by {request.url.path}"
-                raise InvalidFieldError(what, code="method_not_allowed", status=405, remedy=f"use {self._method}")
-            return _json(await self._answer(request))  # type: ignore[misc]  # each of them is awaited
-
-        await respond(scope, receive, send, answer, _refusal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +55,17 @@ class _TextRequest:
 
     header: ModelHeader
     template: ChatTemplate | None
-    """None: it cannot be read."""
+    """None if it cannot be read."""
     tokenizer: Tokenizer | None
-    """None: its kind of vocabulary is not supported."""
+    """None if the kind of vocabulary is not supported."""
 
 
-class _Paths:
+class _LlamaServerApi:
     def __init__(self, scheduler: ReplyScheduler, settings: ServeSettings) -> None:
         self._model_manager, self._limit = scheduler.model_manager, settings.body_limit
         self._texts: dict[str, _TextRequest] = {}
 
-    async def props(self, request: Request) -> dict[str, object]:
+    async def props(self, request: Request) -> Response:
         name = self._model_manager.choose(request.query_params.get("model", ""))
         pool, card = self._model_manager.pools[name], await self._model_manager.card(name)
         facts: dict[str, object] = {
@@ -102,21 +84,26 @@ class _Paths:
             text = await self._text(name)
             facts |= {"bos_token": text.header.bos, "eos_token": text.header.eos}
             facts |= {"chat_template": text.template.source} if text.template is not None else {}
-        return facts
+        return json_response(to_json(facts))
 
-    async def slots(self, request: Request) -> list[dict[str, object]]:
+    async def slots(self, request: Request) -> Response:
         name = self._model_manager.choose(request.query_params.get("model", ""))
         pool, window = self._model_manager.pools[name], self._model_manager.window(name)
-        return [
+        slots = [
             {"id": number, "n_ctx": window, "is_processing": number < pool.busy, "model": name}
             for number in range(pool.source.parallel)
         ]
+        return json_response(to_json(slots))
 
-    def of(self, work: _Work) -> Callable[[Request], object]:
-        async def answer(request: Request) -> dict[str, object]:
+    def handler(self, work: _Work) -> Handler:
+        """Return the handler of an endpoint. ``work``: from the model and the fields of a body to the reply, in a
+        thread.
+        """
+
+        async def answer(request: Request) -> Response:
             fields = await read(request, self._limit, lambda fields: fields)
             text = await self._text(self._model_manager.choose(fields.text("model") or ""))
-            return await asyncio.to_thread(work, text, fields)
+            return json_response(to_json(await asyncio.to_thread(work, text, fields)))
 
         return answer
 
@@ -132,7 +119,7 @@ class _Paths:
 
 
 def _read(source: BackendFactory) -> _TextRequest:
-    """Raises ModelError for a file that cannot be read."""
+    """Read the file of a model; blocks. Raises ModelError for a file that cannot be read."""
     from bitnet_chat.models.gguf import read_header
     from bitnet_chat.models.known_faults import mended
     from bitnet_chat.models.template_selection import template_source
@@ -198,12 +185,3 @@ def _templated(text: _TextRequest, fields: Fields) -> dict[str, object]:
     last = conversation.last
     follows = fields.flag("add_generation_prompt") is not False and (last is None or last.role != "assistant")
     return {"prompt": text.template.render(conversation, reply_follows=follows, tools=tools)}
-
-
-def _refusal(error: BitnetChatError) -> Response:
-    problem = to_api_error(error)
-    return _json(openai_form(problem), problem.status, problem.headers)
-
-
-def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")

@@ -27,10 +27,10 @@ _RATES = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own. All methods belong to the event loop."""
+    """The metrics of one server, in their own registry. All methods must be called on the event loop."""
 
     def __init__(self, model_manager: ModelManager, running: Callable[[], int] = lambda: 0) -> None:
-        """``running``: gives the number of waiting and running replies."""
+        """``running``: returns the number of waiting and running replies."""
         self.registry = CollectorRegistry()
         by_model = ("model",)
         self._requests = Counter(
@@ -77,29 +77,29 @@ class Metrics:
         self._cached = Counter(
             "bitnet_chat_cached_replies", "Replies replayed from the cache", by_model, registry=self.registry
         )
-        for name in model_manager.names:  # 0 is a figure, too, and a rate wants a beginning
+        for name in model_manager.names:  # series begin at 0, so that rates are right from the first event
             for counter in (self._prompt_tokens, self._tokens, self._yields, self._restarts, self._cached):
                 counter.labels(name)
         self._model_manager = model_manager
         self._shared_restarts: dict[str, int] = {}
-        """Counted restarts of a process that serves several slots."""
+        """Counted restarts, by model, of processes that serve several slots."""
         self.registry.register(_Collector(model_manager, running))
 
-    def request(self, api: str, status: int) -> None:
+    def count_request(self, api: str, status: int) -> None:
         self._requests.labels(api, str(status)).inc()
 
     def reply(self, model: str) -> ReplyMetrics:
-        """Metrics of a reply that is requested now."""
+        """Return the metrics of a reply; its request arrives now."""
         return ReplyMetrics(self, model)
 
-    def yielded(self, model: str) -> None:
+    def count_yield(self, model: str) -> None:
         self._yields.labels(model).inc()
 
-    def replayed(self, model: str) -> None:
+    def count_replay(self, model: str) -> None:
         self._cached.labels(model).inc()
 
-    def restarted(self, model: str, slot: Slot) -> None:
-        """Count the restarts of its engine that are not counted yet."""
+    def count_restarts(self, model: str, slot: Slot) -> None:
+        """Count the restarts of the engine of a slot since the last call."""
         count, known = slot.backend.status().restarts, slot.restarts
         if self._model_manager.pools[model].source.shared:
             known = self._shared_restarts.get(model, 0)
@@ -108,11 +108,11 @@ class Metrics:
             self._restarts.labels(model).inc(count - known)
         slot.restarts = count
 
-    def exposed(self, accept: str) -> tuple[bytes, str]:
-        """All metrics in the format that the ``Accept`` header asks for, and the name of that format."""
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics in the format of the ``Accept`` header, and the media type."""
         for model, pool in self._model_manager.pools.items():
             for slot in pool.seats:
-                self.restarted(model, slot)
+                self.count_restarts(model, slot)
         encode, kind = choose_encoder(accept)
         return encode(self.registry), kind
 
@@ -123,20 +123,20 @@ class ReplyMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics, self._model = metrics, model
         self._asked = time.monotonic()
-        self._is_seated = self._has_spoken = False
+        self._is_assigned = self._has_text = False
 
-    def seated(self) -> None:
-        """A backend is assigned to it."""
-        if not self._is_seated:
-            self._is_seated = True
+    def on_assigned(self) -> None:
+        """Observe the waiting time: a backend is assigned to the reply."""
+        if not self._is_assigned:
+            self._is_assigned = True
             self._metrics._waited.labels(self._model).observe(time.monotonic() - self._asked)
 
-    def heard(self, event: Event) -> None:
-        if not self._has_spoken and isinstance(event, TextDelta | ThinkingDelta | ToolCall):
-            self._has_spoken = True
+    def on_event(self, event: Event) -> None:
+        if not self._has_text and isinstance(event, TextDelta | ThinkingDelta | ToolCall):
+            self._has_text = True
             self._metrics._first.labels(self._model).observe(time.monotonic() - self._asked)
 
-    def ended(self, end: Completed | Failed) -> None:
+    def on_end(self, end: Completed | Failed) -> None:
         reason: FinishReason = end.error.reason if isinstance(end, Failed) else end.reason
         self._metrics._replies.labels(self._model, str(reason)).inc()
         if isinstance(end, Completed):

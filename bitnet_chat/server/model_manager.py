@@ -1,9 +1,9 @@
-"""The served models with their pools, loaded on demand and unloaded when others need the memory.
+"""The served models and their pools: loaded on demand, unloaded when another model needs the memory.
 
-With a memory limit, a model to load replaces the least recently used ones. A model with a running reply is never
-unloaded: the new one waits for the end of its replies, and later requests for it wait behind the new one, so that
-neither can starve the other. The memory of a model is computed from its file (:mod:`bitnet_chat.models.memory`); one on
-another computer needs none here.
+With a memory limit, loading a model unloads the least recently used ones. A model with a running reply is never
+unloaded: the new model waits for the end of the reply, and later requests for the old model wait behind the new one, so
+that neither starves. The memory of a model is computed from its file (:mod:`bitnet_chat.models.memory`); a model on
+another computer needs no memory here.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class _ManagedModel:
     source: BackendFactory
     pool: Pool
     card: ModelCard | None = None
-    """None: its file was not read yet."""
+    """None until the file is read."""
     users: int = 0
     """Number of holders, which keep it from being unloaded."""
     used: int = 0
-    """When it was held last, counted in holds of all models."""
+    """Sequence number of the last hold, over all models."""
     leaving: bool = False
     """Another model waits for its memory: new holders are not admitted."""
     unwanted: bool = False
-    """To be unloaded once it has no holders."""
+    """To be unloaded when the last holder leaves."""
     closing: asyncio.Task[None] | None = None
 
     @property
@@ -70,8 +70,8 @@ class ModelManager:
         more: Callable[[], Awaitable[Mapping[str, BackendFactory]]] | None = None,
     ) -> None:
         """``sources``: at least one. ``queue``: maximum number of requests that wait for a model. ``memory_limit``:
-        bytes of all loaded models, 0: no limit. ``more``: gives the current models of another server; new ones are
-        added shortly after a request for the list or for an unknown name.
+        bytes of all loaded models; 0: no limit. ``more``: returns the current models of another server; it is called
+        after a request for the list or for an unknown name.
 
         Raises UsageError for a reserved name, ModelError for a file that is larger than the limit.
         """
@@ -102,7 +102,7 @@ class ModelManager:
 
     @property
     def listed(self) -> list[str]:
-        """The names that a client may use; with several models also ``auto``."""
+        """The names that a client can use; with several models also ``auto``."""
         self._look_for_more()
         return [*self._models, AUTO] if len(self._models) > 1 else self.names
 
@@ -121,14 +121,14 @@ class ModelManager:
         return self._waiting
 
     def find(self, name: str) -> str | None:
-        """The name in :attr:`listed` that ``name`` means, in any spelling; None without a match."""
+        """Return the name in :attr:`listed` that ``name`` spells; None without a match."""
         found = self._names.find(name)
         return AUTO if found is None and key_of(name) == AUTO and AUTO in self.listed else found
 
     def choose(self, name: str, conversation: Conversation | None = None) -> str:
-        """The name of the model of a reply; empty: the default; ``auto``: by the content of ``conversation``.
+        """Return the name of the model of a reply. Raises UnknownModelError.
 
-        Raises UnknownModelError.
+        An empty ``name`` is the default model; ``auto`` depends on the content of ``conversation``.
         """
         if not name:
             return self.names[0]
@@ -156,7 +156,7 @@ class ModelManager:
         self._names = self._all_names()
 
     async def check(self) -> None:
-        """Read the files. Raises ModelError for a model that can never fit into the limit."""
+        """Read all files. Raises ModelError for a model that is larger than the memory limit."""
         for name in list(self._models):
             need = (await self.card(name)).memory
             if need > self._limit > 0:
@@ -178,9 +178,9 @@ class ModelManager:
 
     @asynccontextmanager
     async def held(self, name: str) -> AsyncIterator[Pool]:
-        """The pool of a model, which has memory to be loaded and is not unloaded during the block.
+        """Yield the pool of a model. The model has memory to be loaded, and is not unloaded during the block.
 
-        Raises ModelError for a model that does not fit into the limit, and BusyError if the queue is full.
+        Raises ModelError for a model that is larger than the memory limit, and BusyError if the queue is full.
         """
         model = self._models[name]
         await self._admit(model)
@@ -194,13 +194,13 @@ class ModelManager:
                     self._close(model)
 
     async def load(self, name: str) -> None:
-        """Load a model in the background unless it is loaded; returns once memory is available. Raises as held does."""
+        """Begin to load a model; returns once it has memory. Raises the errors of :meth:`held`."""
         async with self.held(name) as pool:
             pool.start()
 
     def unload(self, name: str) -> None:
-        """Close its backends in the background, now or when it has no holders. An earlier request keeps it; a later one
-        loads it again.
+        """Close the backends of a model in the background, after the replies that hold it. A later request loads it
+        again.
         """
         model = self._models[name]
         if model.users:
@@ -209,20 +209,20 @@ class ModelManager:
             self._close(model)
 
     async def unloaded(self, name: str) -> None:
-        """Wait until all models that are being unloaded are closed."""
+        """Wait until the unloading of a model has ended, if it is being unloaded."""
         closing = self._models[name].closing
         if closing is not None:
             await asyncio.shield(closing)
 
     async def card(self, name: str) -> ModelCard:
-        """Facts about a model; its file is read the first time, in a thread."""
+        """Return the facts about a model. The first call reads its file, in a thread."""
         model = self._models[name]
         if model.card is None:
             model.card = await asyncio.to_thread(read_card, name, model.source)
         return model.card
 
     def window(self, name: str) -> int:
-        """Tokens of its context window, as far as known; 0: not known yet."""
+        """Return the tokens of the context window of a model; 0 if they are not known yet."""
         model = self._models[name]
         for backend in model.pool.backends:
             if window := backend.status().context_size:
@@ -239,10 +239,10 @@ class ModelManager:
             await model.pool.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # Room
+    # Memory
 
     async def _admit(self, model: _ManagedModel) -> None:
-        """Only one request waits for memory at a time; small models do not overtake a large one."""
+        """Wait for memory, then add a holder. Requests wait in order: a small model does not overtake a large one."""
         if not model.leaving and model.closing is None and (model.loaded or not self._limit):
             self._enter(model)
             return
@@ -269,7 +269,7 @@ class ModelManager:
         model.unwanted = False
 
     async def _make_room(self, model: _ManagedModel) -> None:
-        """One step towards free memory. A cancellation here leaves only models that are already unloaded."""
+        """Take one step towards free memory. A cancellation leaves no model half unloaded."""
         self._news.clear()
         if model.closing is not None:
             await asyncio.shield(model.closing)
@@ -292,7 +292,7 @@ class ModelManager:
             await self._wait_for(others, need)
 
     async def _wait_for(self, others: list[_ManagedModel], need: int) -> None:
-        """Wait until one of the models to unload has ended its replies."""
+        """Admit no new holders to the models that must be unloaded, and wait until one of them is released."""
         excess = need + sum(each.card.memory for each in others if each.card) - self._limit
         leaving: list[_ManagedModel] = []
         for each in others:
@@ -307,7 +307,7 @@ class ModelManager:
                 each.leaving = False
 
     def _close(self, model: _ManagedModel) -> asyncio.Task[None]:
-        """Precondition: no holders. Shielded from cancellation, so that child processes are always reaped."""
+        """Unload a model without holders in a task of its own, so that a cancellation leaves no child process."""
         if model.closing is None:
             model.closing = self._spawn(self._unload(model))
         return model.closing
@@ -342,12 +342,12 @@ def _too_large(name: str, need: int, limit: int) -> ModelError:
     )
 
 
-# What is known of a model that is served before it is loaded: sizes, window, template.
+# Facts about a model from its file: sizes, context window, chat template.
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """Facts for listings. Empty or 0 if unknown: for a model on another computer that is nearly all."""
+    """Facts about a model for listings. Empty or 0 if unknown, as nearly all are for a model on another computer."""
 
     name: str
     """Its name on this server."""
@@ -359,13 +359,13 @@ class ModelCard:
     parameters: int = 0
     quantization: str = ""
     trained: int = 0
-    """Tokens of the context window that it was trained for."""
+    """Context window of the training, in tokens."""
     window: int = 0
-    """Tokens of the context window on this server."""
+    """Context window on this server, in tokens."""
     memory: int = 0
-    """Bytes of all its backends together: the weights once, and a context window for each."""
+    """Bytes of all backends together: the weights once, and a context window for each backend."""
     template: str = ""
-    """Its own chat template."""
+    """The chat template in the file."""
     license: str = ""
 
     @property
@@ -379,8 +379,8 @@ class ModelCard:
 
 
 def read_card(name: str, source: BackendFactory) -> ModelCard:
-    """Read the header of the file: a tenth of a second for a large model. A file that cannot be read leaves the card
-    empty; loading it reports the error.
+    """Read the header of a file; blocks for about 0.1 s with a large model. The card of a file that cannot be read is
+    empty; loading the model reports the error.
     """
     from bitnet_chat.models.info import read_info
 

@@ -1,16 +1,16 @@
-"""Choice of the model for a request for ``auto``. Pure.
+"""Choice of the model for a request for the model ``auto``. Pure.
 
-Names decide. A model with ``code`` or ``coder`` among the words of its name is for code, one with ``long`` for long
-conversations, one with ``short`` for all others; ``qwen-coder`` is such a name, and so is ``code``. The rule:
+The names of the models decide: ``code`` or ``coder`` among the words of a name (``qwen-coder``) marks a model for code,
+``long`` one for long conversations, ``short`` one for all others. The rule:
 
-1. A conversation about code uses the model for code, any other the one for short ones; without such a name, the first
-model.
-2. A conversation that takes more than half of the context window of that model uses the one for long conversations;
-without such a name, the one with the largest window. A model with a smaller window is never chosen.
+1. A conversation about code uses the model for code, any other conversation the model for short ones. Without a model
+   of such a name it uses the first model.
+2. A conversation that takes more than half of the context window of that model uses the model for long conversations,
+   or without such a name the one with the largest window. A model with a smaller window is never chosen.
 
-A conversation is about code if the last user message contains or mentions some, or if the reply before it contains
-some: a fence of three backticks, a line that is a statement in a common language, or words that are rarely used for
-anything else. A window of unknown size counts as large enough.
+A conversation is about code if the last user message contains or mentions code, or the reply before it contains code:
+a fence of three backticks, a line that is a statement in a common language, or words that are rare in other texts. A
+window of unknown size counts as large enough.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation
 
 AUTO = "auto"
-"""The reserved name for the best fit."""
+"""The reserved name: the best model for the conversation."""
 SHARE = 0.5
 """Share of a context window; the rest is for the reply and for later turns."""
 
@@ -47,7 +47,7 @@ class Route:
 
 
 def route(conversation: Conversation, candidates: Sequence[RouteCandidate]) -> Route:
-    """The route of a conversation. ``candidates``: at least one, in the order of the command line."""
+    """Return the model for a conversation. ``candidates``: at least one, in the order of the command line."""
     about_code = is_about_code(conversation)
     kind = "code" if about_code else "short"
     words = ("code", "coder") if about_code else ("short",)
@@ -65,12 +65,12 @@ def _for_long(candidates: Sequence[RouteCandidate]) -> RouteCandidate:
 
 
 def size_of(conversation: Conversation) -> int:
-    """Estimated tokens: models count differently, and none of them needs to be loaded."""
+    """Return the estimated number of tokens. An estimate needs no loaded model."""
     return sum(by_length(each.content).count for each in conversation.messages)
 
 
 _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.M)
-# Anchored at lines and possessive where it could go back: a hostile text costs no more time than another one.
+# Anchored at lines, and possessive where it could backtrack: linear time for any text.
 _STATEMENT = re.compile(
     r"""^[ \t]*+(?:
         (?:async[ ])?def[ ]\w+[ ]?\(.*:           # Python
@@ -91,7 +91,7 @@ _STATEMENT = re.compile(
     )""",
     re.M | re.X | re.I,
 )
-# One of these is enough: they are hardly used for anything else.
+# One of these words is enough: they are rare in other texts.
 _SURE = re.compile(
     r"\b(?:python|javascript|typescript|golang|kotlin|c\+\+|c#|sql|html|css|json|yaml|regex(?:es)?|regular expression"
     r"|bash script|shell script|dockerfile|makefile|stack ?trace|traceback|segfault|syntax error|null pointer"
@@ -112,7 +112,7 @@ _LOOKED_AT = 10_000
 
 
 def is_about_code(conversation: Conversation) -> bool:
-    """See the rule above."""
+    """Whether a conversation is about code; the module has the rule."""
     messages = conversation.messages
     at = next((i for i in reversed(range(len(messages))) if messages[i].role == "user"), None)
     if at is None:

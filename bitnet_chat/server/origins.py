@@ -1,4 +1,4 @@
-"""Patterns for ``Origin`` and ``Host``: the pages that may use the APIs, and the names of this server. Pure.
+"""Patterns for ``Origin`` (the pages that may use the APIs) and ``Host`` (the names of this server). Pure.
 
 An origin is ``http://localhost:3000``, or the scheme of an application: ``app://obsidian.md``, ``file://``.
 """
@@ -22,7 +22,7 @@ USUAL = (
     *(f"{scheme}://*.localhost:*" for scheme in ("http", "https")),
     *(f"{scheme}://*" for scheme in ("app", "file", "tauri", "vscode-webview", "vscode-file")),
 )
-"""Pages of servers and applications on this computer. A page from the network cannot have one of these origins."""
+"""Origins of servers and applications on this computer. A page from the network cannot have one of them."""
 _PATTERN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\*|(?:\*\.)?[^\s/?#@:\[\]*]+|\[[0-9a-f:.]+\])?(?::(?P<port>\d{1,5}|\*))?"
 )
@@ -31,14 +31,14 @@ _HOST_PATTERN = re.compile(r"(?:\*?\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[?[0-9a-f:
 
 
 def tidy(origin: str) -> str:
-    """An origin in the form that browsers send."""
+    """Return an origin in the form that browsers send."""
     origin = origin.strip().lower()
     return origin if origin.endswith("://") else origin.rstrip("/")
 
 
 class AllowedOrigins:
-    """Origins that ``patterns`` and the usual ones allow: ``http://localhost:*``, ``https://*.example.com``,
-    ``app://``. ``*``: all; ``none``: not even the usual ones.
+    """A set of origins: those of ``patterns`` (``http://localhost:*``, ``https://*.example.com``, ``app://``) and
+    :data:`USUAL`. ``*``: all origins; ``none``: without the usual ones.
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
@@ -56,13 +56,13 @@ class AllowedOrigins:
         self._regex = re.compile("|".join(filter(None, regexes)) or "(?!)")
 
     def __contains__(self, origin: str) -> bool:
-        """``null``, the origin of a page that hides its own, matches no pattern."""
+        """``null``, the origin of a sandboxed page, matches no pattern."""
         origin = origin.lower()
         return origin not in ("", "null") and (self.all or self._regex.fullmatch(origin) is not None)
 
 
 def _regex_of(pattern: str) -> str:
-    """Empty for a pattern that allows every origin."""
+    """Return the regular expression of a pattern; an empty string if it allows every origin."""
     match = _PATTERN.fullmatch(pattern)
     if match is None or (match["scheme"] in _WEB and match["host"] is None):
         raise UsageError(
@@ -80,7 +80,7 @@ def _regex_of(pattern: str) -> str:
 
 
 class AllowedHosts:
-    """Names, and with a leading dot all names below: ``.example.com`` is ``example.com`` and ``a.example.com``."""
+    """A set of host names. ``.example.com`` stands for ``example.com`` and all names below it."""
 
     def __init__(self, names: Iterable[str]) -> None:
         """Raises UsageError for a value that is not a host name."""

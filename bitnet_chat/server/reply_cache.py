@@ -1,7 +1,7 @@
-"""A cache of deterministic replies in memory, replayed as streams.
+"""A cache of deterministic replies in memory, which are replayed as streams.
 
-Only repeatable replies are stored: at temperature 0 or with a seed, complete, and without notices. The least recently
-used ones are removed first.
+A reply is stored if it is repeatable (temperature 0 or a seed), complete, and without notices. The least recently used
+replies are removed first.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class ReplyCache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def place(self, key: bytes | None) -> CacheEntry | None:
-        """The entry of a request; None if its ``key`` is None."""
+    def entry(self, key: bytes | None) -> CacheEntry | None:
+        """Return the entry of a request; None if ``key`` is None. Counts a hit or a miss."""
         if key is None:
             return None
         kept = self._kept.get(key)
@@ -62,8 +62,9 @@ class ReplyCache:
         return CacheEntry(self, key, CachedBackend(kept))
 
     def key(self, model: str, conversation: Conversation, options: ReplyOptions) -> bytes | None:
-        """The key of a request. Its cost grows with the request: may be called in a thread. None if the reply is not
-        repeatable.
+        """Return the key of a request, or None if the reply is not repeatable.
+
+        The cost grows with the conversation, so this may be called in a thread.
         """
         sampling, defaults = options.sampling, self._defaults
         temperature = sampling.temperature if sampling.temperature is not None else defaults.temperature
@@ -71,7 +72,7 @@ class ReplyCache:
         if not Sampling(temperature=temperature, seed=seed).repeats:
             return None
         asked = asdict(options)
-        del asked["timeout"]  # a reply that it cut short is not kept
+        del asked["timeout"]  # a reply that a timeout has cut is not stored
         said = [
             (
                 each.role,
@@ -98,14 +99,14 @@ class ReplyCache:
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """The entry of one reply. ``replay``: the reply, if stored."""
+    """The entry of one request. ``replay``: the stored reply, or None."""
 
     cache: ReplyCache
     key: bytes
     replay: CachedBackend | None
 
     def filter(self, status: BackendStatus) -> ReplyFilter:
-        """Keeps the reply that passes, if it can be given again. ``status``: of the backend that makes it."""
+        """Return a filter that stores the reply that passes it. ``status``: of the backend of the reply."""
         return _CacheFilter(self, status)
 
 
@@ -123,7 +124,7 @@ class _CacheFilter(ReplyFilter):
             self._size += _EVENT + 4 * len(event.arguments)
             self._pieces.append(event)
         elif isinstance(event, (Notice, Failed)):
-            self._size = self._limit + 1  # what had to be said may be otherwise next time
+            self._size = self._limit + 1  # a notice or an error may not apply to the next request: do not store
         elif isinstance(event, Completed) and event.reason in _OWN_ENDS:
             size = self._size + 4 * len(event.text)
             kept = _CachedReply(self._status, tuple(self._pieces), event, size)
@@ -134,7 +135,7 @@ class _CacheFilter(ReplyFilter):
 
 
 class CachedBackend:
-    """A backend with one stored reply. See :class:`bitnet_chat.backend.Backend`."""
+    """A backend that replays one stored reply (see :class:`bitnet_chat.backend.Backend`)."""
 
     def __init__(self, kept: _CachedReply) -> None:
         self._kept = kept
@@ -144,7 +145,7 @@ class CachedBackend:
         pass
 
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
-        """Piece by piece; others get their turn after each."""
+        """Yield the stored events; other tasks run after each."""
         yield Started()
         text: list[str] = []
         for piece in self._kept.pieces:

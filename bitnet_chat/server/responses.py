@@ -1,86 +1,36 @@
-"""From a request to its response, with errors and disconnects."""
+"""Responses: JSON, event streams, and the token usage in both."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
-from typing import TypeVar
+import json
+from collections.abc import AsyncIterable, Callable, Mapping
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from bitnet_chat.errors import BitnetChatError, InternalError
 from bitnet_chat.events import Stats
+from bitnet_chat.text.utf8 import well_formed
 
-log = logging.getLogger("bitnet_chat.server")
-
-T = TypeVar("T")
-_GONE = 499
-"""Logged status for a client that disconnected; it is never sent."""
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-class ClientDisconnectedError(Exception):
-    """The client has closed its connection."""
+def to_json(value: object) -> bytes:
+    """Return JSON in UTF-8. Bytes of a reply that are not UTF-8 become U+FFFD."""
+    return well_formed(_encode(value)).encode()
 
 
-async def respond(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    answer: Callable[[Request], Awaitable[Response]],
-    refusal: Callable[[BitnetChatError], Response],
-) -> None:
-    """Send the result of ``answer``, or of ``refusal`` for the error that it raises."""
-    try:
-        response = await answer(Request(scope, receive))
-    except BitnetChatError as error:
-        response = refusal(error)
-    except ClientDisconnectedError:
-        response = Response(status_code=_GONE)
-    except Exception:
-        log.exception("a request broke")
-        response = refusal(InternalError("internal server error; see the log of the server"))
-    await response(scope, receive, send)
+def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with an encoded body."""
+    return Response(body, status, headers, media_type="application/json")
 
-
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of ``work``. Raises ClientDisconnectedError, with ``work`` cancelled, if the client closes its
-    connection first.
-
-    The body of the request must have been read before.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnectedError
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-# A stream of server-sent events that ends when its client goes, and takes with it what was made for that client.
 
 PING = 15.0
 """Seconds of silence after which a comment keeps the connection alive through proxies."""
 
 
 class EventStream(EventSourceResponse):
-    """``events`` are bytes of whole events, each sent at once; ``gone`` is called when the response ends.
-
-    ``gone`` is called in any case: at the end of all events, and after a disconnect before the first one.
-    """
+    """A stream of server-sent events that ends when its client disconnects."""
 
     def __init__(
         self,
@@ -89,6 +39,9 @@ class EventStream(EventSourceResponse):
         gone: Callable[[], object] = lambda: None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        """``events``: bytes of whole events, each sent at once. ``gone`` is called at the end of the response, also
+        after a disconnect before the first event.
+        """
         super().__init__(
             events,
             headers=headers,
@@ -107,36 +60,20 @@ class EventStream(EventSourceResponse):
             self._gone()
 
     async def _listen_for_exit_signal_with_grace(self) -> None:
-        # The original looks twice a second whether the server is to end, and then cuts every stream. Here the desk
-        # ends the replies, and they end their streams. The task pings in place of another one: with a hundred streams
+        # The base class polls twice per second for a shutdown, and then cuts every stream. Here the scheduler ends the
+        # replies, which end their streams. This task sends the pings instead of a further one: with a hundred streams
         # each task counts.
         assert self._send is not None
         self.ping_interval = PING
         await self._ping(self._send)
 
     async def _send_with_timeout(self, send: Send, message: Message) -> None:
-        # The original opens a scope for a timeout that is not set: a tenth of what a piece costs in this process.
+        # The base class opens a scope for a timeout that is not set: a tenth of the cost of a piece in this process.
         await send(message)
 
 
-# Whether a person waits for an answer, as the ``Priority`` header of RFC 9218 says. Pure.
-
-_URGENCY = re.compile(r"(?:^|,)\s*u=([0-7])(?=\s*(?:$|[,;]))")
-_BACKGROUND = 6
-"""Urgency from which on a request has low priority; the default is 3."""
-
-
-def is_urgent(header: str | None) -> bool:
-    """False for ``u=6`` and ``u=7``. An invalid header is ignored."""
-    found = _URGENCY.findall(header or "")
-    return not found or int(found[-1]) < _BACKGROUND
-
-
-# How many tokens a request took, as clients are told. Pure.
-
-
 def usage_of(stats: Stats) -> dict[str, int]:
-    """``prompt_tokens`` is the whole prompt, including the tokens that were in the context before."""
+    """Return the usage object. ``prompt_tokens`` includes those that were in the context before."""
     before = stats.prompt_size
     if before is None and stats.context_used is not None:
         before = stats.context_used - stats.tokens
@@ -145,7 +82,7 @@ def usage_of(stats: Stats) -> dict[str, int]:
 
 
 def detailed_usage(stats: Stats) -> dict[str, object]:
-    """The same, with the number of prompt tokens that were in the context before, if known."""
+    """Return the usage object with the number of prompt tokens that were in the context before, if known."""
     usage = usage_of(stats)
     if stats.prompt_tokens is None:
         return dict(usage)

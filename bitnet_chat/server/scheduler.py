@@ -1,4 +1,4 @@
-"""The scheduler of replies: selects model and backend, starts a reply, and counts it."""
+"""The scheduler of replies: selects the model and the backend, starts a reply, and counts it in the metrics."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from bitnet_chat.util.threads import run_beside_loop
 log = logging.getLogger("bitnet_chat.server")
 
 _YIELDS = 3
-"""Maximum number of times that a low-priority reply yields; then it is completed, so that it ends at all."""
+"""Maximum number of times that a low-priority reply yields; after that it runs to its end."""
 _PATIENCE = 8.0
-"""Seconds for replies to end after a stop. A guarded backend abandons an unresponsive one after six."""
+"""Seconds for replies to end after a stop. A guarded backend abandons an unresponsive engine after six."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class ReplyRequest:
     one_call: bool = False
     """Whether the reply may contain at most one tool call."""
     urgent: bool = True
-    """Interactive priority. A low-priority reply that has no reader of its text yet and is not recorded yields to an
-    interactive one, and is generated again after it.
+    """Interactive priority. A low-priority reply that is not recorded, and of which no reader has received text, yields
+    to an interactive one and is generated again after it.
     """
 
 
@@ -55,21 +55,21 @@ class RequestDefaults:
     """Defaults of a request. None: no limit."""
 
     system: str = ""
-    """For conversations that are not recorded: a recorded one keeps the system prompt that it began with."""
+    """The system prompt of a conversation that has none. A recorded conversation keeps its own."""
     max_tokens: int | None = None
     timeout: float | None = None
     """Seconds."""
 
-    def applied(self, order: ReplyRequest) -> ReplyRequest:
-        options, conversation = order.options, order.conversation
+    def applied(self, request: ReplyRequest) -> ReplyRequest:
+        options, conversation = request.options, request.conversation
         if options.max_tokens is None and self.max_tokens is not None:
             options = replace(options, max_tokens=self.max_tokens)
         if options.timeout is None and self.timeout is not None:
             options = replace(options, timeout=self.timeout)
         options = replace(options, alone=True)  # backends are shared by all clients
-        if self.system and not conversation.system and order.recorder is None:
+        if self.system and not conversation.system and request.recorder is None:
             conversation = conversation.with_system(self.system)
-        return replace(order, options=options, conversation=conversation)
+        return replace(request, options=options, conversation=conversation)
 
 
 class ReplyScheduler:
@@ -83,7 +83,7 @@ class ReplyScheduler:
         defaults: RequestDefaults | None = None,
         log_prompts: bool = False,
     ) -> None:
-        """``cache``: the cache of deterministic replies. ``log_prompts``: log prompts and replies."""
+        """``cache``: of deterministic replies, or None. ``log_prompts``: log prompts and replies."""
         self.model_manager = model_manager
         self.defaults = defaults or RequestDefaults()
         self._cache = cache
@@ -103,19 +103,21 @@ class ReplyScheduler:
     def start(self) -> None:
         self.model_manager.start()
 
-    def begin(self, order: ReplyRequest, *, on_end: Callable[[ReplyBroadcast], None] | None = None) -> ReplyBroadcast:
-        """Start a reply. Raises UnknownModelError, or ShuttingDownError during shutdown; other errors, a full queue
-        among them, are the Failed that the broadcast ends with.
+    def begin(self, request: ReplyRequest, *, on_end: Callable[[ReplyBroadcast], None] | None = None) -> ReplyBroadcast:
+        """Start a reply. ``on_end``: called at its end.
+
+        Raises UnknownModelError, and ShuttingDownError during shutdown. For any other error, such as a full queue, the
+        broadcast ends with Failed.
         """
         if self.ending.is_set():
             raise ShuttingDownError(
                 "the server is shutting down", retry_after=10.0, remedy="try again after its restart"
             )
-        order = self.defaults.applied(order)
-        model = self.model_manager.choose(order.model, order.conversation)
+        request = self.defaults.applied(request)
+        model = self.model_manager.choose(request.model, request.conversation)
         generation = ReplyBroadcast(secrets.token_hex(12), model)
-        account = self.metrics.reply(model)
-        task = asyncio.ensure_future(self._make(order, generation, account))
+        reply_metrics = self.metrics.reply(model)
+        task = asyncio.ensure_future(self._run(request, generation, reply_metrics))
         self._tasks[task] = generation
 
         def over(task: asyncio.Task[None]) -> None:
@@ -124,12 +126,12 @@ class ReplyScheduler:
                 generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
             if generation.end is not None:
                 if generation.cached:
-                    self.metrics.replayed(model)
+                    self.metrics.count_replay(model)
                 else:
-                    account.ended(generation.end)
+                    reply_metrics.on_end(generation.end)
                 self.has_answered = self.has_answered or bool(generation.end.text)
             if self._log_prompts:
-                _log(order, generation)
+                _log(request, generation)
             if on_end is not None:
                 on_end(generation)
 
@@ -137,8 +139,8 @@ class ReplyScheduler:
         return generation
 
     async def close(self, grace: float = 0.0) -> None:
-        """Start no new reply; running ones have ``grace`` seconds, and are then stopped with their text so far, as they
-        are at once if this is cancelled.
+        """Refuse new replies, give running ones ``grace`` seconds, then stop them with their text so far. A
+        cancellation of this call stops them at once.
         """
         self.ending.set()
         try:
@@ -149,7 +151,7 @@ class ReplyScheduler:
                 generation.stop()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_PATIENCE)
-            for task in list(self._tasks):  # deaf ones
+            for task in list(self._tasks):  # those that do not react to the stop
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=1.0)
@@ -157,40 +159,40 @@ class ReplyScheduler:
 
     # One reply
 
-    async def _make(self, order: ReplyRequest, generation: ReplyBroadcast, account: ReplyMetrics) -> None:
+    async def _run(self, request: ReplyRequest, generation: ReplyBroadcast, reply_metrics: ReplyMetrics) -> None:
         task = asyncio.current_task()
         assert task is not None
         turn = number()
         try:
-            place = await self._place(order, generation.model)
-            if place is not None and place.replay is not None:
+            entry = await self._cache_entry(request, generation.model)
+            if entry is not None and entry.replay is not None:
                 generation.cached = True
-                await _give_again(place.replay, order, generation)
+                await _replay(entry.replay, request, generation)
                 return
-            if not generation.stopped_by(task.cancel):
+            if not generation.on_stop(task.cancel):
                 raise asyncio.CancelledError
-            if (refusal := await self._refusal(order, generation.model)) is not None:
+            if (refusal := await self._refusal(request, generation.model)) is not None:
                 raise refusal
             async with self.model_manager.held(generation.model) as pool:
                 for tries in range(_YIELDS + 1):
-                    if not generation.stopped_by(task.cancel):
+                    if not generation.on_stop(task.cancel):
                         raise asyncio.CancelledError
-                    may_yield = tries < _YIELDS and not order.urgent and order.recorder is None
-                    way = _Preemption(generation) if may_yield else None
+                    may_yield = tries < _YIELDS and not request.urgent and request.recorder is None
+                    preemption = _Preemption(generation) if may_yield else None
                     async with pool.lease(
-                        order.conversation,
-                        order.options.sampling,
-                        urgent=order.urgent,
-                        make_way=way.make if way else None,
+                        request.conversation,
+                        request.options.sampling,
+                        urgent=request.urgent,
+                        make_way=preemption.preempt if preemption else None,
                         turn=turn,
                         again=tries > 0,
                     ) as slot:
-                        account.seated()
-                        await self._ask(slot, order, generation, account, way, place)
-                    if way is None or not way.made:
+                        reply_metrics.on_assigned()
+                        await self._generate(slot, request, generation, reply_metrics, preemption, entry)
+                    if preemption is None or not preemption.is_made:
                         return
-                    generation.again()
-                    self.metrics.yielded(generation.model)
+                    generation.reset()
+                    self.metrics.count_yield(generation.model)
         except asyncio.CancelledError:  # stopped while it waited
             generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
         except BitnetChatError as error:
@@ -202,96 +204,96 @@ class ReplyScheduler:
             if generation.end is None:
                 generation.put(Failed(EngineDiedError("the reply stream ended unexpectedly"), generation.text))
 
-    async def _place(self, order: ReplyRequest, model: str) -> CacheEntry | None:
-        """The entry of the reply in the cache, if there can be one."""
+    async def _cache_entry(self, request: ReplyRequest, model: str) -> CacheEntry | None:
+        """Return the entry of the reply in the cache; None without a cache or for a reply that is not repeatable."""
         if self._cache is None:
             return None
-        key = await run_beside_loop(order.conversation, self._cache.key, model, order.conversation, order.options)
-        return self._cache.place(key)
+        key = await run_beside_loop(request.conversation, self._cache.key, model, request.conversation, request.options)
+        return self._cache.entry(key)
 
-    async def _refusal(self, order: ReplyRequest, model: str) -> BitnetChatError | None:
-        """The error of a request that can be refused without a backend."""
-        pool, options = self.model_manager.pools[model], order.options
-        refusal = await pool.refusal(order.conversation, options)
-        if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
+    async def _refusal(self, request: ReplyRequest, model: str) -> BitnetChatError | None:
+        """Return the error of a request that can be refused without a backend, or None."""
+        pool, options = self.model_manager.pools[model], request.options
+        refusal = await pool.refusal(request.conversation, options)
+        if refusal is not None and options.tools and request.tools_optional and refuses_tools(refusal):
             options = replace(options, tools=(), tool_choice="auto")
-            refusal = await pool.refusal(order.conversation, options)
+            refusal = await pool.refusal(request.conversation, options)
         return refusal
 
-    async def _ask(
+    async def _generate(
         self,
         slot: Slot,
-        order: ReplyRequest,
+        request: ReplyRequest,
         generation: ReplyBroadcast,
-        account: ReplyMetrics,
-        way: _Preemption | None,
-        place: CacheEntry | None,
+        reply_metrics: ReplyMetrics,
+        preemption: _Preemption | None,
+        entry: CacheEntry | None,
     ) -> None:
-        backend = _with_tools_as_wished(slot.backend, order)
-        if way is not None:
-            way.backend = backend
-        if not generation.stopped_by(backend.interrupt):
+        backend = _with_tool_policy(slot.backend, request)
+        if preemption is not None:
+            preemption.backend = backend
+        if not generation.on_stop(backend.interrupt):
             raise asyncio.CancelledError
         try:
-            async with aclosing(run(lambda: _pipeline(backend, order, place))) as events:
+            async with aclosing(run(lambda: _pipeline(backend, request, entry))) as events:
                 async for event in events:
-                    if way is not None and way.made:
+                    if preemption is not None and preemption.is_made:
                         continue  # the remaining events belong to the discarded reply
-                    account.heard(event)
+                    reply_metrics.on_event(event)
                     generation.put(event)
         finally:
-            self.metrics.restarted(generation.model, slot)
+            self.metrics.count_restarts(generation.model, slot)
         if isinstance(generation.end, Completed):
-            slot.memory = _remembered(order.conversation, generation)
+            slot.memory = _context_after(request.conversation, generation)
 
 
-def _with_tools_as_wished(backend: Backend, order: ReplyRequest) -> Backend:
-    if order.options.tools and order.tools_optional:
+def _with_tool_policy(backend: Backend, request: ReplyRequest) -> Backend:
+    if request.options.tools and request.tools_optional:
         backend = OptionalToolsBackend(backend)
-    return SingleCallBackend(backend) if order.options.tools and order.one_call else backend
+    return SingleCallBackend(backend) if request.options.tools and request.one_call else backend
 
 
 class _Preemption:
-    """The way in which a low-priority reply yields to an interactive one."""
+    """Lets a low-priority reply yield to an interactive one."""
 
     def __init__(self, generation: ReplyBroadcast) -> None:
         self._generation = generation
         self.backend: Backend | None = None
         """Its backend, once assigned."""
-        self.made = False
+        self.is_made = False
 
-    def make(self) -> bool:
-        """Whether it yields: not if a reader has received a part of it, which cannot be revoked."""
+    def preempt(self) -> bool:
+        """Interrupt the reply. Return False if it cannot yield: it has ended, or a reader has received a part of it."""
         if self._generation.seen or self._generation.end is not None or self._generation.is_stopping:
             return False
         if self.backend is None:
             return False
-        self.made = True
+        self.is_made = True
         self.backend.interrupt()
         return True
 
 
-async def _give_again(replay: CachedBackend, order: ReplyRequest, generation: ReplyBroadcast) -> None:
-    if not generation.stopped_by(replay.interrupt):
+async def _replay(replay: CachedBackend, request: ReplyRequest, generation: ReplyBroadcast) -> None:
+    if not generation.on_stop(replay.interrupt):
         raise asyncio.CancelledError
-    async with aclosing(run(lambda: _pipeline(replay, order, None))) as events:
+    async with aclosing(run(lambda: _pipeline(replay, request, None))) as events:
         async for event in events:
             generation.put(event)
 
 
-def _pipeline(backend: Backend, order: ReplyRequest, place: CacheEntry | None) -> ReplyPipeline:
-    """``place``: of the cache, where the reply is kept."""
-    if order.recorder is None:
-        pipeline = pipeline_of(backend, order.conversation, order.options)
+def _pipeline(backend: Backend, request: ReplyRequest, entry: CacheEntry | None) -> ReplyPipeline:
+    """Return the filters of a reply. ``entry``: the entry of the cache that stores it, or None."""
+    if request.recorder is None:
+        pipeline = pipeline_of(backend, request.conversation, request.options)
     else:
-        pipeline = recorded(backend, order.recorder, order.conversation, order.options)
-    return pipeline if place is None else pipeline.then(place.filter(backend.status()))
+        pipeline = recorded(backend, request.recorder, request.conversation, request.options)
+    return pipeline if entry is None else pipeline.then(entry.filter(backend.status()))
 
 
-def _remembered(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:
-    """The conversation in the context of the backend."""
+def _context_after(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:
+    """Return the conversation that is in the context of the backend after a reply."""
     last = conversation.last
-    if last is not None and last.role == "assistant":  # it was gone on with
+    if last is not None and last.role == "assistant":  # the reply continued it
         before = Conversation(conversation.messages[:-1])
         return before.with_assistant(last.content + generation.text, tool_calls=generation.calls)
     if not generation.text and not generation.calls:
@@ -299,7 +301,7 @@ def _remembered(conversation: Conversation, generation: ReplyBroadcast) -> Conve
     return conversation.with_assistant(generation.text, tool_calls=generation.calls)
 
 
-def _log(order: ReplyRequest, generation: ReplyBroadcast) -> None:
-    asked = order.conversation.last
+def _log(request: ReplyRequest, generation: ReplyBroadcast) -> None:
+    asked = request.conversation.last
     log.info("%s asked: %s", generation.id, asked.content if asked is not None else "")
     log.info("%s replied: %s", generation.id, generation.text)

@@ -20,9 +20,9 @@ class ServeSettings:
     port: int = PORT
     """0: any free port."""
     api_key: str = ""
-    """The key that every request must have. Empty: none is required, and the server listens on loopback only."""
+    """The key that every request must have. Empty: no key is required, and the server listens on loopback only."""
     cors: tuple[str, ...] = ()
-    """Patterns for origins of foreign pages that may use the APIs, see :mod:`bitnet_chat.server.origins`."""
+    """Patterns for origins of foreign pages that may use the APIs (:mod:`bitnet_chat.server.origins`)."""
     allow_host: tuple[str, ...] = ()
     """Additional names of this server, such as that of a proxy before it; ``.example.com``: all names below, ``*``:
     any.
@@ -30,7 +30,7 @@ class ServeSettings:
     parallel: int = 1
     """Number of parallel requests for one model."""
     any_backend: bool = False
-    """Whether the backend was left to the server, see :mod:`bitnet_chat.cli.server_engine`."""
+    """Whether the server chooses the backend (:mod:`bitnet_chat.cli.server_engine`)."""
     queue: int = 64
     """Maximum number of requests that wait for a model."""
     cache: bool = False
@@ -44,14 +44,14 @@ class ServeSettings:
     body_limit: int = 8_000_000
     """Bytes of one request."""
     overflow: Policy | None = None
-    """The policy for a conversation that is larger than the context window. None: the usual one of each API."""
+    """The policy for a conversation that is larger than the context window. None: the default of each API."""
     strict: bool = False
-    """Refuse a field without effect by name, instead of a notice."""
+    """Refuse a field that would be ignored, instead of a notice."""
     log_prompts: bool = False
     """Log prompts and replies."""
 
     def checked(self) -> ServeSettings:
-        """These settings, if they are consistent. Raises UsageError."""
+        """Return these settings. Raises UsageError for inconsistent ones."""
         if not 0 <= self.port < 1 << 16:
             raise UsageError(f"--port {self.port} is out of range", remedy="use 0 for any free port")
         for name in ("parallel", "queue", "linger", "memory_limit"):

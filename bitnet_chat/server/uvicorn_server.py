@@ -1,7 +1,7 @@
-"""The socket: an application, a port, and the HTTP server between them.
+"""The HTTP server: uvicorn with limits for connections and requests.
 
-The HTTP server is uvicorn. Two of its parts are replaced: signals are handled by the command line, and the loop that
-checks ten times per second whether to end waits for an event instead.
+Two parts of uvicorn are replaced: the command line handles signals, and the main loop waits for an event instead of a
+check ten times per second.
 """
 
 from __future__ import annotations
@@ -28,13 +28,11 @@ _HEAD_TIMEOUT = 30.0
 _BODY_TIMEOUT = 120.0
 """Seconds for the body: 8 MB at 67 KB per second."""
 _UNWANTED = 32_000_000
-"""Bytes of a body that are read after the response: a client that still sends does not read the response."""
+"""Bytes of a body that are read after the response: a client that still sends does not read the response yet."""
 _CONNECTIONS = 1000
-"""Maximum number of connections, see :class:`ConnectionLimit`."""
+"""Maximum number of connections (:class:`ConnectionLimit`)."""
 _FILES = 384
-"""Open files that are reserved for other purposes than connections: engines, the journal, and new connections of one
-turn of the loop.
-"""
+"""Open files that are reserved for engines, the journal, and the connections accepted in one turn of the event loop."""
 _BACKLOG = 256
 """Length of the listen queue."""
 _KEEP_ALIVE = 120
@@ -47,10 +45,10 @@ _LINGER = 5.0
 
 @asynccontextmanager
 async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
-    """Run the server during the block; gives its address, such as ``http://127.0.0.1:8033``. ``port`` 0: any free port.
+    """Run the server during the block. Yields its URL, such as ``http://127.0.0.1:8033``. ``port`` 0: any free port.
 
-    At the end of the block new connections are refused, and open ones may finish. Raises UsageError for an address that
-    cannot be used.
+    At the end of the block new connections are refused, and open ones have :data:`_LINGER` seconds. Raises UsageError
+    for an address that cannot be used.
     """
     listeners = _bound(host, port)
     address = url(host, listeners[0].getsockname()[1])
@@ -58,14 +56,14 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
     server = _Server(
         uvicorn.Config(
             app,
-            http=partial(_Protocol, places=places),  # type: ignore[arg-type]  # it is called, whatever it is
+            http=partial(_Protocol, places=places),  # type: ignore[arg-type]  # uvicorn only calls it
             ws="none",
             loop="asyncio",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
-            date_header=False,  # it would be made by a clock that ticks; each reply has one of its own
+            date_header=False,  # uvicorn renews it once per second; the middleware adds an exact one
             proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE,
@@ -80,7 +78,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
             serving.result()  # raises what went wrong
         yield address
     except BaseException:
-        server.abort()  # without a grace period
+        server.abort()
         raise
     finally:
         up.cancel()
@@ -95,7 +93,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
 
 
 def _affordable() -> int:
-    """Number of connections within the limit of open files."""
+    """Return the number of connections that the limit of open files allows."""
     affordable = _CONNECTIONS
     if sys.platform != "win32":
         import resource
@@ -107,13 +105,13 @@ def _affordable() -> int:
 
 
 def url(host: str, port: int) -> str:
-    """The address as a URL. The address of all interfaces is written as that of this computer, which is among them."""
+    """Return the URL of an address. For the address of all interfaces it has the loopback address."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of ``host``; ``localhost`` usually has two. All have the same port."""
+    """Return a socket for each address of ``host`` (``localhost`` usually has two), all with the same port."""
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -127,7 +125,7 @@ def _bound(host: str, port: int) -> list[socket.socket]:
         try:
             listeners.append(_listener(family, kind, protocol, (address[0], number, *address[2:])))
         except (OSError, OverflowError) as error:
-            if not listeners:  # the first address is the one that counts: IPv6 may be missing, a port be taken there
+            if not listeners:  # only the first address must work: IPv6 may be missing
                 raise _refused(host, port, error) from None
     return listeners
 
@@ -135,7 +133,7 @@ def _bound(host: str, port: int) -> list[socket.socket]:
 def _listener(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
-        if sys.platform == "win32":  # where the other option would let two servers share a port
+        if sys.platform == "win32":  # SO_REUSEADDR would let two servers share a port there
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -185,16 +183,16 @@ class _Server(uvicorn.Server):
 
 
 class ConnectionLimit:
-    """At most ``limit`` connections; a new one replaces the one that has waited longest for its client. A connection
-    that waits for the server is never closed; if all of them do, new ones get 503.
+    """At most ``limit`` connections. A new connection replaces the one that has waited longest for its client. One that
+    waits for the server is never closed; if all of them do, new requests get 503.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._taken = 0
         self._idle: dict[_Protocol, None] = {}
-        """Connections that wait for their clients, the longest first: without a request, with an incomplete one, or
-        idle after a reply.
+        """Connections that wait for their clients, in the order of the waiting time: without a request, with an
+        incomplete one, or idle after a reply.
         """
 
     def enter(self, newcomer: _Protocol) -> None:
@@ -227,10 +225,10 @@ class ConnectionLimit:
 
 
 class _Protocol(HttpToolsProtocol):
-    """The protocol with a limit for the head of a request, which the parser lacks, and for the time of its body."""
+    """The protocol with limits that uvicorn lacks: size and time of the head of a request, time of its body."""
 
     has_left = False
-    """Its place is taken by another connection."""
+    """The connection does not count for the limit any more."""
     _head = 0
     _in_body = False
     _unwanted = 0
@@ -304,7 +302,7 @@ class _Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         cycle = self.cycle
-        # Anything else would be taken for the answer to the request before, or for a part of it.
+        # Within a response, these bytes would be read as a part of it.
         if cycle is None or (not cycle.response_started if self._in_body else cycle.response_complete):
             self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         self.transport.close()

@@ -109,7 +109,7 @@ def ways(backend: LocalEngineBackend, recorder: JournalRecorder) -> dict[str, Re
     guarded = GuardedBackend(backend, GuardLimits(), backend.role_markers)
     offered = OptionalToolsBackend(guarded)
     single = SingleCallBackend(offered)
-    entry = ReplyCache().place(b"key")
+    entry = ReplyCache().entry(b"key")
     assert entry is not None
     speaking = OptionalToolsBackend(GuardedBackend(Tooled(Resident(backend)), GuardLimits()))
 

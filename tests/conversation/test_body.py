@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.errors import (
     BitnetChatError,
     BusyError,
@@ -22,8 +23,7 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.events import Completed, Failed
 from bitnet_chat.server.errors import failure_of, openai_form, to_api_error
-from bitnet_chat.server.request_body import Fields, object_of
-from bitnet_chat.server.responses import is_urgent
+from bitnet_chat.server.requests import is_urgent, object_of
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import configparser
 import email
 import email.message
+import json
+import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -130,6 +133,29 @@ def test_installed_it_runs_and_finds_its_model(
     model = package / MODEL if way == "zipped" else package / "models" / MODEL
     assert run([python, *isolated, "-c", FIND]).strip() == f"{model} None"
     assert model.read_bytes() == (REPOSITORY / "bitnet_chat" / "models" / MODEL).read_bytes()
+
+
+def test_zipped_it_finds_its_personas_and_the_registry_of_models(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(wheel))
+
+    def output(*arguments: str) -> str:
+        return run([sys.executable, "-m", "bitnet_chat", *arguments])
+
+    assert f"{wheel}{os.sep}bitnet_chat" in run(
+        [sys.executable, "-c", "import bitnet_chat; print(bitnet_chat.__file__)"]
+    )
+    personas = {each["name"]: each for each in json.loads(output("config", "personas", "--json"))}
+    shipped = REPOSITORY / "bitnet_chat" / "personas"
+    assert sorted(personas) == sorted(path.stem for path in shipped.iterdir())
+    assert all(each["source"] == "shipped" and each["description"] for each in personas.values())
+    assert "# persona terse" in output("config", "show", "--persona", "terse")
+    assert "terse" in output("completion", "bash")
+    registry = tomllib.loads((REPOSITORY / "bitnet_chat" / "models" / "registry.toml").read_text("utf-8"))
+    listed = output("models", "list")
+    assert all(name in listed for name in registry)
 
 
 def test_the_source_distribution_runs_its_own_tests(tmp_path: Path) -> None:

@@ -153,10 +153,10 @@ def test_a_notice_alone_is_no_beginning() -> None:
 def test_stopping_before_anything_can_stop_it_is_remembered() -> None:
     stopped: list[str] = []
     generation = ReplyBroadcast("g", "m")
-    assert generation.stopped_by(lambda: stopped.append("wait"))
+    assert generation.on_stop(lambda: stopped.append("wait"))
     generation.stop()
     assert stopped == ["wait"]
-    assert not generation.stopped_by(lambda: stopped.append("reply"))
+    assert not generation.on_stop(lambda: stopped.append("reply"))
     generation.put(DONE)
     generation.stop()
     assert stopped == ["wait"], "what has ended is not stopped"
@@ -170,7 +170,7 @@ def test_what_nobody_has_seen_can_begin_again() -> None:
         generation.put(Started())
         generation.put(TextDelta("first"))
         assert not generation.seen
-        generation.again()
+        generation.reset()
         generation.put(TextDelta("second"))
         generation.put(DONE)
         assert await watcher == [TextDelta("second"), DONE]

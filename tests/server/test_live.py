@@ -45,9 +45,9 @@ def reply(id: str, text: str = "", *, ended: bool = False, linger: float = 100.0
     return LiveReply(ReplyStart(id, "m", 1, 2), generation, linger)
 
 
-async def heard(room: LiveChat, seen: LastSeen | None, count: int) -> list[tuple[object, int | None]]:
+async def heard(live_chat: LiveChat, seen: LastSeen | None, count: int) -> list[tuple[object, int | None]]:
     found: list[tuple[object, int | None]] = []
-    following = room.follow(seen)
+    following = live_chat.follow(seen)
     async for each in following:
         found.append(each)
         if len(found) == count:
@@ -58,23 +58,23 @@ async def heard(room: LiveChat, seen: LastSeen | None, count: int) -> list[tuple
 
 def test_a_follower_gets_what_it_has_not_seen_and_all_that_comes() -> None:
     async def main() -> None:
-        room = LiveChat(1)
+        live_chat = LiveChat(1)
         one, two = reply("a", "text", ended=True), reply("b", "more")
-        room.begin(one)
-        room.tell(ChatChanged("Title"))
-        room.begin(two)
-        assert await heard(room, None, 1) == [(two, None)], "who knows nothing gets what is being said"
-        assert await heard(room, LastSeen("a", 2), 3) == [(one, 2), (ChatChanged("Title"), None), (two, None)]
-        assert await heard(room, LastSeen("a", 5), 2) == [(ChatChanged("Title"), None), (two, None)]
-        assert await heard(room, LastSeen("b", 4), 1) == [(two, 4)]
+        live_chat.begin(one)
+        live_chat.publish(ChatChanged("Title"))
+        live_chat.begin(two)
+        assert await heard(live_chat, None, 1) == [(two, None)], "who knows nothing gets what is being said"
+        assert await heard(live_chat, LastSeen("a", 2), 3) == [(one, 2), (ChatChanged("Title"), None), (two, None)]
+        assert await heard(live_chat, LastSeen("a", 5), 2) == [(ChatChanged("Title"), None), (two, None)]
+        assert await heard(live_chat, LastSeen("b", 4), 1) == [(two, 4)]
         for unknown in (LastSeen("a", 6), LastSeen("b", 5), LastSeen("c", 0)):
-            assert await heard(room, unknown, 1) == [(two, None)]
-        waiting = asyncio.ensure_future(heard(room, LastSeen("b", 4), 2))
+            assert await heard(live_chat, unknown, 1) == [(two, None)]
+        waiting = asyncio.ensure_future(heard(live_chat, LastSeen("b", 4), 2))
         await asyncio.sleep(0)
-        room.tell(ChatChanged("Other"))
+        live_chat.publish(ChatChanged("Other"))
         assert await waiting == [(two, 4), (ChatChanged("Other"), None)]
-        room.close()
-        assert await heard(room, None, 9) == [(two, None)], "it ends with the server"
+        live_chat.close()
+        assert await heard(live_chat, None, 9) == [(two, None)], "it ends with the server"
 
     run(main)
 
@@ -82,24 +82,24 @@ def test_a_follower_gets_what_it_has_not_seen_and_all_that_comes() -> None:
 def test_a_room_is_forgotten_when_nothing_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         live_chats = LiveChatRegistry()
-        with live_chats.entered(1) as room:
-            assert live_chats.get(1) is room
+        with live_chats.open(1) as live_chat:
+            assert live_chats.get(1) is live_chat
         assert live_chats.get(1) is None
         monkeypatch.setattr(live_module, "KEPT", 0.0)
-        with live_chats.entered(1) as room:
+        with live_chats.open(1) as live_chat:
             live = reply("a", ended=True)
-            room.begin(live)
-            live_chats.ended(room, live)
-        assert live_chats.get(1) is room, "its reply may be asked for again"
+            live_chat.begin(live)
+            live_chats.ended(live_chat, live)
+        assert live_chats.get(1) is live_chat, "its reply may be asked for again"
         await asyncio.sleep(0.01)
         assert live_chats.get(1) is None
         monkeypatch.setattr(live_module, "KEPT", 100.0)
         monkeypatch.setattr(live_module, "MOST_KEPT", 3)
         for number in range(5):
-            with live_chats.entered(number) as room:
+            with live_chats.open(number) as live_chat:
                 live = reply(str(number), ended=True)
-                room.begin(live)
-                live_chats.ended(room, live)
+                live_chat.begin(live)
+                live_chats.ended(live_chat, live)
         assert [number for number in range(5) if live_chats.get(number)] == [2, 3, 4]
 
     run(main)
@@ -107,22 +107,22 @@ def test_a_room_is_forgotten_when_nothing_is_left_of_it(monkeypatch: pytest.Monk
 
 def test_one_reply_at_a_time_and_a_stop_before_it_has_begun() -> None:
     async def main() -> None:
-        room = LiveChat(1)
-        assert not room.stop()
-        with room.claimed():
-            with pytest.raises(ReplyRunningError), room.claimed():
+        live_chat = LiveChat(1)
+        assert not live_chat.stop()
+        with live_chat.exclusive():
+            with pytest.raises(ReplyRunningError), live_chat.exclusive():
                 pass
-            assert room.stop()
+            assert live_chat.stop()
             live = reply("a")
             stopped: list[bool] = []
-            live.generation.stopped_by(lambda: stopped.append(True))
-            room.begin(live)
+            live.generation.on_stop(lambda: stopped.append(True))
+            live_chat.begin(live)
             assert stopped, "it was unwanted before it was there"
-        with pytest.raises(ReplyRunningError), room.claimed():
+        with pytest.raises(ReplyRunningError), live_chat.exclusive():
             pass
         live.generation.put(Completed(FinishReason.STOP, ""))
-        with room.claimed():
-            assert room.stop()
+        with live_chat.exclusive():
+            assert live_chat.stop()
 
     run(main)
 
@@ -133,7 +133,7 @@ def test_a_reply_lingers_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -
     async def main() -> None:
         stopped = asyncio.Event()
         live = reply("a", linger=0.0)
-        live.generation.stopped_by(stopped.set)
+        live.generation.on_stop(stopped.set)
         live.join()
         live.join()
         live.leave()

@@ -24,6 +24,7 @@ from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
+from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, InvalidFieldError, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
@@ -31,7 +32,7 @@ from bitnet_chat.server import model_manager as catalogue_module
 from bitnet_chat.server.model_manager import ModelCard
 from bitnet_chat.server.ollama.requests import chat_request, generate_request
 from bitnet_chat.server.ollama.responses import done_reason, shown
-from bitnet_chat.server.request_body import Fields, object_of
+from bitnet_chat.server.requests import object_of
 from bitnet_chat.server.settings import ServeSettings
 
 HELLO = {"role": "user", "content": "hello"}

@@ -23,7 +23,7 @@ from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.conversation.json_fields import IgnoredFields
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import (
     ContextOverflowError,
@@ -34,7 +34,7 @@ from bitnet_chat.errors import (
     UsageError,
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.server import request_body as bodies
+from bitnet_chat.server import requests as bodies
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.text.sanitize import visible
 
@@ -349,7 +349,7 @@ def test_a_large_body_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -
     threads: list[bool] = []
     here, real = threading.get_ident(), bodies.object_of
 
-    def object_of(data: bytes, notes: IgnoredFields | None) -> bodies.Fields:
+    def object_of(data: bytes, notes: IgnoredFields | None) -> Fields:
         threads.append(threading.get_ident() == here)
         return real(data, notes)
 

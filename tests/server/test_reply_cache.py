@@ -45,14 +45,14 @@ async def fill(
         for event in events:
             yield event
 
-    place = cache.place(cache.key("model", Conversation().with_user(text), options))
+    place = cache.entry(cache.key("model", Conversation().with_user(text), options))
     assert place is not None and place.replay is None
     assert [event async for event in filled(place, said())] == list(events)
 
 
 async def again(cache: ReplyCache, options: ReplyOptions = COLD, text: str = "hello") -> list[Event] | None:
     conversation = Conversation().with_user(text)
-    place = cache.place(cache.key("model", conversation, options))
+    place = cache.entry(cache.key("model", conversation, options))
     if place is None or place.replay is None:
         return None
     assert place.replay.status() == STATUS
@@ -104,7 +104,7 @@ def test_what_may_be_otherwise_next_time_is_not_kept(events: list[Event]) -> Non
 
 def test_what_repeats() -> None:
     def repeats(cache: ReplyCache, **sampling: Any) -> bool:
-        return cache.place(cache.key("model", HELLO, ReplyOptions(sampling=Sampling(**sampling)))) is not None
+        return cache.entry(cache.key("model", HELLO, ReplyOptions(sampling=Sampling(**sampling)))) is not None
 
     cache = ReplyCache()
     assert not repeats(cache) and not repeats(cache, temperature=0.1) and not repeats(cache, top_p=0.1)
@@ -139,11 +139,11 @@ def test_another_request_is_another_reply() -> None:
         HELLO.with_assistant("", tool_calls=(ToolCall("1", "f", "{}"),)).with_tool_result(ToolCall("1", "f", ""), "y"),
     ]
     keys = [cache.key("model", HELLO, each) for each in options] + [cache.key("m", each, COLD) for each in said]
-    places = [cache.place(key) for key in keys]
+    places = [cache.entry(key) for key in keys]
     keys = [place.key for place in places if place is not None]
     assert len(set(keys)) == len(options) + len(said)
-    one = cache.place(cache.key("m", HELLO, COLD))
-    other = cache.place(cache.key("m", HELLO, replace(COLD, timeout=5.0)))
+    one = cache.entry(cache.key("m", HELLO, COLD))
+    other = cache.entry(cache.key("m", HELLO, replace(COLD, timeout=5.0)))
     assert one and other and one.key == other.key
 
 
@@ -172,7 +172,7 @@ def test_the_least_recently_used_leave_when_there_are_too_many() -> None:
 def test_the_same_reply_twice_at_once_is_kept_once() -> None:
     async def scene() -> None:
         cache = ReplyCache()
-        places = [cache.place(cache.key("model", HELLO, COLD)) for _ in range(2)]
+        places = [cache.entry(cache.key("model", HELLO, COLD)) for _ in range(2)]
 
         async def said() -> Any:
             for event in say("a"):
@@ -218,7 +218,7 @@ def test_the_desk_gives_again_what_it_has() -> None:
         await over.wait()
         assert not warm.cached
         assert len(made[0].asked) == 2
-        page = scheduler.metrics.exposed("")[0].decode()
+        page = scheduler.metrics.render("")[0].decode()
         assert 'bitnet_chat_cached_replies_total{model="scripted"} 1.0' in page
         assert 'bitnet_chat_generated_tokens_total{model="scripted"} 22.0' in page, "what was made, not what was said"
         await scheduler.close()

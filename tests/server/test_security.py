@@ -21,17 +21,9 @@ from starlette.routing import Route
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, TextDelta
 from bitnet_chat.server import uvicorn_server
+from bitnet_chat.server.api_key import COOKIE, SESSION, ApiKeyAuth, TooManyAttemptsError, key_in
 from bitnet_chat.server.app import application
-from bitnet_chat.server.auth import (
-    COOKIE,
-    CSP,
-    SESSION,
-    ApiKeyAuth,
-    RequestGuard,
-    RequestInfo,
-    TooManyAttemptsError,
-    key_in,
-)
+from bitnet_chat.server.auth import CSP, RequestGuard, RequestInfo
 from bitnet_chat.server.model_manager import ModelManager
 from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings

@@ -93,7 +93,7 @@ def test_stop_and_continue(browser: Chromium) -> None:
             await page.get_by_role("button", name="Stop").click()
             await it.answered(1)
             assert "interrupt" in it.served.backend.calls
-            assert await page.locator(".outcome").inner_text() == "It was stopped."
+            assert await page.locator(".outcome").inner_text() == "Stopped."
             await page.get_by_role("button", name="Continue").click()
             await it.shows("It begins and so")
             await page.reload()
@@ -177,11 +177,11 @@ def test_another_reply_and_a_changed_message(browser: Chromium) -> None:
             await it.answered(1)
             await it.send("second")
             await it.answered(2)
-            await page.get_by_role("button", name="Another reply").click()
+            await page.get_by_role("button", name="Regenerate the reply").click()
             await it.shows("Reply 2 to 3: second.")
             await it.answered(2)
             await page.locator(".user").first.hover()
-            await page.get_by_role("button", name="Change this message").first.click()
+            await page.get_by_role("button", name="Edit this message").first.click()
             assert await page.locator("#message").input_value() == "first"
             await it.send("first of all")
             await it.shows("Reply 3 to 1: first of all.")
@@ -382,7 +382,7 @@ def test_a_message_without_a_reply_stays_where_it_is(browser: Chromium) -> None:
             await it.send("hang")
             await page.locator(".live").wait_for()
             await page.get_by_role("button", name="Stop").click()
-            await page.locator(".outcome", has_text="It was stopped. Your message stays here.").wait_for()
+            await page.locator(".outcome", has_text="Stopped. Your message stays here.").wait_for()
             await it.answered(1)
             for _ in range(2):  # as it happened, and as it is kept
                 assert await said.all_inner_texts() == ["fail", "hang"]
@@ -396,13 +396,13 @@ def test_a_message_without_a_reply_stays_where_it_is(browser: Chromium) -> None:
                 assert await said.all_inner_texts() == ["fail", "hang", "hello"]
                 notes = await page.locator(".unheard:visible").all_inner_texts()
                 assert notes == ["No reply. The model does not see this message."] * 2
-                await page.get_by_role("button", name="Another reply").click()
+                await page.get_by_role("button", name="Regenerate the reply").click()
                 await page.locator(".live").wait_for(state="detached")
                 await it.answered(1)
                 await page.reload()
                 await it.answered(1)
             await page.locator(".user").nth(1).hover()
-            await page.get_by_role("button", name="Change this message").nth(1).click()
+            await page.get_by_role("button", name="Edit this message").nth(1).click()
             assert await page.locator("#message").input_value() == "hang"
             await it.send("go on")
             await it.shows("You said 'go on'.")
@@ -565,7 +565,7 @@ def test_it_opens_without_the_server_and_finds_it_again(browser: Chromium) -> No
                 # Pressed as it is: the page may have found the server by itself, and then the button is gone.
                 await page.locator("#away button").evaluate("each => each.click()")
                 await it.shows("It begins")
-                await page.get_by_text("It was stopped.").wait_for()
+                await page.get_by_text("Stopped.").wait_for()
                 assert not await page.locator("#away").is_visible()
                 await page.locator("#send").click()
                 await it.shows("You said 'written while it was away'.")

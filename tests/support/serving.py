@@ -25,7 +25,6 @@ from pathlib import Path
 
 from program import PATIENCE, command, engines_of, environment
 from scripted_backend import Script, ScriptedBackend, by_message
-from starlette.applications import Starlette
 
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.engine.binary import Dialect, EngineBinary
@@ -33,6 +32,7 @@ from bitnet_chat.engine.discovery import find
 from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.app import application, running
+from bitnet_chat.server.middleware import RequestMiddleware
 from bitnet_chat.server.model_manager import ModelManager
 from bitnet_chat.server.reply_cache import ReplyCache
 from bitnet_chat.server.scheduler import ReplyScheduler
@@ -47,7 +47,7 @@ with contextlib.suppress(EngineNotFoundError):
 @dataclass
 class Served:
     url: str
-    app: Starlette
+    app: RequestMiddleware
     scheduler: ReplyScheduler
     backends: list[ScriptedBackend]
     """Those of scripts, in the order in which they were made: none before it is needed."""

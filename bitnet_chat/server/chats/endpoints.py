@@ -1,43 +1,40 @@
-"""``/chats``: conversations in the journal, with replies to stream and to follow; and ``/replies``, which are not kept.
+"""``/chats``: conversations in the journal and their streamed replies; ``/replies``: replies that are not stored.
 
-``POST /chats`` makes a chat, ``POST /chats/{id}/messages`` asks in it and streams the reply, ``GET /chats/{id}/events``
-streams a running reply to any other client, and continues a broken stream.
+``POST /chats`` creates a chat, ``POST /chats/{id}/messages`` adds a message and streams the reply. ``GET
+/chats/{id}/events`` streams a running reply to any other client, and continues a broken stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
 
-from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatError
+from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.events import Completed, Failed
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import RETRY, EventEncoder, LastSeen, ReplyStart, chat_event
 from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply
 from bitnet_chat.server.chats.requests import MOST_ROWS, ChatRequest, ask, new_chat, new_title, stateless_request
-from bitnet_chat.server.chats.responses import chat_json, entry_form, error_form, to_json
+from bitnet_chat.server.chats.responses import chat_json, entry_form
 from bitnet_chat.server.chats.service import ChatService
-from bitnet_chat.server.errors import error_json, to_api_error
-from bitnet_chat.server.request_body import read
-from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_connected
+from bitnet_chat.server.requests import is_urgent, read, while_connected
+from bitnet_chat.server.responses import EventStream, json_response, to_json
+from bitnet_chat.server.routing import route
 from bitnet_chat.server.settings import ServeSettings
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import StoredConversation
     from bitnet_chat.server.web.shared_html import SharedHtml
 
-
-_Handler = Callable[[Request], Awaitable[Response]]
 _LISTED, _MOST_LISTED = 100, 1000
 _AT_ONCE = 500
-"""Characters that are rendered without a pause."""
+"""Characters that are rendered in one turn of the event loop."""
 _MOST_WORDS = 1000
 """Characters of a search."""
 
@@ -45,47 +42,18 @@ _MOST_WORDS = 1000
 def routes(chats: ChatService, settings: ServeSettings) -> list[BaseRoute]:
     api = _ChatsApi(chats, settings)
     return [
-        Route("/chats", api.of(GET=api.list, POST=api.create)),
-        Route("/chats/{id}", api.of(GET=api.show, PATCH=api.rename, DELETE=api.remove)),
-        Route("/chats/{id}/messages", api.of(POST=api.answer)),
-        Route("/chats/{id}/events", api.of(GET=api.events)),
-        Route("/chats/{id}/stop", api.of(POST=api.stop)),
-        Route("/replies", api.of(POST=api.reply)),
+        route("/chats", GET=api.list, POST=api.create),
+        route("/chats/{id}", GET=api.show, PATCH=api.rename, DELETE=api.remove),
+        route("/chats/{id}/messages", POST=api.answer),
+        route("/chats/{id}/events", GET=api.events),
+        route("/chats/{id}/stop", POST=api.stop),
+        route("/replies", POST=api.reply),
     ]
-
-
-class _ChatsEndpoint:
-    """The handlers of a path, by method. Each error gets the form of this API."""
-
-    def __init__(self, handlers: Mapping[str, _Handler]) -> None:
-        self._handlers = handlers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def answer(request: Request) -> Response:
-            return await self._handler(request)(request)
-
-        await respond(scope, receive, send, answer, _refusal)
-
-    def _handler(self, request: Request) -> _Handler:
-        handler = self._handlers.get("GET" if request.method == "HEAD" else request.method)
-        if handler is None:
-            allowed = [*self._handlers, *(["HEAD"] if "GET" in self._handlers else [])]
-            raise _ChatsWrongMethod(request.method, ", ".join(allowed))
-        return handler
-
-
-class _ChatsWrongMethod(InvalidFieldError):
-    def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{method} is not allowed", code="method_not_allowed", status=405, remedy=f"use {allowed}")
-        self.allowed = allowed
 
 
 class _ChatsApi:
     def __init__(self, chats: ChatService, settings: ServeSettings) -> None:
         self._chats, self._settings = chats, settings
-
-    def of(self, **handlers: _Handler) -> _ChatsEndpoint:
-        return _ChatsEndpoint(handlers)
 
     # Chats and their messages
 
@@ -98,7 +66,7 @@ class _ChatsApi:
             forms = [entry_form(hit.entry, self._is_live(hit.entry.id), hit.snippet) for hit in hits]
         else:
             forms = [entry_form(each, self._is_live(each.id)) for each in await self._chats.list(limit)]
-        return _json({"chats": forms})
+        return json_response(to_json({"chats": forms}))
 
     async def create(self, request: Request) -> Response:
         stored = await self._chats.create(await read(request, self._settings.body_limit, new_chat))
@@ -118,8 +86,8 @@ class _ChatsApi:
         return Response(status_code=204)
 
     def _is_live(self, id: int) -> bool:
-        room = self._chats.live_chats.get(id)
-        return room is not None and room.answering is not None
+        live_chat = self._chats.live_chats.get(id)
+        return live_chat is not None and live_chat.running_reply is not None
 
     async def _chat(
         self,
@@ -129,15 +97,15 @@ class _ChatsApi:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        room = self._chats.live_chats.get(stored.id)
-        live = None if room is None or room.answering is None else room.answering.as_it_is()
+        live_chat = self._chats.live_chats.get(stored.id)
+        live = None if live_chat is None or live_chat.running_reply is None else live_chat.running_reply.snapshot()
         render = None
         if renders:
             from bitnet_chat.server.web.html_stream import html_of
 
             render = html_of
         body = await asyncio.to_thread(chat_json, stored, live, render)
-        return Response(body, status, headers, media_type="application/json")
+        return json_response(body, status, headers)
 
     # Replies
 
@@ -148,29 +116,22 @@ class _ChatsApi:
         if not asked.stream:
             user = None if live.opening.user is None else live.opening.user[0]
             begun = {"generation": live.generation.id, "user_message": user, "message": live.opening.message}
-            return _json(begun, 202)
+            return json_response(to_json(begun), 202)
         live.join()
         try:
             await while_connected(request, live.generation.started.wait())
-            refusal = _refused(live.generation)
+            _check_begin(live.generation)
+            events = _kept(live, _renders(request))
         except BaseException:
             live.leave()
             raise
-        if refusal is not None:
-            live.leave()
-            return refusal
-        return EventStream(_kept(live, _renders(request)), gone=live.leave)
+        return EventStream(events, gone=live.leave)
 
     async def reply(self, request: Request) -> Response:
         asked: ChatRequest = await read(request, self._settings.body_limit, stateless_request)
         opening, generation = self._chats.begin_alone(asked, urgent=_is_urgent(request))
-        try:
-            await while_connected(request, generation.started.wait())
-        except BaseException:
-            generation.stop()
-            raise
-        if (refusal := _refused(generation)) is not None:
-            return refusal
+        await while_connected(request, generation.started.wait(), generation.stop)
+        _check_begin(generation)
         events = _all_of(opening, generation)
         return EventStream(events, gone=generation.stop, headers=generation.headers)
 
@@ -179,7 +140,7 @@ class _ChatsApi:
         stopped = self._chats.stop(id)
         if not stopped:
             await self._chats.load(id)
-        return _json({"stopped": stopped})
+        return json_response(to_json({"stopped": stopped}))
 
     async def events(self, request: Request) -> Response:
         stored = await self._chats.load(_id(request))
@@ -190,8 +151,8 @@ class _ChatsApi:
         if _flag(request, "follow"):
             self._chats.attend()
             return EventStream(self._followed(stored, seen, renders))
-        room = self._chats.live_chats.get(stored.id)
-        found = None if room is None else _to_watch(room, seen)
+        live_chat = self._chats.live_chats.get(stored.id)
+        found = None if live_chat is None else _to_watch(live_chat, seen)
         if found is None:
             return Response(status_code=204)
         live, place = found
@@ -201,8 +162,8 @@ class _ChatsApi:
     async def _followed(self, stored: StoredConversation, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
         yield RETRY
         yield chat_event(_changed(stored, stored.title))
-        with self._chats.live_chats.entered(stored.id) as room:
-            async with aclosing(room.follow(seen)) as following:
+        with self._chats.live_chats.open(stored.id) as live_chat:
+            async with aclosing(live_chat.follow(seen)) as following:
                 async for told, place in following:
                     if isinstance(told, ChatChanged):
                         yield chat_event(_changed(stored, told.title, deleted=told.deleted))
@@ -215,18 +176,18 @@ class _ChatsApi:
                         told.leave()
 
 
-def _to_watch(room: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | None] | None:
-    """The reply for a reader, and the index of its last event seen; None: no reply to stream."""
-    found = room.find(seen)
+def _to_watch(live_chat: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | None] | None:
+    """Return the reply for a reader and the position that it has seen (None: no event); None without a reply."""
+    found = live_chat.find(seen)
     if found is not None:
         live, place = found
         if live.running or place <= live.generation.place:
             return live, place
-    return None if room.answering is None else (room.answering, None)
+    return None if live_chat.running_reply is None else (live_chat.running_reply, None)
 
 
 def _kept(live: LiveReply, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
-    """The events of a reply of a chat."""
+    """Yield the events of a reply of a chat that follow the position ``place``; None: all of them."""
     return _all_of(live.opening, live.generation, live.html() if renders else None, place, live.settled)
 
 
@@ -237,8 +198,10 @@ async def _all_of(
     place: int | None = None,
     settled: asyncio.Event | None = None,
 ) -> AsyncIterator[bytes]:
-    """Yield the events of one reply that follow ``place``. ``settled``: awaited before the last event, so that the
-    reply is in the journal, for other programs too, before a client reads its end."""
+    """Yield the events of one reply that follow the position ``place``; None: all of them.
+
+    ``settled``: awaited before the last event, so that the reply is in the journal before a client receives its end.
+    """
     encoder = EventEncoder(opening, place, html)
     yield RETRY
     for part in encoder.begin():
@@ -247,7 +210,7 @@ async def _all_of(
     async with aclosing(generation.watch(begin, progress=True)) as watched:
         async for seen in watched:
             if html is not None and html.place + _AT_ONCE < seen.place:
-                await asyncio.sleep(0)  # of a long reply that is rendered late: others come in between
+                await asyncio.sleep(0)  # a long reply that is rendered late: let other tasks run
             if settled is not None and isinstance(seen.event, Completed | Failed):
                 await settled.wait()
             # Events of one batch are sent in one write.
@@ -259,12 +222,10 @@ def _changed(stored: StoredConversation, title: str, *, deleted: bool = False) -
     return {"id": stored.id, "title": title, "deleted": deleted}
 
 
-def _refused(generation: ReplyBroadcast) -> Response | None:
-    """A failure before the first token has its own status."""
-    end = generation.end
-    if isinstance(end, Failed) and not (generation.text or generation.thinking or generation.calls):
-        return _refusal(end.error)
-    return None
+def _check_begin(generation: ReplyBroadcast) -> None:
+    """Raise the error of a reply that failed before its first token: it has a status of its own."""
+    if isinstance(generation.end, Failed) and generation.is_empty:
+        raise generation.end.error
 
 
 def _id(request: Request) -> int:
@@ -297,17 +258,3 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 10 and 0 < int(value) <= most):
         raise InvalidFieldError(f"{name} must be a number from 1 to {most}", param=name)
     return int(value)
-
-
-def _refusal(error: BitnetChatError) -> Response:
-    problem = to_api_error(error)
-    allow = {"Allow": error.allowed} if isinstance(error, _ChatsWrongMethod) else {}
-    told = {**problem.headers, **allow}
-    return Response(error_json(error_form(error)), problem.status, told, media_type="application/json")
-
-
-def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(to_json(value), status, headers, media_type="application/json")
-
-
-__all__ = ["NoSuchChatError", "routes"]

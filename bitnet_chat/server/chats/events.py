@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, TextDelta, ThinkingDelta
-from bitnet_chat.server.chats.responses import error_form, to_json
-from bitnet_chat.server.responses import detailed_usage
+from bitnet_chat.server.chats.responses import error_body
+from bitnet_chat.server.errors import to_api_error
+from bitnet_chat.server.responses import detailed_usage, to_json
 
 if TYPE_CHECKING:
     from bitnet_chat.server.broadcast import Cursor
@@ -26,7 +27,7 @@ RETRY = b"retry: 1000\n\n"
 
 @dataclass(frozen=True, slots=True)
 class ReplyStart:
-    """Facts at the beginning of a reply. Rows are None without a journal, or if it cannot be written."""
+    """Facts about a reply at its beginning. Rows are None without a journal, or if it cannot be written."""
 
     generation: str
     model: str
@@ -34,23 +35,23 @@ class ReplyStart:
     message: int | None = None
     """The row of the reply."""
     user: tuple[int | None, str] | None = None
-    """The row and the text of the user message; None if a reply is continued, or after a tool call."""
+    """The row and the text of the user message; None for a continued reply and after a tool call."""
     parent: int | None = None
-    """The row that the new ones follow: later rows are another branch now."""
+    """The row before the new ones; later rows belong to another branch now."""
     before: str | None = None
-    """The reply that is continued; None for a new one."""
+    """The text of the reply that is continued; None for a new reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastSeen:
-    """The last event that a client received."""
+    """The last event that a client has received."""
 
     generation: str
     place: int
 
     @classmethod
     def of(cls, id: str) -> LastSeen | None:
-        """None for an unknown form of id."""
+        """Parse an event id. Return None for an unknown form."""
         generation, _, place = id.rpartition(".")
         if not generation or not (place.isascii() and place.isdigit() and len(place) < 16):
             return None
@@ -58,9 +59,9 @@ class LastSeen:
 
 
 class EventEncoder:
-    """The events of one reply, for one client: from its beginning, or after the last position that it received.
+    """Encodes the events of one reply for one client: all of them, or those after the last position that it received.
 
-    With ``html`` the events must begin at the position up to which HTML was sent, or earlier.
+    With ``html`` the events must begin at the position up to which HTML was sent, or before it.
     """
 
     def __init__(self, opening: ReplyStart, seen: int | None = None, html: SharedHtml | None = None) -> None:
@@ -91,7 +92,7 @@ class EventEncoder:
         yield from self._blocks()
 
     def tell(self, seen: Cursor) -> Iterator[bytes]:
-        """The bytes for the next event."""
+        """Yield the bytes for the next event."""
         event, place = seen.event, seen.place
         if isinstance(event, Completed | Failed):
             yield from self._end(event, place + 1)
@@ -106,7 +107,7 @@ class EventEncoder:
             if self._html is not None:
                 self._html.advance(event.text, place)
             if new:
-                # Before the text: a client with the id of the text has also received this.
+                # Before the text, so that a client that has the id of the text has the HTML as well.
                 yield from self._blocks()
                 yield _event("chunk", {"text": new}, self._id(place))
         elif isinstance(event, PromptProgress):
@@ -125,7 +126,7 @@ class EventEncoder:
             yield from self._blocks()
         user = None if opening.user is None else opening.user[0]
         if isinstance(end, Failed):
-            told = error_form(end.error) | {
+            told = error_body(to_api_error(end.error)) | {
                 "finish_reason": end.error.reason.value,
                 "user": user,
                 "message": opening.message if end.text else None,
@@ -150,7 +151,7 @@ class EventEncoder:
         yield _event("complete", complete, self._id(place))
 
     def _blocks(self) -> Iterator[bytes]:
-        """Changes of the HTML since the last position of the client."""
+        """Yield the blocks of HTML that changed since the last position of the client."""
         if self._html is not None:
             for number, html in self._html.changed(self._shown):
                 yield _event("html", {"message": self._opening.message, "block": number, "html": html})
@@ -161,12 +162,12 @@ class EventEncoder:
 
 
 def chat_event(form: dict[str, object]) -> bytes:
-    """An event about the chat as a whole."""
+    """Return an event about the chat as a whole."""
     return _event("chat", form)
 
 
 def _is_kept(end: Completed) -> bool:
-    """Whether the reply is a message: one that was stopped before its first word is not."""
+    """Whether the reply is a message: not if it was stopped before its first token."""
     return bool(end.text) or not end.reason.exit_code
 
 

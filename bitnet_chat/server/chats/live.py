@@ -1,7 +1,7 @@
-"""Running replies by chat, with their readers.
+"""Running replies by chat, and their readers.
 
-A reply belongs to its chat, not to the connection that requested it: it continues for a while without readers, and is
-kept for a while after its end, for clients that have to reconnect.
+A reply belongs to its chat, not to the connection that requested it: without readers it continues for some time, and
+after its end it is kept for some time, for clients that reconnect.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _MOST_TOLD = 32
 
 
 class LiveReply:
-    """One reply of a chat, from its beginning until it is forgotten."""
+    """One reply of a chat, from its beginning until it is dropped from memory."""
 
     def __init__(self, opening: ReplyStart, generation: ReplyBroadcast, linger: float) -> None:
         """``linger``: seconds that it continues without readers."""
         self.opening = opening
         self.generation = generation
         self.settled = asyncio.Event()
-        """Set when it is completely in the journal."""
+        """Set when the reply is completely in the journal."""
         self._html: SharedHtml | None = None
         self._linger = linger
         self._watchers = 0
@@ -51,7 +51,7 @@ class LiveReply:
         return self.generation.end is None
 
     def html(self) -> SharedHtml:
-        """Its HTML, for all readers of HTML."""
+        """Return the HTML of the reply, which all readers of HTML share."""
         if self._html is None:
             from bitnet_chat.server.web.shared_html import SharedHtml
 
@@ -70,7 +70,7 @@ class LiveReply:
             self._timer = self._loop.call_later(self._linger, self.generation.stop)
 
     def over(self) -> None:
-        """The reply has ended."""
+        """Cancel the timer: the reply has ended."""
         self._relax()
 
     def _relax(self) -> None:
@@ -78,8 +78,8 @@ class LiveReply:
             self._timer.cancel()
             self._timer = None
 
-    def as_it_is(self) -> LiveReplyState:
-        """The reply so far."""
+    def snapshot(self) -> LiveReplyState:
+        """Return the reply so far."""
         generation, opening = self.generation, self.opening
         return LiveReplyState(
             generation.id,
@@ -102,7 +102,7 @@ class ChatChanged:
 
 
 class LiveChat:
-    """A chat that is in use, or was recently."""
+    """A chat with a reply in memory, or with followers."""
 
     def __init__(self, id: int) -> None:
         self.id = id
@@ -111,51 +111,51 @@ class LiveChat:
         self.closed = False
         self.users = 0
         """Number of users of this object."""
-        self._claimed = False
-        self._unwanted = False
-        """The reply that is about to begin is already stopped."""
-        self._told: deque[tuple[int, LiveReply | ChatChanged]] = deque(maxlen=_MOST_TOLD)
+        self._is_claimed = False
+        self._is_stopped = False
+        """Whether a stop has arrived before the reply begins."""
+        self._events: deque[tuple[int, LiveReply | ChatChanged]] = deque(maxlen=_MOST_TOLD)
         self._number = 0
         self._followers: set[asyncio.Event] = set()
 
     @property
-    def answering(self) -> LiveReply | None:
+    def running_reply(self) -> LiveReply | None:
         """The running reply."""
         return self.live if self.live is not None and self.live.running else None
 
     @property
     def empty(self) -> bool:
-        return not self.users and self.live is None and not any(isinstance(told, LiveReply) for _, told in self._told)
+        return not self.users and self.live is None and not any(isinstance(told, LiveReply) for _, told in self._events)
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Exclude other new replies during the block. Raises InvalidFieldError."""
-        if self._claimed or self.answering is not None:
+    def exclusive(self) -> Iterator[None]:
+        """Exclude other new replies during the block. Raises ReplyRunningError."""
+        if self._is_claimed or self.running_reply is not None:
             raise ReplyRunningError
-        self._claimed = True
+        self._is_claimed = True
         try:
             yield
         finally:
-            self._claimed = self._unwanted = False
+            self._is_claimed = self._is_stopped = False
 
     def begin(self, live: LiveReply) -> None:
         self.live = live
-        self.tell(live)
-        if self._unwanted:
+        self.publish(live)
+        if self._is_stopped:
             live.generation.stop()
 
     def stop(self) -> bool:
-        """Stop the reply that is running or about to begin. False without one."""
-        if self.answering is not None:
-            self.answering.generation.stop()
+        """Stop the reply that is running or about to begin. Return False without one."""
+        if self.running_reply is not None:
+            self.running_reply.generation.stop()
             return True
-        self._unwanted = self._claimed
-        return self._claimed
+        self._is_stopped = self._is_claimed
+        return self._is_claimed
 
-    def tell(self, what: LiveReply | ChatChanged) -> None:
-        """Send an event to all followers."""
+    def publish(self, what: LiveReply | ChatChanged) -> None:
+        """Publish an event to all followers."""
         self._number += 1
-        self._told.append((self._number, what))
+        self._events.append((self._number, what))
         self._wake()
 
     def close(self) -> None:
@@ -165,26 +165,27 @@ class LiveChat:
 
     def forget(self, live: LiveReply) -> None:
         """Drop an ended reply that is too old for a reconnect."""
-        self._told = deque((each for each in self._told if each[1] is not live), maxlen=_MOST_TOLD)
+        self._events = deque((each for each in self._events if each[1] is not live), maxlen=_MOST_TOLD)
         if self.live is live:
             self.live = None
 
     def find(self, seen: LastSeen | None) -> tuple[LiveReply, int] | None:
-        """The reply that a client has read a part of, and the position after that. None if it is unknown, or has no
-        such position.
+        """Return the reply of which a client has received a part, and the position after that part; None if the reply
+        is unknown or has no such position.
         """
         if seen is None:
             return None
-        for _, told in self._told:
+        for _, told in self._events:
             if isinstance(told, LiveReply) and told.generation.id == seen.generation:
-                # The end has a place of its own, once it is there.
+                # The event of the end has a position of its own.
                 return (told, seen.place) if seen.place <= told.generation.place + (not told.running) else None
         return None
 
     async def follow(self, seen: LastSeen | None) -> AsyncGenerator[tuple[LiveReply | ChatChanged, int | None]]:
-        """What is being said, and what is said and done from now on; with the place that was seen, None: nothing was.
+        """Yield the running reply, then later replies and changes of the chat, until it is closed. With a reply comes
+        the position that the client has seen; None: no event.
 
-        ``seen``: the last event of a client that reconnects; missed events are included.
+        ``seen``: the last event of a client that reconnects; events since then are included.
         """
         news = asyncio.Event()
         self._followers.add(news)
@@ -192,14 +193,14 @@ class LiveChat:
         try:
             if (known := self.find(seen)) is not None:
                 live, place = known
-                number = next(each for each, told in self._told if told is live)
+                number = next(each for each, told in self._events if told is live)
                 if live.running or place <= live.generation.place:
                     yield known
-            elif self.answering is not None:
-                yield self.answering, None
+            elif self.running_reply is not None:
+                yield self.running_reply, None
             while True:
                 news.clear()
-                for each, told in list(self._told):
+                for each, told in list(self._events):
                     if each > number:
                         number = each
                         yield told, None
@@ -216,7 +217,7 @@ class LiveChat:
 
 
 class LiveChatRegistry:
-    """Chats by their numbers."""
+    """The chats in memory, by id."""
 
     def __init__(self) -> None:
         self._live_chats: dict[int, LiveChat] = {}
@@ -227,47 +228,47 @@ class LiveChatRegistry:
         return self._live_chats.get(id)
 
     @contextmanager
-    def entered(self, id: int) -> Iterator[LiveChat]:
-        """The object of a chat, which exists at least during the block."""
-        room = self._live_chats.get(id)
-        if room is None:
-            room = self._live_chats[id] = LiveChat(id)
-            room.closed = self._closed
-        room.users += 1
+    def open(self, id: int) -> Iterator[LiveChat]:
+        """Yield the object of a chat, which exists at least during the block."""
+        live_chat = self._live_chats.get(id)
+        if live_chat is None:
+            live_chat = self._live_chats[id] = LiveChat(id)
+            live_chat.closed = self._closed
+        live_chat.users += 1
         try:
-            yield room
+            yield live_chat
         finally:
-            room.users -= 1
-            self._tidy(room)
+            live_chat.users -= 1
+            self._tidy(live_chat)
 
-    def ended(self, room: LiveChat, live: LiveReply) -> None:
-        """A reply has ended; it is kept for a while."""
+    def ended(self, live_chat: LiveChat, live: LiveReply) -> None:
+        """Keep a reply that has ended for :data:`KEPT` seconds."""
         live.over()
-        self._ended[live.generation.id] = room, live
+        self._ended[live.generation.id] = live_chat, live
         asyncio.get_running_loop().call_later(KEPT, self._forget, live.generation.id)
         while len(self._ended) > MOST_KEPT:
             self._forget(next(iter(self._ended)))
 
-    def remove(self, room: LiveChat) -> None:
-        """The chat is removed."""
-        room.tell(ChatChanged(deleted=True))
-        room.close()
-        if self._live_chats.get(room.id) is room:
-            del self._live_chats[room.id]
+    def remove(self, live_chat: LiveChat) -> None:
+        """Tell all followers that the chat is removed, and drop it."""
+        live_chat.publish(ChatChanged(deleted=True))
+        live_chat.close()
+        if self._live_chats.get(live_chat.id) is live_chat:
+            del self._live_chats[live_chat.id]
 
     def close(self) -> None:
         """Close all subscriptions."""
         self._closed = True
-        for room in self._live_chats.values():
-            room.close()
+        for live_chat in self._live_chats.values():
+            live_chat.close()
 
     def _forget(self, generation: str) -> None:
         found = self._ended.pop(generation, None)
         if found is not None:
-            room, live = found
-            room.forget(live)
-            self._tidy(room)
+            live_chat, live = found
+            live_chat.forget(live)
+            self._tidy(live_chat)
 
-    def _tidy(self, room: LiveChat) -> None:
-        if room.empty and self._live_chats.get(room.id) is room:
-            del self._live_chats[room.id]
+    def _tidy(self, live_chat: LiveChat) -> None:
+        if live_chat.empty and self._live_chats.get(live_chat.id) is live_chat:
+            del self._live_chats[live_chat.id]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import MessageRecord, StoredConversation
 
 MOST_ROWS = 2**63 - 1
-"""Ids of conversations and messages are row numbers of SQLite."""
+"""Maximum id of a conversation or message: a row number of SQLite."""
 _TITLE = 200
 """Maximum number of characters of a title."""
 _WAYS = ("content", "messages", "regenerate", "continue")
@@ -33,8 +33,8 @@ class NewChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A request for a reply. One of ``content``, ``messages``, ``regenerate`` and ``goes_on`` is given; ``goes_on``
-    also together with ``messages`` that end in the reply to continue.
+    """A request for a reply: one of ``content``, ``messages``, ``regenerate`` and ``goes_on``, or ``goes_on`` together
+    with ``messages`` that end in the reply to continue.
     """
 
     content: str | None = None
@@ -50,7 +50,7 @@ class ChatRequest:
 
 
 def new_chat(fields: Fields) -> NewChatRequest:
-    """A body of ``POST /chats``. Raises InvalidFieldError."""
+    """Parse the body of ``POST /chats``. Raises InvalidFieldError."""
     messages = fields.objects("messages")
     # A copy of another conversation ends in its last reply.
     conversation = _messages(messages, reply=None, may_end_in_it=True) if messages else Conversation()
@@ -64,7 +64,7 @@ def new_chat(fields: Fields) -> NewChatRequest:
 
 
 def new_title(fields: Fields) -> str:
-    """A body of ``PATCH /chats/{id}``. Raises InvalidFieldError."""
+    """Parse the body of ``PATCH /chats/{id}``. Raises InvalidFieldError."""
     fields.needed_text("title")
     title = _title(fields)
     if not title:
@@ -74,7 +74,7 @@ def new_title(fields: Fields) -> str:
 
 
 def ask(fields: Fields) -> ChatRequest:
-    """A body of ``POST /chats/{id}/messages``. Raises InvalidFieldError."""
+    """Parse the body of ``POST /chats/{id}/messages``. Raises InvalidFieldError."""
     content, objects = fields.text("content"), fields.objects("messages")
     regenerate, goes_on = bool(fields.flag("regenerate")), bool(fields.flag("continue"))
     given = [content is not None, objects is not None, regenerate, goes_on and objects is None]
@@ -101,7 +101,7 @@ def ask(fields: Fields) -> ChatRequest:
 
 
 def stateless_request(fields: Fields) -> ChatRequest:
-    """A body of ``POST /replies``: messages without a chat. Raises InvalidFieldError."""
+    """Parse the body of ``POST /replies``: messages without a chat. Raises InvalidFieldError."""
     goes_on = bool(fields.flag("continue"))
     messages = _messages(fields.needed_objects("messages"), may_end_in_it=goes_on)
     asked = ChatRequest(
@@ -112,20 +112,20 @@ def stateless_request(fields: Fields) -> ChatRequest:
 
 
 def line_of(stored: StoredConversation) -> tuple[MessageRecord, ...]:
-    """The current branch with the last message that has no reply."""
+    """Return the current branch, including a last message without a reply."""
     return stored.records if stored.pending is None else (*stored.records, stored.pending)
 
 
 def before_asked(ask: ChatRequest, stored: StoredConversation) -> int | None:
-    """The row before ``content``; None if it is the first. The replaced message is another branch, and a message
-    without a reply keeps its place.
+    """Return the row before ``content``, or None if it is the first. A replaced message belongs to another branch; a
+    message without a reply keeps its place.
     """
     before = [record.row for record in stored.shown if ask.edit is None or record.row < ask.edit]
     return before[-1] if before else None
 
 
 def asked_of(ask: ChatRequest, stored: StoredConversation) -> Conversation:
-    """The conversation of the request. Raises InvalidFieldError for an impossible one."""
+    """Return the conversation of a request. Raises InvalidFieldError for one that the chat does not allow."""
     line = [record.message for record in line_of(stored)]
     if ask.messages is not None:
         conversation = _known(ask.messages, line)
@@ -147,7 +147,7 @@ def asked_of(ask: ChatRequest, stored: StoredConversation) -> Conversation:
 
 
 def lone_conversation(ask: ChatRequest) -> Conversation:
-    """The same for messages without a chat."""
+    """Return the conversation of a request without a chat. Raises InvalidFieldError."""
     assert ask.messages is not None
     if ask.goes_on:
         _check_goes_on(ask.messages)
@@ -163,7 +163,7 @@ def _check_goes_on(conversation: Conversation) -> None:
 
 
 def _place(row: int, stored: StoredConversation) -> int:
-    """Number of messages of the branch before this one."""
+    """Return the number of messages of the branch before a row. Raises InvalidFieldError."""
     for record in stored.shown:
         if record.row == row:
             if record.message.role != "user":
@@ -175,7 +175,7 @@ def _place(row: int, stored: StoredConversation) -> int:
 def _messages(
     objects: list[Fields], *, may_end_in_it: bool, reply: FinishReason | None = FinishReason.INTERRUPTED
 ) -> Conversation:
-    """Messages in the form of the OpenAI API. If they may end in a reply, ``reply`` is how that one ended."""
+    """Parse messages in the format of the OpenAI API. ``reply``: the finish reason of a reply at the end."""
     last = objects[-1] if objects else None
     if not (may_end_in_it and last is not None and last.text("role") == "assistant" and len(objects) > 1):
         return _question(objects)
@@ -187,7 +187,7 @@ def _messages(
 
 
 def _question(objects: list[Fields]) -> Conversation:
-    """Here ``continue`` means that a reply is to be continued."""
+    """Parse messages that do not end in a reply: in this API only ``continue`` continues a reply."""
     conversation = conversation_of(objects)
     if conversation.last is not None and conversation.last.role == "assistant":
         raise objects[-1].wrong("role", "is assistant: a reply must follow a user message or a tool result")
@@ -195,8 +195,8 @@ def _question(objects: list[Fields]) -> Conversation:
 
 
 def _known(given: Conversation, line: list[Message]) -> Conversation:
-    """``given`` with stored messages in their stored form: with bytes that JSON cannot carry, and with their finish
-    reasons.
+    """Replace messages of ``given`` that are stored by their stored form, with finish reasons and with bytes that JSON
+    cannot carry.
     """
     messages = list(given.messages)
     for place, (mine, theirs) in enumerate(zip(line, messages, strict=False)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,21 +10,20 @@ from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.conversation.openai_codec import encode_tool_call
 from bitnet_chat.journal.records import ReplyState
 from bitnet_chat.server.chats.requests import line_of
-from bitnet_chat.server.errors import to_api_error
-from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.server.errors import APIError
+from bitnet_chat.server.responses import to_json
 
 if TYPE_CHECKING:
-    from bitnet_chat.errors import BitnetChatError
     from bitnet_chat.journal import JournalEntry, MessageRecord, StoredConversation
 
 Render = Callable[[str], str]
-"""A reply as HTML."""
+"""From the text of a reply to HTML."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveReplyState:
-    """The running reply of a chat at this moment. ``row``: of its message, if stored. ``place``: after all of
-    ``content``, ``thinking`` and ``calls``.
+    """The running reply of a chat at one moment. ``row``: of its message, if stored. ``place``: the position after
+    ``content``, ``thinking`` and ``calls``. ``created``: seconds since 1970.
     """
 
     generation: str
@@ -38,21 +36,14 @@ class LiveReplyState:
     created: float
 
 
-def to_json(value: object) -> bytes:
-    """JSON in which bytes of a reply that are not UTF-8 are U+FFFD."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return well_formed(text).encode()
-
-
-def error_form(error: BitnetChatError) -> dict[str, object]:
-    """``{"error": …}`` in the format of this API."""
-    problem = to_api_error(error)
+def error_body(problem: APIError) -> dict[str, object]:
+    """Return ``{"error": …}`` in the format of this API."""
     told: dict[str, object] = {"message": problem.what, "remedy": problem.remedy, "type": problem.code}
     return {"error": told | ({"param": problem.param} if problem.param else {})}
 
 
 def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> dict[str, object]:
-    """An entry of the list. ``snippet``: the text around the words of a search."""
+    """Return an entry of the list. ``snippet``: the text around the words of a search."""
     form: dict[str, object] = {
         "id": entry.id,
         "title": entry.title,
@@ -69,7 +60,7 @@ def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> d
 def chat_form(
     stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None
 ) -> dict[str, object]:
-    """A whole chat. The running reply is the last of its messages, without a ``finish_reason``."""
+    """Return a whole chat. The running reply is the last message, without a ``finish_reason``."""
     records = [record for record in line_of(stored) if live is None or record.row != live.row]
     messages = [_message(record, render) for record in records]
     if live is not None:
@@ -89,7 +80,7 @@ def chat_form(
 
 
 def chat_json(stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None) -> bytes:
-    """The same, message by message: one call for a long chat would block all other threads."""
+    """Return the same as JSON, encoded message by message: one call for a long chat would block all other threads."""
     form = chat_form(stored, live, render)
     lists = {name: form.pop(name) for name in ("messages", "passed_over")}
     parts = [to_json(form)[:-1]]

@@ -1,7 +1,7 @@
-"""Stored chats: read, created, renamed and removed in the journal, with replies of the scheduler.
+"""Stored chats: read, created, renamed and removed in the journal, with replies from the scheduler.
 
-The journal is read again for each request, since other programs write to it as well. It is read in a thread, and
-written in the thread of a recorder, which lives as long as its reply.
+Each request reads the journal again, since other programs write to it as well. It is read in a thread, and written in
+the thread of a recorder, which lives as long as its reply.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class ChatService:
-    """All methods belong to the event loop."""
+    """The operations of ``/chats`` and ``/replies``. All methods must be called on the event loop."""
 
     def __init__(self, scheduler: ReplyScheduler, journal: JournalStore, linger: float) -> None:
         """``linger``: seconds that a reply continues without readers."""
@@ -57,12 +57,12 @@ class ChatService:
         return (await _done(self._journal.search, words))[:limit]
 
     async def load(self, id: int) -> StoredConversation:
-        """Raises NoSuchChatError."""
+        """Return a chat. Raises NoSuchChatError, and InvalidFieldError if the journal cannot be used."""
         if not 0 < id <= MOST_ROWS:
             raise NoSuchChatError(id)
-        room = self.live_chats.get(id)
-        if room is not None and room.live is not None and not room.live.running:
-            await room.live.settled.wait()
+        live_chat = self.live_chats.get(id)
+        if live_chat is not None and live_chat.live is not None and not live_chat.live.running:
+            await live_chat.live.settled.wait()
         try:
             return await _done(self._journal.load, id)
         except InvalidFieldError:
@@ -71,7 +71,7 @@ class ChatService:
             raise NoSuchChatError(id) from None
 
     async def create(self, chat: NewChatRequest) -> StoredConversation:
-        """Raises UnknownModelError, and InvalidFieldError if the journal cannot be written."""
+        """Store a new chat. Raises UnknownModelError, and InvalidFieldError if the journal cannot be written."""
         if chat.model:
             self.scheduler.model_manager.choose(chat.model)
         recorder = self._journal.recorder(log.warning)
@@ -86,31 +86,31 @@ class ChatService:
         recorder.resume(stored)
         recorder.rename(title)
         await self._written(recorder)
-        if (room := self.live_chats.get(id)) is not None:
-            room.tell(ChatChanged(title))
+        if (live_chat := self.live_chats.get(id)) is not None:
+            live_chat.publish(ChatChanged(title))
         return await self.load(id)
 
     async def remove(self, id: int) -> None:
-        """Remove a chat, after a running reply is stopped."""
+        """Stop the running reply of a chat, if any, and remove the chat. Raises NoSuchChatError."""
         await self.load(id)
-        with self.live_chats.entered(id) as room:
-            await self._quiet(room)
+        with self.live_chats.open(id) as live_chat:
+            await self._quiet(live_chat)
             try:
                 await _done(self._journal.remove, [id])
             except InvalidFieldError:
                 raise
             except UsageError:
                 raise NoSuchChatError(id) from None
-            self.live_chats.remove(room)
+            self.live_chats.remove(live_chat)
 
     async def begin(self, id: int, ask: ChatRequest, *, urgent: bool) -> LiveReply:
-        """Begin a reply in a chat. Raises errors for a missing chat, a running reply, an impossible request, an unknown
-        model and a full queue.
+        """Begin a reply in a chat. Raises NoSuchChatError, ReplyRunningError, InvalidFieldError for a request that the
+        chat does not allow, and the errors of :meth:`ReplyScheduler.begin`.
         """
-        with self.live_chats.entered(id) as room, room.claimed():
+        with self.live_chats.open(id) as live_chat, live_chat.exclusive():
             stored = await self.load(id)
             line, before = line_of(stored), before_asked(ask, stored)
-            # With the message that got no reply: where it is asked again it keeps its row.
+            # With the message that has no reply: it keeps its row if it is asked again.
             stored = replace(stored, records=line)
             before_it = replace(stored, records=line if stored.pending is None else line[:-1])
             conversation = await run_beside_loop(stored.conversation, asked_of, ask, before_it)
@@ -120,24 +120,24 @@ class ChatService:
             if ask.content is not None:
                 recorder.follow(before)
             ended = asyncio.Event()
-            order = ReplyRequest(conversation, ask.options, model, recorder, urgent)
-            generation = self.scheduler.begin(order, on_end=lambda _: ended.set())
+            reply_request = ReplyRequest(conversation, ask.options, model, recorder, urgent)
+            generation = self.scheduler.begin(reply_request, on_end=lambda _: ended.set())
             recorder.begin_reply(conversation, model=generation.model)
             live: LiveReply | None = None
             try:
                 opening = await self._opening(id, conversation, generation, recorder)
                 live = LiveReply(opening, generation, self._linger)
-                room.begin(live)
+                live_chat.begin(live)
                 if recorder.title not in ("", stored.title):
-                    room.tell(ChatChanged(recorder.title))
+                    live_chat.publish(ChatChanged(recorder.title))
             finally:
                 if live is None:
                     generation.stop()
-                self._spawn(self._end(ended, recorder, room, live))
+                self._spawn(self._end(ended, recorder, live_chat, live))
             return live
 
     def begin_alone(self, ask: ChatRequest, *, urgent: bool) -> tuple[ReplyStart, ReplyBroadcast]:
-        """Begin a reply to messages without a chat; it is not stored."""
+        """Begin a reply to messages without a chat; it is not stored. Raises the errors of :meth:`begin`."""
         conversation = lone_conversation(ask)
         generation = self.scheduler.begin(ReplyRequest(conversation, ask.options, ask.model, None, urgent))
         return ReplyStart(
@@ -155,9 +155,9 @@ class ChatService:
         self.live_chats.close()
 
     def stop(self, id: int) -> bool:
-        """Stop the running reply, if any."""
-        room = self.live_chats.get(id)
-        return room is not None and room.stop()
+        """Stop the running reply. Return False without one."""
+        live_chat = self.live_chats.get(id)
+        return live_chat is not None and live_chat.stop()
 
     async def close(self) -> None:
         """Finish all writes, after the scheduler is closed."""
@@ -170,7 +170,7 @@ class ChatService:
     ) -> ReplyStart:
         user, before = _user(conversation), _goes_on_with(conversation)
         rows = await recorder.rows()
-        if rows is None or rows.reply is None:  # a disk that is full; the recorder goes on trying
+        if rows is None or rows.reply is None:  # for example a full disk; the recorder tries again
             return ReplyStart(generation.id, generation.model, id, None, user, None, before)
         parent = rows.line[-1] if rows.line else None
         if user is not None and parent is not None:
@@ -178,7 +178,7 @@ class ChatService:
         return ReplyStart(generation.id, generation.model, id, rows.reply, user, parent, before)
 
     async def _end(
-        self, ended: asyncio.Event, recorder: JournalRecorder, room: LiveChat, live: LiveReply | None
+        self, ended: asyncio.Event, recorder: JournalRecorder, live_chat: LiveChat, live: LiveReply | None
     ) -> None:
         await ended.wait()
         try:
@@ -186,11 +186,11 @@ class ChatService:
         finally:
             if live is not None:
                 live.settled.set()
-                self.live_chats.ended(room, live)
+                self.live_chats.ended(live_chat, live)
 
-    async def _quiet(self, room: LiveChat) -> None:
+    async def _quiet(self, live_chat: LiveChat) -> None:
         """Wait until the chat has no running reply."""
-        live = room.live
+        live = live_chat.live
         if live is not None:
             live.generation.stop()
             await live.settled.wait()
@@ -208,8 +208,9 @@ class ChatService:
 
 
 async def _done(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """The result of a journal operation, in a thread. Raises its error for a wrong request, and InvalidFieldError for a
-    fault of its file or disk (details go to the log only).
+    """Run an operation on the journal in a thread and return its result.
+
+    Raises its UsageError, and InvalidFieldError (503) for a fault of the file or the disk, with the details in the log.
     """
     try:
         return await asyncio.to_thread(work, *arguments, **named)

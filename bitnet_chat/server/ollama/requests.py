@@ -1,8 +1,7 @@
 """Requests of the Ollama API, parsed and checked. Pure.
 
-Fields are obeyed, ignored or refused as in :mod:`bitnet_chat.server.openai.requests`. Fields about how a computer runs
-a model (``num_thread``, ``num_gpu``, …) were decided at the start of the server and do not change a reply: they are
-accepted.
+Fields are applied, ignored or refused as in :mod:`bitnet_chat.server.openai.requests`. Fields about the execution of a
+model (``num_thread``, ``num_gpu``, …) are accepted without effect: they are fixed at the start of the server.
 """
 
 from __future__ import annotations
@@ -20,28 +19,28 @@ from bitnet_chat.server.openai.requests import MOST_STOPS, MOST_TOOLS, thinking
 
 _MOST = 2**31 - 1
 _SEEDS = 2**32 - 1
-"""Seeds of an engine; the one after the last asks llama.cpp for a new seed each time."""
+"""Number of seeds of an engine; larger ones are reduced. The next number means a random seed to llama.cpp."""
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 
 @dataclass(frozen=True, slots=True)
 class OllamaRequest:
-    """A request of a client."""
+    """A request for a reply, or for loading or unloading a model."""
 
     model: str
     conversation: Conversation
-    """Empty: the model is to be loaded or unloaded."""
+    """Empty for a request that loads or unloads the model."""
     options: ReplyOptions
     stream: bool
     thinking: bool
-    """Whether the client wants thoughts."""
+    """Whether the reply includes thoughts."""
     window: int
     """Tokens of the context window that the client expects; 0: any."""
     whole: bool
-    """Whether a conversation that is larger than the window is refused, whatever the policy of the server."""
+    """Refuse a conversation that is larger than the window, whatever the policy of the server."""
     keep_alive: float | None
-    """Seconds that the model stays loaded; 0: not at all, negative: forever."""
+    """Seconds that the model stays loaded; 0: unload it after the reply, negative: forever."""
 
     @property
     def only_loads(self) -> bool:
@@ -53,7 +52,7 @@ class OllamaRequest:
 
 
 def chat_request(fields: Fields) -> OllamaRequest:
-    """A body of ``/api/chat``. Raises InvalidFieldError."""
+    """Parse the body of ``/api/chat``. Raises InvalidFieldError."""
     messages = fields.objects("messages") or []
     tools = tuple(_tool(each) for each in fields.objects("tools") or ())
     if len(tools) > MOST_TOOLS:
@@ -62,9 +61,9 @@ def chat_request(fields: Fields) -> OllamaRequest:
 
 
 def generate_request(fields: Fields) -> OllamaRequest:
-    """A body of ``/api/generate``. The prompt becomes a user message, since chat models support no other text.
+    """Parse the body of ``/api/generate``. Raises InvalidFieldError.
 
-    Raises InvalidFieldError.
+    The prompt becomes a user message, since chat models support no other text.
     """
     prompt, system = fields.text("prompt") or "", fields.text("system") or ""
     for field in ("suffix", "template"):
@@ -79,7 +78,7 @@ def generate_request(fields: Fields) -> OllamaRequest:
 
 
 def model_request(fields: Fields) -> str:
-    """The name in a body of ``/api/show``. Raises InvalidFieldError."""
+    """Return the name of the model in the body of ``/api/show``. Raises InvalidFieldError."""
     name = fields.text("model") or fields.text("name")
     fields.accept("name", "system", "template", "options", "verbose")
     fields.finish()
@@ -99,7 +98,7 @@ def _request(fields: Fields, said: Callable[[], Conversation], tools: tuple[Tool
     fields.refuse("logprobs", False)
     fields.refuse("top_logprobs", 0)
     truncate = fields.flag("truncate")
-    fields.accept("shift")  # a reply never pushes out what was said before it
+    fields.accept("shift")  # the context is never shifted during a reply
     template, keep_alive = _template(fields), _keep_alive(fields)
     format = _format(fields)
     fields.finish()
@@ -148,7 +147,7 @@ class _Options:
 
 
 def _options(fields: Fields) -> tuple[_Options, int]:
-    """Options of the reply, and the tokens of the context window."""
+    """Return the options of the reply, and the tokens of the context window (0: any)."""
     limit = fields.whole("num_predict", -2, _MOST)
     seed = fields.whole("seed", -(2**63), 2**63 - 1)
     top_k = fields.whole("top_k", -1, _MOST)
@@ -173,7 +172,7 @@ def _options(fields: Fields) -> tuple[_Options, int]:
     fields.ignore("mirostat", 0)
     for field in ("tfs_z", "typical_p"):
         fields.ignore(field, 1, 1.0)
-    fields.ignore("repeat_last_n", 64)  # what llama.cpp does anyway
+    fields.ignore("repeat_last_n", 64)  # the default of llama.cpp
     fields.ignore("penalize_newline", True)
     fields.ignore("logits_all", False)
     for field in ("vocab_only", "embedding_only"):
@@ -205,7 +204,7 @@ def _format(fields: Fields) -> ResponseFormat | None:
 
 
 def _template(fields: Fields) -> Mapping[str, object]:
-    """Arguments of the chat template, if ``think`` is given."""
+    """Return the arguments of the chat template for ``think``."""
     value = fields.get("think")
     if value is None or isinstance(value, bool):
         return {} if value is None else thinking(on=value)
@@ -214,7 +213,7 @@ def _template(fields: Fields) -> Mapping[str, object]:
 
 
 def _keep_alive(fields: Fields) -> float | None:
-    """Seconds: a number, or a duration such as ``5m`` and ``1h30m``."""
+    """Return seconds, from a number or a duration such as ``5m`` or ``1h30m``."""
     value = fields.get("keep_alive")
     if value is None or value == "":
         return None

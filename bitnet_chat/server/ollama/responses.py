@@ -6,35 +6,58 @@ Durations are in nanoseconds, times in the format of RFC 3339.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.conversation.openai_codec import encode_ollama_call, well_formed_call
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import FinishReason, InvalidFieldError
 from bitnet_chat.events import Completed, Event, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.server.errors import APIError, without_tools
 from bitnet_chat.server.model_manager import ModelCard
-from bitnet_chat.server.responses import usage_of
-from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.server.responses import to_json, usage_of
 
 TAG = ":latest"
 """Suffix of every name in listings: Ollama clients look for it, and for the plain name."""
 _FOR_EVER = "2318-01-01T00:00:00Z"
-"""The unload time of a model that stays until its memory is needed. Ollama clients show such a year as forever."""
+"""The unload time of a model that stays loaded until its memory is needed. Ollama clients show this year as forever."""
 _WHOLE = (FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
 
 
-def to_json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+_OPTION_NAMES = {"response_format": "format"}
+"""Options that a backend may refuse by the name of the OpenAI API, with their names in this API."""
+_UNSUPPORTED = {
+    "embed": "embeddings are not made here",
+    "embeddings": "embeddings are not made here",
+    "pull": "models are not fetched through this API; bitnet-chat models pull does it",
+    "push": "models are not published through this API",
+    "create": "models are not made through this API; bitnet-chat serve -m NAME=FILE names one",
+    "copy": "models are not copied through this API; bitnet-chat serve -m NAME=FILE names one",
+    "delete": "models are not removed through this API; bitnet-chat models rm does it",
+    "blobs": "files are not taken through this API",
+}
+"""Paths of Ollama below ``/api/`` that this server does not have, with the reason."""
 
 
 def line(value: object) -> bytes:
     return to_json(value) + b"\n"
 
 
-def error(message: str) -> dict[str, object]:
-    return {"error": well_formed(message)}
+def error_body(problem: APIError) -> dict[str, object]:
+    """Return ``{"error": …}`` with the names that this API has for options."""
+    message, name = problem.message, _OPTION_NAMES.get(problem.param, "")
+    if problem.param == "tools":
+        message = without_tools(message)
+    elif name:
+        message = message.replace(problem.param, name, 1)
+    return {"error": message}
+
+
+def not_served(path: str) -> InvalidFieldError:
+    """Return the error for a path without a handler: 501 for one of Ollama, else 404."""
+    if (why := _UNSUPPORTED.get(path.split("/")[2])) is not None:
+        return InvalidFieldError(f"{path} is not supported here: {why}", status=501)
+    return InvalidFieldError(f"{path} is not served here", status=404)
 
 
 def time_of(seconds: float) -> str:
@@ -43,14 +66,14 @@ def time_of(seconds: float) -> str:
 
 
 class OllamaEncoder:
-    """The objects of one reply; ``now`` is the time, in seconds since 1970."""
+    """Encodes one reply as JSON objects. ``now``: the time, in seconds since 1970."""
 
     def __init__(self, model: str, *, thinking: bool = True) -> None:
         """``thinking``: include thoughts."""
         self._model, self._thinking = model, thinking
 
     def piece(self, event: Event, now: float) -> dict[str, object] | None:
-        """The object for an event; None if the API cannot express it."""
+        """Return the object for an event; None if the API cannot express it."""
         match event:
             case TextDelta(text):
                 return self._object(now, self._said(text), done=False)
@@ -61,7 +84,7 @@ class OllamaEncoder:
         return None
 
     def last(self, end: Completed, total: float, notices: Sequence[str], now: float) -> dict[str, object]:
-        """``total``: seconds since the request arrived."""
+        """Return the last object of a stream. ``total``: seconds since the request arrived."""
         return {**self._object(now, self._said(""), done=True), **_end(end, total, notices)}
 
     def whole(
@@ -77,7 +100,7 @@ class OllamaEncoder:
         return {**self._object(now, said, done=True), **_end(end, total, notices)}
 
     def loaded(self, reason: str, now: float) -> dict[str, object]:
-        """``reason``: ``load`` or ``unload``."""
+        """Return the object for a request without a prompt. ``reason``: ``load`` or ``unload``."""
         return {**self._object(now, self._said(""), done=True), "done_reason": reason}
 
     def _object(self, now: float, said: Mapping[str, object], *, done: bool) -> dict[str, object]:
@@ -88,26 +111,26 @@ class OllamaEncoder:
 
 
 class OllamaChatEncoder(OllamaEncoder):
-    """The objects of ``/api/chat``."""
+    """Encodes replies of ``/api/chat``."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
-        message: dict[str, object] = {"role": "assistant", "content": well_formed(text)}
+        message: dict[str, object] = {"role": "assistant", "content": text}
         if thinking:
-            message["thinking"] = well_formed(thinking)
+            message["thinking"] = thinking
         if calls:
             message["tool_calls"] = [{"id": each.id, **encode_ollama_call(well_formed_call(each))} for each in calls]
         return {"message": message}
 
 
 class OllamaGenerateEncoder(OllamaEncoder):
-    """The objects of ``/api/generate``, which has no tool calls."""
+    """Encodes replies of ``/api/generate``, which has no tool calls."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
-        return {"response": well_formed(text), **({"thinking": well_formed(thinking)} if thinking else {})}
+        return {"response": text, **({"thinking": thinking} if thinking else {})}
 
 
 def done_reason(reason: FinishReason) -> str:
-    """``length`` for any incomplete reply: the API has no other value."""
+    """Return the done reason of the API: ``length`` for any incomplete reply, since the API has no other value."""
     return "stop" if reason in _WHOLE else "length"
 
 
@@ -124,13 +147,13 @@ def _end(end: Completed, total: float, notices: Sequence[str]) -> dict[str, obje
         "finish_reason": str(end.reason),
         "exact": stats.exact,
         "prompt_tokens": stats.prompt_tokens,
-        "notices": [well_formed(notice) for notice in notices],
+        "notices": list(notices),
     }
     return {**said, "bitnet_chat": more}
 
 
 def _durations(stats: Stats, total: float) -> dict[str, object]:
-    """The time before the message was sent to the engine, a queue for example, counts as loading."""
+    """Return the durations in nanoseconds. The time before the engine receives the message counts as loading."""
     first = min(stats.time_to_first_token or 0.0, stats.seconds)
     return {
         "total_duration": _nanoseconds(total),
@@ -152,7 +175,7 @@ def full_name(name: str) -> str:
 
 
 def listed(card: ModelCard, created: float) -> dict[str, object]:
-    """An entry of ``/api/tags``. ``created``: its time if its file has none."""
+    """Return an entry of ``/api/tags``. ``created``: seconds since 1970, for a model without a file."""
     name = full_name(card.name)
     return {
         "name": name,
@@ -165,7 +188,7 @@ def listed(card: ModelCard, created: float) -> dict[str, object]:
 
 
 def running(card: ModelCard, size: int, window: int) -> dict[str, object]:
-    """An entry of ``/api/ps``. ``size``: bytes of memory, ``window``: tokens."""
+    """Return an entry of ``/api/ps``. ``size``: bytes of memory. ``window``: tokens."""
     name = full_name(card.name)
     return {
         "name": name,
@@ -180,8 +203,8 @@ def running(card: ModelCard, size: int, window: int) -> dict[str, object]:
 
 
 def shown(card: ModelCard, created: float, *, here: bool) -> dict[str, object]:
-    """``/api/show``. ``here``: whether its file is on this computer; capabilities of a remote model are unknown, and
-    not denied.
+    """Return the body of ``/api/show``. ``here``: whether the file is on this computer; the capabilities of a remote
+    model are unknown, so tools are listed.
     """
     kind = card.architecture
     info: dict[str, object] = {"general.architecture": kind, "general.parameter_count": card.parameters}
@@ -191,7 +214,7 @@ def shown(card: ModelCard, created: float, *, here: bool) -> dict[str, object]:
         "license": card.license,
         "modelfile": f"FROM {card.name}\n",
         "parameters": f"num_ctx {card.window}" if card.window else "",
-        "template": well_formed(card.template),
+        "template": card.template,
         "details": _details(card),
         "model_info": info,
         "capabilities": [
@@ -222,6 +245,6 @@ def _amount(parameters: int) -> str:
 
 
 def _digest(card: ModelCard) -> str:
-    """An identifier that changes with the model or its file. It is not a hash of the file."""
+    """Return an identifier that changes with the model or its file. It is not a hash of the file."""
     facts = f"{card.name}\0{card.size}\0{card.modified}\0{card.parameters}"
     return hashlib.sha256(facts.encode("utf-8", "replace")).hexdigest()

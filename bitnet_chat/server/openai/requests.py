@@ -1,8 +1,8 @@
 """Requests of the OpenAI API, parsed and checked, with extensions of llama-server and others. Pure.
 
-Fields that change the reply are obeyed if possible. If not: a field without which the reply is still the requested one
-(``verbosity``, an unknown sampler) is ignored with a notice; one that requests another kind of reply (``n``,
-``logprobs``, ``grammar``, audio) is refused by name. ``serve --strict`` refuses both.
+A field that changes the reply is applied if possible. Otherwise it is ignored with a notice if the reply is usable
+without it (``verbosity``, an unknown sampler), and refused by name if it requests another kind of reply (``n``,
+``logprobs``, ``grammar``, audio). ``serve --strict`` refuses both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bitnet_chat.conversation.json_fields import Fields
 
 _MOST_TOKENS = 2**31 - 1
 _SEEDS = 2**32 - 1
-"""Seeds of an engine; the API has more. The one after the last asks llama.cpp for a new seed each time."""
+"""Number of seeds of an engine; larger ones are reduced. The next number means a random seed to llama.cpp."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""Function names of OpenAI. Other servers allow dots, slashes and more."""
+"""Function names that OpenAI allows. Other servers allow dots, slashes and more."""
 _NAME_LIMIT = 128
 _CHOICES = ("auto", "none", "required")
 MOST_TOOLS = 1000
@@ -30,15 +30,15 @@ _HARMLESS = (
     *("prediction", "cache_prompt", "id_slot", "n_keep", "add_generation_prompt", "continue_final_message"),
     *("timings_per_token", "return_progress", "keep_alive"),
 )
-"""Fields that never change the reply, whatever their value."""
+"""Fields that do not change the reply, whatever their value."""
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _ITS_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
-"""Arguments of a chat template that are made from the rest of a request."""
+"""Arguments of a chat template that come from other fields of a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIRequest:
-    """A request of a client. ``usage``: whether a stream reports its tokens at the end."""
+    """A request for a reply. ``usage``: whether a stream ends with the token usage."""
 
     conversation: Conversation
     options: ReplyOptions
@@ -50,7 +50,7 @@ class OpenAIRequest:
 
 
 def chat_request(fields: Fields) -> OpenAIRequest:
-    """A body of ``/v1/chat/completions``. Raises InvalidFieldError."""
+    """Parse the body of ``/v1/chat/completions``. Raises InvalidFieldError."""
     model = fields.text("model") or ""
     messages = fields.needed_objects("messages")
     options = options_of(fields)
@@ -72,7 +72,7 @@ def chat_request(fields: Fields) -> OpenAIRequest:
 
 
 def options_of(fields: Fields) -> ReplyOptions:
-    """Options of the reply, for any API with the same field names. Raises InvalidFieldError."""
+    """Parse the options of a reply, for any API with the same field names. Raises InvalidFieldError."""
     tools = _tools(fields)
     return ReplyOptions(
         max_tokens=_max_tokens(fields, "max_completion_tokens", "max_tokens", "n_predict"),
@@ -86,9 +86,9 @@ def options_of(fields: Fields) -> ReplyOptions:
 
 
 def completion_request(fields: Fields) -> OpenAIRequest:
-    """A body of ``/v1/completions``. The prompt becomes a user message, since chat models support no other text.
+    """Parse the body of ``/v1/completions``. Raises InvalidFieldError.
 
-    Raises InvalidFieldError.
+    The prompt becomes a user message, since chat models support no other text.
     """
     model = fields.text("model") or ""
     if isinstance(fields.get("prompt"), list):
@@ -123,7 +123,7 @@ def _deal_with_the_rest(fields: Fields) -> None:
 
 
 def _stream(fields: Fields) -> tuple[bool, bool]:
-    """Whether to stream, and whether to report the usage then."""
+    """Return whether to stream, and whether the stream reports the usage."""
     stream = bool(fields.flag("stream"))
     options = fields.inner("stream_options")
     if options is None:
@@ -137,7 +137,7 @@ def _stream(fields: Fields) -> tuple[bool, bool]:
 
 
 def _max_tokens(fields: Fields, *names: str) -> int | None:
-    """The smallest of these limits; -1 means unlimited, as in llama-server."""
+    """Return the smallest of several limits in tokens; None: no limit, which is -1 in a request, as in llama-server."""
     given = [value for name in names if (value := fields.whole(name, -1, _MOST_TOKENS)) is not None]
     for name in names:
         if fields.values.get(name) == 0:
@@ -165,7 +165,7 @@ def template_of(fields: Fields) -> Mapping[str, object]:
 
 
 def thinking(*, on: bool) -> dict[str, object]:
-    """Templates use two names for it."""
+    """Return the arguments of a chat template for thoughts; templates use two names."""
     return {"enable_thinking": on, "thinking": on}
 
 
@@ -174,7 +174,7 @@ def _sampling(fields: Fields) -> Sampling:
     return Sampling(
         temperature=fields.number("temperature", 0, 2),
         top_p=fields.number("top_p", 0, 1),
-        top_k=fields.whole("top_k", 0, _MOST_TOKENS),  # these two and repeat_penalty: as llama-server calls them
+        top_k=fields.whole("top_k", 0, _MOST_TOKENS),  # this name, min_p and repeat_penalty are those of llama-server
         min_p=fields.number("min_p", 0, 1),
         seed=None if seed is None else seed % _SEEDS,
         repeat_penalty=_first(fields.number(name, 0.01, 2) for name in ("repeat_penalty", "repetition_penalty")),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.conversation.openai_codec import encode_tool_call, well_formed_call
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, TextDelta, ThinkingDelta
-from bitnet_chat.server.responses import detailed_usage
-from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.server.errors import APIError, openai_form, without_tools
+from bitnet_chat.server.responses import detailed_usage, to_json
 from bitnet_chat.version import __version__
 
 DONE = b"data: [DONE]\n\n"
 _FINGERPRINT = f"bitnet-chat-{__version__}"
+_OPTION_NAMES = {"format": "response_format"}
+"""Options that a backend may refuse, with their names in this API."""
 _AS_THEY_WERE = {
     FinishReason.STOP: "stop",
     FinishReason.ROLE_MARKER: "stop",
@@ -25,31 +26,33 @@ _AS_THEY_WERE = {
 
 
 def finish_reason(reason: FinishReason) -> str:
-    """``length`` for any end but that of the model: the API has no other value for an incomplete reply."""
+    """Return the finish reason of the API: ``length`` for any incomplete reply, since the API has no other value."""
     return _AS_THEY_WERE.get(reason, "length")
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-def to_json(value: object) -> bytes:
-    return _encode(value).encode("utf-8")
-
-
 def event(value: object) -> bytes:
-    """A server-sent event."""
+    """Return a server-sent event."""
     return b"data: " + to_json(value) + b"\n\n"
 
 
+def error_body(problem: APIError) -> dict[str, object]:
+    """Return ``{"error": …}`` with the names that this API has for options."""
+    if problem.param == "tools":
+        problem = replace(problem, message=without_tools(problem.message))
+    elif (name := _OPTION_NAMES.get(problem.param)) is not None:
+        problem = replace(problem, param=name, message=problem.message.replace(problem.param, name, 1))
+    return openai_form(problem)
+
+
 class _ChunkTemplate:
-    """A chunk in which only the text varies: all else is encoded once."""
+    """A chunk in which only the text varies; the rest is encoded once."""
 
     def __init__(self, empty: bytes) -> None:
-        """``empty``: the chunk for an empty text, in which the last empty string is the text."""
+        """``empty``: the chunk for an empty text, which is its last empty string."""
         self._before, _, self._after = empty.rpartition(b'""')
 
     def of(self, text: str) -> bytes:
-        return b"%b%b%b" % (self._before, to_json(well_formed(text)), self._after)
+        return b"%b%b%b" % (self._before, to_json(text), self._after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class ChunkHeader:
 
 
 def details(end: Completed, notices: Sequence[str]) -> dict[str, object]:
-    """Facts that the API cannot express: the finish reason, the speed, and the notices."""
+    """Return the extension ``bitnet_chat``: exact finish reason, speed, and notices."""
     stats = end.stats
     return {
         "finish_reason": str(end.reason),
@@ -82,12 +85,12 @@ def details(end: Completed, notices: Sequence[str]) -> dict[str, object]:
         "seconds": stats.seconds,
         "context_used": stats.context_used,
         "context_size": stats.context_size,
-        "notices": [well_formed(notice) for notice in notices],
+        "notices": list(notices),
     }
 
 
 class OpenAIChatEncoder:
-    """The forms of ``/v1/chat/completions``."""
+    """Encodes replies of ``/v1/chat/completions``."""
 
     def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
         """``usage``: whether a stream reports it."""
@@ -101,7 +104,7 @@ class OpenAIChatEncoder:
         return [self._chunk({"role": "assistant", "content": ""})]
 
     def piece(self, event: Event) -> list[bytes]:
-        """The chunk for an event; none if the API cannot express it within a stream."""
+        """Return the chunk for an event; none if the API cannot express it within a stream."""
         match event:
             case TextDelta(text):
                 return [self._text.of(text)]
@@ -127,14 +130,13 @@ class OpenAIChatEncoder:
     def whole(
         self, end: Completed, thinking: str, calls: Sequence[ToolCall], notices: Sequence[str]
     ) -> dict[str, object]:
-        content = well_formed(end.text)
         message: dict[str, object] = {
             "role": "assistant",
-            "content": None if calls and not content else content,
+            "content": None if calls and not end.text else end.text,
             "refusal": None,
         }
         if thinking:
-            message["reasoning_content"] = well_formed(thinking)
+            message["reasoning_content"] = thinking
         if calls:
             message["tool_calls"] = [encode_tool_call(well_formed_call(call)) for call in calls]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(end.reason)}
@@ -146,7 +148,7 @@ class OpenAIChatEncoder:
 
 
 class OpenAICompletionEncoder:
-    """The forms of ``/v1/completions``, which has no thoughts and tools."""
+    """Encodes replies of ``/v1/completions``, which has no thoughts and tools."""
 
     def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
         self._head, self._wants_usage = head, usage
@@ -172,7 +174,7 @@ class OpenAICompletionEncoder:
         self, end: Completed, thinking: str, calls: Sequence[ToolCall], notices: Sequence[str]
     ) -> dict[str, object]:
         return {
-            **self._head.of("text_completion", [_choice(well_formed(end.text), finish_reason(end.reason))]),
+            **self._head.of("text_completion", [_choice(end.text, finish_reason(end.reason))]),
             "usage": detailed_usage(end.stats),
             "bitnet_chat": details(end, notices),
         }

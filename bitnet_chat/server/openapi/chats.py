@@ -21,63 +21,69 @@ from bitnet_chat.server.openapi.schema import (
     WHOLE,
     Schema,
     answer,
+    array,
     between,
     body,
+    described,
     errors,
-    given,
-    listed,
-    maybe,
+    nullable,
     one_of,
     operation,
     parameter,
     ref,
-    taken,
-    told,
+    reply_object,
+    request_object,
 )
 
 _ROW: Schema = {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}
 _SHORT: Schema = {"type": "string", "maxLength": 200}
 _OPTIONS: dict[str, Schema] = {
-    "model": told(TEXT, "Empty: the model of the chat, else the default model."),
+    "model": described(TEXT, "Empty: the model of the chat, else the default model."),
     "max_completion_tokens": TOKENS,
     "max_tokens": TOKENS,
     **SAMPLING,
     **TOOLING,
 }
 _STATE = one_of("whole", "cut_off", "answering", "unanswered")
-_CALL = given({"id": TEXT, "type": {"const": "function"}, "function": given({"name": TEXT, "arguments": TEXT})})
+_CALL = reply_object(
+    {"id": TEXT, "type": {"const": "function"}, "function": reply_object({"name": TEXT, "arguments": TEXT})}
+)
 _TIMES: dict[str, Schema] = {
-    "created": told(NUMBER, "Seconds since 1970."),
-    "updated": told(NUMBER, "Seconds since 1970."),
+    "created": described(NUMBER, "Seconds since 1970."),
+    "updated": described(NUMBER, "Seconds since 1970."),
 }
 
 SCHEMAS: dict[str, Schema] = {
-    "ChatError": given(
-        {"error": given({"message": TEXT, "type": TEXT, "remedy": TEXT}, {"param": maybe(TEXT), "code": maybe(TEXT)})}
+    "ChatError": reply_object(
+        {
+            "error": reply_object(
+                {"message": TEXT, "type": TEXT, "remedy": TEXT}, {"param": nullable(TEXT), "code": nullable(TEXT)}
+            )
+        }
     ),
-    "NewChat": taken({}, {"title": _SHORT, "system": TEXT, "model": TEXT, "messages": listed(ref("Message"))}),
-    "NewTitle": taken({"title": {**_SHORT, "minLength": 1}}, {}),
-    "Ask": told(
-        taken(
+    "NewChat": request_object({}, {"title": _SHORT, "system": TEXT, "model": TEXT, "messages": array(ref("Message"))}),
+    "NewTitle": request_object({"title": {**_SHORT, "minLength": 1}}, {}),
+    "Ask": described(
+        request_object(
             {},
             {
-                "content": told({"type": "string", "minLength": 1}, "The next user message."),
-                "edit": told(_ROW, "The id of the message that content replaces."),
-                "messages": listed(ref("Message"), description="The whole conversation."),
-                "regenerate": told(FLAG, "Regenerate the last reply."),
-                "continue": told(FLAG, "Continue a reply that was cut."),
+                "content": described({"type": "string", "minLength": 1}, "The next user message."),
+                "edit": described(_ROW, "The id of the message that content replaces."),
+                "messages": array(ref("Message"), description="The whole conversation."),
+                "regenerate": described(FLAG, "Regenerate the last reply."),
+                "continue": described(FLAG, "Continue a reply that was cut."),
                 "system": TEXT,
-                "stream": told(FLAG, "false: the response is 202, and the reply is read from the events."),
+                "stream": described(FLAG, "false: the response is 202, and the reply is read from the events."),
                 **_OPTIONS,
             },
         ),
         "Exactly one of content, messages, regenerate and continue.",
     ),
-    "LoneAsk": taken(
-        {"messages": listed(ref("Message"), minItems=1)},
-        {"continue": told(FLAG, "The last message is a reply that was cut and is continued."), **_OPTIONS},
+    "LoneAsk": request_object(
+        {"messages": array(ref("Message"), minItems=1)},
+        {"continue": described(FLAG, "The last message is a reply that was cut and is continued."), **_OPTIONS},
     ),
-    "ChatEntry": given(
+    "ChatEntry": reply_object(
         {
             "id": _ROW,
             "title": TEXT,
@@ -85,27 +91,27 @@ SCHEMAS: dict[str, Schema] = {
             "turns": AMOUNT,
             "model": TEXT,
             "state": _STATE,
-            "live": told(FLAG, "Whether a reply is running."),
+            "live": described(FLAG, "Whether a reply is running."),
         },
         {"snippet": TEXT},
     ),
-    "Chats": given({"chats": listed(ref("ChatEntry"))}),
-    "ChatMessage": given(
+    "Chats": reply_object({"chats": array(ref("ChatEntry"))}),
+    "ChatMessage": reply_object(
         {
-            "id": maybe(_ROW),
+            "id": nullable(_ROW),
             "role": one_of("system", "user", "assistant", "tool"),
             "content": TEXT,
             "thinking": TEXT,
-            "finish_reason": told(maybe(TEXT), "null while the reply is running."),
+            "finish_reason": described(nullable(TEXT), "null while the reply is running."),
             "created": NUMBER,
             "model": TEXT,
             "stats": OBJECT,
-            "tool_calls": listed(_CALL),
-            "tool_call_id": maybe(TEXT),
+            "tool_calls": array(_CALL),
+            "tool_call_id": nullable(TEXT),
         },
-        {"html": TEXT, "name": maybe(TEXT)},
+        {"html": TEXT, "name": nullable(TEXT)},
     ),
-    "Chat": given(
+    "Chat": reply_object(
         {
             "id": _ROW,
             "title": TEXT,
@@ -113,30 +119,30 @@ SCHEMAS: dict[str, Schema] = {
             "model": TEXT,
             "system": TEXT,
             "state": _STATE,
-            "messages": listed(ref("ChatMessage")),
-            "passed_over": listed(
+            "messages": array(ref("ChatMessage")),
+            "passed_over": array(
                 ref("ChatMessage"),
                 description="Messages of the user that got no reply before the next one was sent. They stand among the"
                 " others by their ids, can be edited, and no model sees them.",
             ),
-            "live": maybe(given({"generation": TEXT, "message": maybe(WHOLE), "place": AMOUNT})),
+            "live": nullable(reply_object({"generation": TEXT, "message": nullable(WHOLE), "place": AMOUNT})),
         }
     ),
-    "Begun": given({"generation": TEXT, "user_message": maybe(WHOLE), "message": maybe(WHOLE)}),
-    "Stopped": given({"stopped": told(FLAG, "Whether a reply was running.")}),
+    "Begun": reply_object({"generation": TEXT, "user_message": nullable(WHOLE), "message": nullable(WHOLE)}),
+    "Stopped": reply_object({"stopped": described(FLAG, "Whether a reply was running.")}),
 }
 
 _ID = parameter("path", "id", _ROW, "Of the chat.")
 _RENDER = parameter("query", "render", one_of("html"), "Replies also as sanitized HTML.")
 _EVENTS = "Events: start, chunk, thinking, tool_call, notice, html, then complete or error."
-_EVENT = given(
+_EVENT = reply_object(
     {
         "event": one_of(
             "start", "chunk", "thinking", "tool_call", "notice", "html", "complete", "error", "chat", "message"
         ),
-        "data": told(TEXT, "JSON; empty for an event with only the time before a reconnect."),
+        "data": described(TEXT, "JSON; empty for an event with only the time before a reconnect."),
     },
-    {"id": told(TEXT, "The generation and the position after the event, for Last-Event-ID.")},
+    {"id": described(TEXT, "The generation and the position after the event, for Last-Event-ID.")},
 )
 
 

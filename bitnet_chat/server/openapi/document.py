@@ -8,18 +8,31 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from bitnet_chat.server.openapi import chats, ollama, openai
-from bitnet_chat.server.openapi.schema import AMOUNT, FLAG, TEXT, WHOLE, answer, given, listed, maybe, operation, ref
+from bitnet_chat.server.openapi.schema import (
+    AMOUNT,
+    FLAG,
+    TEXT,
+    WHOLE,
+    answer,
+    array,
+    nullable,
+    operation,
+    ref,
+    reply_object,
+)
+from bitnet_chat.server.responses import json_response
+from bitnet_chat.server.routing import route
 from bitnet_chat.version import __version__
 
 
 def routes() -> list[BaseRoute]:
     async def described(request: Request) -> Response:
-        return Response(_written(), media_type="application/json")
+        return json_response(_written())
 
-    return [Route("/openapi.json", described)]
+    return [route("/openapi.json", GET=described)]
 
 
 @cache
@@ -28,7 +41,7 @@ def _written() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """A new document for each call."""
+    """Return a new OpenAPI document."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -61,17 +74,17 @@ def document() -> dict[str, Any]:
 
 
 _SCHEMAS = {
-    "Health": given(
+    "Health": reply_object(
         {
             "status": {"enum": ["ok", "unavailable"]},
             "model": TEXT,
             "engine": TEXT,
             "state": TEXT,
-            "models": listed(TEXT),
+            "models": array(TEXT),
             "parallel": AMOUNT,
             "busy": AMOUNT,
             "waiting": AMOUNT,
-            "context_size": maybe(WHOLE),
+            "context_size": nullable(WHOLE),
             "version": TEXT,
         },
         {"cached": FLAG},

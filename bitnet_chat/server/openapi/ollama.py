@@ -13,27 +13,27 @@ from bitnet_chat.server.openapi.schema import (
     Schema,
     answer,
     any_of,
+    array,
     between,
     body,
+    described,
     errors,
-    given,
-    listed,
-    maybe,
+    nullable,
     one_of,
-    open_to,
+    open_object,
     operation,
     ref,
-    told,
+    reply_object,
 )
 
 _MOST = 2**31 - 1
 _NAME: Schema = {"type": "string", "minLength": 1}
 _NONE: Schema = {"type": "array", "maxItems": 0}
-_OPTIONS = open_to(
+_OPTIONS = open_object(
     {},
     {
-        "num_predict": told(between(-2, _MOST, WHOLE), "Maximum tokens of the reply; 0 or less: no limit."),
-        "num_ctx": told(between(0, _MOST, WHOLE), "A smaller context window of the server is used with a notice."),
+        "num_predict": described(between(-2, _MOST, WHOLE), "Maximum tokens of the reply; 0 or less: no limit."),
+        "num_ctx": described(between(0, _MOST, WHOLE), "A smaller context window of the server is used with a notice."),
         "temperature": between(0, 100),
         "top_p": between(0, 1),
         "top_k": between(-1, _MOST, WHOLE),
@@ -42,24 +42,24 @@ _OPTIONS = open_to(
         "repeat_penalty": between(0, 100),
         "presence_penalty": between(-100, 100),
         "frequency_penalty": between(-100, 100),
-        "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=256)),
+        "stop": any_of({"type": "string", "minLength": 1}, array({"type": "string", "minLength": 1}, maxItems=256)),
         **{name: one_of(False) for name in ("vocab_only", "embedding_only")},
     },
 )
 _ALL: dict[str, Schema] = {
-    "stream": told(FLAG, "Default: true."),
+    "stream": described(FLAG, "Default: true."),
     "options": _OPTIONS,
     "format": any_of(one_of("json", ""), OBJECT),
-    "think": told(any_of(FLAG, one_of("low", "medium", "high", "max")), "Argument of the chat template."),
-    "keep_alive": told(
+    "think": described(any_of(FLAG, one_of("low", "medium", "high", "max")), "Argument of the chat template."),
+    "keep_alive": described(
         any_of(NUMBER, TEXT), "Seconds or a duration such as 5m. 0: the model is unloaded after the reply."
     ),
     "logprobs": one_of(False),
     "top_logprobs": {"enum": [0]},
-    "truncate": told(FLAG, "false: a conversation larger than the context window is refused."),
+    "truncate": described(FLAG, "false: a conversation larger than the context window is refused."),
 }
-_TOOL = open_to(
-    {"function": open_to({"name": _NAME}, {"description": TEXT, "parameters": OBJECT})},
+_TOOL = open_object(
+    {"function": open_object({"name": _NAME}, {"description": TEXT, "parameters": OBJECT})},
     {"type": one_of("function")},
 )
 _SAID: dict[str, Schema] = {
@@ -71,23 +71,23 @@ _END: dict[str, Schema] = {
     "done_reason": one_of("stop", "length", "load", "unload"),
     **dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), AMOUNT),
     **dict.fromkeys(("prompt_eval_count", "eval_count"), AMOUNT),
-    "bitnet_chat": given(
-        {"finish_reason": TEXT, "exact": FLAG, "prompt_tokens": maybe(AMOUNT), "notices": listed(TEXT)}
+    "bitnet_chat": reply_object(
+        {"finish_reason": TEXT, "exact": FLAG, "prompt_tokens": nullable(AMOUNT), "notices": array(TEXT)}
     ),
 }
-_DETAILS = given({"format": TEXT, "family": TEXT, "parameter_size": TEXT, "quantization_level": TEXT})
+_DETAILS = reply_object({"format": TEXT, "family": TEXT, "parameter_size": TEXT, "quantization_level": TEXT})
 _CARD: dict[str, Schema] = {"name": TEXT, "model": TEXT, "size": AMOUNT, "digest": TEXT, "details": _DETAILS}
 
 SCHEMAS: dict[str, Schema] = {
-    "OllamaError": given({"error": TEXT}),
-    "OllamaChatRequest": told(
-        open_to(
+    "OllamaError": reply_object({"error": TEXT}),
+    "OllamaChatRequest": described(
+        open_object(
             {"model": _NAME},
-            {"messages": listed(ref("Message"), maxItems=10_000), "tools": listed(_TOOL, maxItems=1000), **_ALL},
+            {"messages": array(ref("Message"), maxItems=10_000), "tools": array(_TOOL, maxItems=1000), **_ALL},
         ),
         "Without messages the model is loaded, or with keep_alive 0 unloaded.",
     ),
-    "OllamaGenerateRequest": open_to(
+    "OllamaGenerateRequest": open_object(
         {"model": _NAME},
         {
             "prompt": TEXT,
@@ -99,26 +99,28 @@ SCHEMAS: dict[str, Schema] = {
             **_ALL,
         },
     ),
-    "OllamaChatReply": given(
-        {**_SAID, "message": given({"role": {"const": "assistant"}, "content": TEXT})},
+    "OllamaChatReply": reply_object(
+        {**_SAID, "message": reply_object({"role": {"const": "assistant"}, "content": TEXT})},
         _END,
     ),
-    "OllamaGenerateReply": given({**_SAID, "response": TEXT}, _END),
-    "OllamaModels": given(
-        {"models": listed(given({**_CARD, "modified_at": {"type": "string", "format": "date-time"}}))}
+    "OllamaGenerateReply": reply_object({**_SAID, "response": TEXT}, _END),
+    "OllamaModels": reply_object(
+        {"models": array(reply_object({**_CARD, "modified_at": {"type": "string", "format": "date-time"}}))}
     ),
-    "OllamaLoaded": given({"models": listed(given({**_CARD, "size_vram": AMOUNT, "context_length": AMOUNT}))}),
-    "OllamaShowRequest": open_to({"model": _NAME}, {}),
-    "OllamaModel": given(
+    "OllamaLoaded": reply_object(
+        {"models": array(reply_object({**_CARD, "size_vram": AMOUNT, "context_length": AMOUNT}))}
+    ),
+    "OllamaShowRequest": open_object({"model": _NAME}, {}),
+    "OllamaModel": reply_object(
         {
             "details": _DETAILS,
             "model_info": OBJECT,
-            "capabilities": listed(TEXT),
+            "capabilities": array(TEXT),
             "modified_at": {"type": "string", "format": "date-time"},
         },
         {"license": TEXT, "modelfile": TEXT, "parameters": TEXT, "template": TEXT},
     ),
-    "OllamaVersion": given({"version": TEXT}),
+    "OllamaVersion": reply_object({"version": TEXT}),
 }
 
 

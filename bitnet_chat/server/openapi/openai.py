@@ -14,19 +14,19 @@ from bitnet_chat.server.openapi.schema import (
     Schema,
     answer,
     any_of,
+    array,
     between,
     body,
+    described,
     errors,
-    given,
-    listed,
-    maybe,
     names,
+    nullable,
     one_of,
-    open_to,
+    open_object,
     operation,
     parameter,
     ref,
-    told,
+    reply_object,
 )
 
 WHAT_WENT_WRONG = {
@@ -52,55 +52,55 @@ MOST = 2**31 - 1
 SAMPLING: dict[str, Schema] = {
     "temperature": between(0, 2),
     "top_p": between(0, 1),
-    "top_k": told(between(0, MOST, WHOLE), "Beyond OpenAI's API, as llama-server has it."),
-    "min_p": told(between(0, 1), "Beyond OpenAI's API, as llama-server has it."),
-    "repeat_penalty": told(between(0.01, 2), "Beyond OpenAI's API, as llama-server has it."),
-    "repetition_penalty": told(between(0.01, 2), "The same in vLLM."),
-    "seed": told(between(-(2**63), 2**63 - 1, WHOLE), "The same seed gives the same reply."),
+    "top_k": described(between(0, MOST, WHOLE), "Beyond OpenAI's API, as llama-server has it."),
+    "min_p": described(between(0, 1), "Beyond OpenAI's API, as llama-server has it."),
+    "repeat_penalty": described(between(0.01, 2), "Beyond OpenAI's API, as llama-server has it."),
+    "repetition_penalty": described(between(0.01, 2), "The same in vLLM."),
+    "seed": described(between(-(2**63), 2**63 - 1, WHOLE), "The same seed gives the same reply."),
     "presence_penalty": between(-2, 2),
     "frequency_penalty": between(-2, 2),
-    "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=256)),
+    "stop": any_of({"type": "string", "minLength": 1}, array({"type": "string", "minLength": 1}, maxItems=256)),
 }
 TOOLING: dict[str, Schema] = {
-    "tools": told(
-        listed(ref("Tool"), maxItems=1000),
+    "tools": described(
+        array(ref("Tool"), maxItems=1000),
         "With tool_choice auto a model without support for tools answers without them, with a notice.",
     ),
     "tool_choice": any_of(
         one_of("auto", "none", "required"),
-        open_to({"type": {"const": "function"}, "function": open_to({"name": NAME}, {})}, {}),
+        open_object({"type": {"const": "function"}, "function": open_object({"name": NAME}, {})}, {}),
     ),
     "response_format": any_of(
-        open_to({"type": {"const": "text"}}, {}),
-        open_to({"type": {"const": "json_object"}}, {"schema": OBJECT}),
-        open_to({"type": {"const": "json_schema"}, "schema": OBJECT}, {}),
-        open_to(
+        open_object({"type": {"const": "text"}}, {}),
+        open_object({"type": {"const": "json_object"}}, {"schema": OBJECT}),
+        open_object({"type": {"const": "json_schema"}, "schema": OBJECT}, {}),
+        open_object(
             {
                 "type": {"const": "json_schema"},
-                "json_schema": open_to({"schema": OBJECT}, {"name": NAME, "description": TEXT, "strict": FLAG}),
+                "json_schema": open_object({"schema": OBJECT}, {"name": NAME, "description": TEXT, "strict": FLAG}),
             },
             {},
         ),
     ),
     **{
-        name: told(OBJECT, "A schema in place of response_format, as in llama-server and vLLM.")
+        name: described(OBJECT, "A schema in place of response_format, as in llama-server and vLLM.")
         for name in ("json_schema", "guided_json")
     },
-    "reasoning_effort": told(
+    "reasoning_effort": described(
         one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
         "Argument of the chat template. none: without thoughts, if the template supports it.",
     ),
-    **dict.fromkeys(("think", "enable_thinking"), told(FLAG, "Whether the chat template enables thoughts.")),
+    **dict.fromkeys(("think", "enable_thinking"), described(FLAG, "Whether the chat template enables thoughts.")),
     "chat_template_kwargs": {
         "type": "object",
         "properties": dict.fromkeys(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"), NULL),
         "description": "Additional arguments of the chat template.",
     },
 }
-TOKENS: Schema = told(between(-1, MOST, WHOLE), "-1: no limit.")
+TOKENS: Schema = described(between(-1, MOST, WHOLE), "-1: no limit.")
 _STREAM: dict[str, Schema] = {
     "stream": FLAG,
-    "stream_options": told(open_to({}, {"include_usage": FLAG}), "Requires stream: true."),
+    "stream_options": described(open_object({}, {"include_usage": FLAG}), "Requires stream: true."),
 }
 _ONLY: dict[str, Schema] = {
     "n": {"enum": [1]},
@@ -112,46 +112,50 @@ _ONLY: dict[str, Schema] = {
     },
 }
 _PART = any_of(
-    open_to({"type": one_of("text", "input_text", "output_text"), "text": TEXT}, {}),
-    open_to({"type": {"const": "refusal"}, "refusal": TEXT}, {}),
-    told(open_to({"type": one_of("thinking", "redacted_thinking", "reasoning")}, {}), "Ignored."),
+    open_object({"type": one_of("text", "input_text", "output_text"), "text": TEXT}, {}),
+    open_object({"type": {"const": "refusal"}, "refusal": TEXT}, {}),
+    described(open_object({"type": one_of("thinking", "redacted_thinking", "reasoning")}, {}), "Ignored."),
 )
-_CONTENT = told(any_of(TEXT, listed(any_of(TEXT, _PART))), "Parts are joined by newlines.")
-_NAMED_CALL = open_to({"name": TEXT}, {"arguments": told(any_of(TEXT, OBJECT), "A JSON object.")})
+_CONTENT = described(any_of(TEXT, array(any_of(TEXT, _PART))), "Parts are joined by newlines.")
+_NAMED_CALL = open_object({"name": TEXT}, {"arguments": described(any_of(TEXT, OBJECT), "A JSON object.")})
 _NONE: Schema = {"type": "array", "maxItems": 0}
 
-_USAGE = given(
+_USAGE = reply_object(
     {"prompt_tokens": AMOUNT, "completion_tokens": AMOUNT, "total_tokens": AMOUNT},
-    {"prompt_tokens_details": given({"cached_tokens": AMOUNT})},
+    {"prompt_tokens_details": reply_object({"cached_tokens": AMOUNT})},
 )
-_DETAILS = told(
-    given(
+_DETAILS = described(
+    reply_object(
         {
             "finish_reason": TEXT,
             "exact": FLAG,
             "tokens_per_second": SECONDS,
             "time_to_first_token": SECONDS,
             "seconds": NUMBER,
-            "context_used": maybe(WHOLE),
-            "context_size": maybe(WHOLE),
-            "notices": told(listed(TEXT), "Fields and messages that were ignored, changed or left out for this reply."),
+            "context_used": nullable(WHOLE),
+            "context_size": nullable(WHOLE),
+            "notices": described(
+                array(TEXT), "Fields and messages that were ignored, changed or left out for this reply."
+            ),
         }
     ),
     "Beyond OpenAI's API: the exact finish reason, whether the engine counted the tokens, and the timings.",
 )
 _FINISH = one_of("stop", "length", "tool_calls")
-_CALL = given({"id": TEXT, "type": {"const": "function"}, "function": given({"name": TEXT, "arguments": TEXT})})
+_CALL = reply_object(
+    {"id": TEXT, "type": {"const": "function"}, "function": reply_object({"name": TEXT, "arguments": TEXT})}
+)
 
 
 def _whole(kind: str, choice: Schema) -> Schema:
-    return given(
+    return reply_object(
         {
             "id": TEXT,
             "object": {"const": kind},
             "created": WHOLE,
             "model": TEXT,
             "system_fingerprint": TEXT,
-            "choices": listed(choice, minItems=1, maxItems=1),
+            "choices": array(choice, minItems=1, maxItems=1),
             "usage": ref("Usage"),
             "bitnet_chat": ref("ReplyDetails"),
         }
@@ -159,53 +163,55 @@ def _whole(kind: str, choice: Schema) -> Schema:
 
 
 SCHEMAS: dict[str, Schema] = {
-    "Error": given({"error": given({"message": TEXT, "type": TEXT, "param": maybe(TEXT), "code": maybe(TEXT)})}),
+    "Error": reply_object(
+        {"error": reply_object({"message": TEXT, "type": TEXT, "param": nullable(TEXT), "code": nullable(TEXT)})}
+    ),
     "Usage": _USAGE,
     "ReplyDetails": _DETAILS,
-    "Tool": open_to(
+    "Tool": open_object(
         {
             "type": {"const": "function"},
-            "function": open_to(
+            "function": open_object(
                 {"name": NAME},
                 {"description": TEXT, "parameters": {"type": "object", "properties": {"type": one_of("object")}}},
             ),
         },
         {},
     ),
-    "ToolCall": open_to({"function": _NAMED_CALL}, {"id": TEXT, "type": one_of("function")}),
-    "SystemMessage": told(
-        open_to({"role": one_of("system", "developer"), "content": _CONTENT}, {"images": _NONE}),
+    "ToolCall": open_object({"function": _NAMED_CALL}, {"id": TEXT, "type": one_of("function")}),
+    "SystemMessage": described(
+        open_object({"role": one_of("system", "developer"), "content": _CONTENT}, {"images": _NONE}),
         "All of them are placed before the conversation.",
     ),
-    "UserMessage": open_to({"role": {"const": "user"}, "content": _CONTENT}, {"images": _NONE}),
-    "AssistantMessage": told(
-        open_to(
+    "UserMessage": open_object({"role": {"const": "user"}, "content": _CONTENT}, {"images": _NONE}),
+    "AssistantMessage": described(
+        open_object(
             {"role": {"const": "assistant"}},
             {
                 "content": _CONTENT,
-                "tool_calls": listed(ref("ToolCall"), maxItems=256),
+                "tool_calls": array(ref("ToolCall"), maxItems=256),
                 "function_call": _NAMED_CALL,
                 "images": _NONE,
             },
         ),
         "At the end: the beginning of the reply, which is continued.",
     ),
-    "ToolMessage": open_to(
+    "ToolMessage": open_object(
         {"role": one_of("tool", "function")},
         {"content": _CONTENT, "tool_call_id": TEXT, "tool_name": TEXT, "name": TEXT, "images": _NONE},
     ),
     "Message": names(["SystemMessage", "UserMessage", "AssistantMessage", "ToolMessage"]),
-    "ChatRequest": told(
-        open_to(
-            {"messages": listed(ref("Message"), minItems=1, maxItems=10_000)},
+    "ChatRequest": described(
+        open_object(
+            {"messages": array(ref("Message"), minItems=1, maxItems=10_000)},
             {
-                "model": told(TEXT, "Empty: the default model. auto: the best fit."),
+                "model": described(TEXT, "Empty: the default model. auto: the best fit."),
                 **dict.fromkeys(("max_completion_tokens", "max_tokens", "n_predict"), TOKENS),
                 **SAMPLING,
                 **TOOLING,
                 **_STREAM,
                 **_ONLY,
-                "parallel_tool_calls": told(FLAG, "false: of several calls the first is kept."),
+                "parallel_tool_calls": described(FLAG, "false: of several calls the first is kept."),
                 "logprobs": one_of(False),
                 "top_logprobs": {"enum": [0]},
                 "modalities": {"enum": [["text"]]},
@@ -218,22 +224,22 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "ChatCompletion": _whole(
         "chat.completion",
-        given(
+        reply_object(
             {
                 "index": {"const": 0},
-                "message": given(
-                    {"role": {"const": "assistant"}, "content": maybe(TEXT), "refusal": NULL},
-                    {"reasoning_content": TEXT, "tool_calls": listed(_CALL)},
+                "message": reply_object(
+                    {"role": {"const": "assistant"}, "content": nullable(TEXT), "refusal": NULL},
+                    {"reasoning_content": TEXT, "tool_calls": array(_CALL)},
                 ),
                 "logprobs": NULL,
                 "finish_reason": _FINISH,
             }
         ),
     ),
-    "CompletionRequest": open_to(
+    "CompletionRequest": open_object(
         {
             "prompt": any_of(
-                {"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, minItems=1, maxItems=1)
+                {"type": "string", "minLength": 1}, array({"type": "string", "minLength": 1}, minItems=1, maxItems=1)
             )
         },
         {
@@ -250,14 +256,14 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Completion": _whole(
         "text_completion",
-        given({"text": TEXT, "index": {"const": 0}, "logprobs": NULL, "finish_reason": _FINISH}),
+        reply_object({"text": TEXT, "index": {"const": 0}, "logprobs": NULL, "finish_reason": _FINISH}),
     ),
-    "Model": given({"id": TEXT, "object": {"const": "model"}, "created": WHOLE, "owned_by": TEXT}),
-    "Models": given({"object": {"const": "list"}, "data": listed(ref("Model"), minItems=1)}),
+    "Model": reply_object({"id": TEXT, "object": {"const": "model"}, "created": WHOLE, "owned_by": TEXT}),
+    "Models": reply_object({"object": {"const": "list"}, "data": array(ref("Model"), minItems=1)}),
 }
 
 
-_EVENT = given({"data": told(TEXT, "A chunk of the OpenAI API, an error, or [DONE].")})
+_EVENT = reply_object({"data": described(TEXT, "A chunk of the OpenAI API, an error, or [DONE].")})
 
 
 def _refusals(*statuses: int) -> dict[str, Schema]:

@@ -22,7 +22,7 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def told(schema: Schema, description: str) -> Schema:
+def described(schema: Schema, description: str) -> Schema:
     return {**schema, "description": description}
 
 
@@ -34,7 +34,7 @@ def one_of(*values: object) -> Schema:
     return {"enum": list(values)}
 
 
-def listed(items: Schema, **more: object) -> Schema:
+def array(items: Schema, **more: object) -> Schema:
     return {"type": "array", "items": items, **more}
 
 
@@ -42,7 +42,7 @@ def any_of(*schemas: Schema) -> Schema:
     return {"anyOf": list(schemas)}
 
 
-def maybe(schema: Schema) -> Schema:
+def nullable(schema: Schema) -> Schema:
     """The schema or null, which means the same as absence."""
     if schema in (ANYTHING, NULL):
         return schema
@@ -53,21 +53,21 @@ def maybe(schema: Schema) -> Schema:
     return any_of(schema, NULL)
 
 
-def taken(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
+def request_object(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
     """An object of a request: unknown names are refused, and null means the same as absence."""
-    return {**open_to(needed, more), "additionalProperties": False}
+    return {**open_object(needed, more), "additionalProperties": False}
 
 
-def open_to(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
+def open_object(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
     """The same with unknown names ignored."""
     return {
         "type": "object",
-        "properties": {**needed, **{name: maybe(schema) for name, schema in more.items()}},
+        "properties": {**needed, **{name: nullable(schema) for name, schema in more.items()}},
         "required": list(needed),
     }
 
 
-def given(needed: Mapping[str, Schema], more: Mapping[str, Schema] | None = None) -> Schema:
+def reply_object(needed: Mapping[str, Schema], more: Mapping[str, Schema] | None = None) -> Schema:
     """An object of a reply: later versions may add names."""
     return {"type": "object", "properties": {**needed, **(more or {})}, "required": list(needed)}
 

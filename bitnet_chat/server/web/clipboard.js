@@ -1,4 +1,4 @@
-// Text into the clipboard, also on a page that is no secure context: a server in the local network.
+// Copies text, also on a page that is not a secure context: the page of a server in the local network.
 
 export async function copy(text, button) {
   if (await written(text)) shown(button)

@@ -1,9 +1,9 @@
 """Code as HTML: the tokens of Pygments in a few classes, for a listing that grows line by line. Pure.
 
-A Pygments lexer requires a whole text. To bound the cost per line of a long listing, it is cut into pieces of some
-thirty lines; a full piece is never lexed again. The next piece is lexed together with the one before, so that a string
-or a comment of several lines continues; if a piece means the same with and without the text before it, all of that can
-be forgotten.
+A Pygments lexer requires a whole text. To bound the cost per line, a long listing is cut into pieces of about thirty
+lines, and a full piece is never lexed again. The next piece is lexed together with the one before, so that a string or
+comment of several lines continues; once a piece has the same tokens with and without the text before it, that text is
+dropped.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Error, Generic, Keyword, Name, Number, Operator, String
 
 _LINES, _SIZE = 30, 1_200
-"""Lines and characters with which a piece is full."""
+"""Number of lines or characters at which a piece is full."""
 _MEMORY = 4_000
-"""Characters before a piece that may be lexed with it."""
+"""Maximum number of characters before a piece that are lexed with it."""
 _CLASSES = (
     (Comment.Preproc, "p"),
     (Comment, "c"),
@@ -46,7 +46,7 @@ _CLASSES = (
     (Generic.Prompt, "c"),
     (Error, ""),
 )
-"""The class of a kind of token; the first match is used."""
+"""The HTML class of a kind of token; the first match counts."""
 _OTHER_NAMES = {"jsonc": "json5", "kt": "kotlin", "patch": "diff", "env": "bash", "cmd": "batch", "vue": "html"}
 _NAMES = """
 asm awk bash bat batch c c# c++ clojure cmake cpp cs csharp css csv dart diff docker dockerfile elixir elm erlang
@@ -55,7 +55,7 @@ lisp llvm lua make makefile matlab mysql nasm nginx nim nix objective-c ocaml pe
 properties protobuf ps1 py py3 python python3 pycon r rb rs ruby rust scala scheme scss sh shell sql swift tcl
 terraform toml ts tsx typescript vim wat xml yaml yml zig zsh
 """
-# Only these: the name comes from a model, and not every lexer's patterns are known to end soon on every text.
+# Only these: the name comes from a model, and some lexers have patterns without a bound of time.
 _KNOWN = frozenset(_NAMES.split())
 
 Token = tuple[Any, str]
@@ -63,7 +63,7 @@ Token = tuple[Any, str]
 
 @lru_cache(maxsize=64)
 def _lexer(language: str) -> Any:
-    """None: the code is not coloured."""
+    """Return the lexer of a language; None for an unknown one, whose code is not coloured."""
     name = language.lower()
     name = _OTHER_NAMES.get(name, name)
     return get_lexer_by_name(name, stripnl=False, ensurenl=False) if name in _KNOWN else None
@@ -79,7 +79,7 @@ def _tokens(code: str, lexer: Any) -> list[Token]:
 
 
 def _behind(tokens: Iterable[Token], skipped: int) -> Iterator[Token]:
-    """The tokens without their first ``skipped`` characters."""
+    """Yield the tokens without their first ``skipped`` characters."""
     for kind, text in tokens:
         if skipped >= len(text):
             skipped -= len(text)
@@ -89,12 +89,12 @@ def _behind(tokens: Iterable[Token], skipped: int) -> Iterator[Token]:
 
 
 def _html(tokens: Iterable[Token]) -> str:
-    """HTML in which neighbours of one class share a span."""
+    """Return HTML in which adjacent tokens of one class share a span."""
     out: list[str] = []
     open_ = ""
     for kind, text in tokens:
         name = _class(kind)
-        if name != open_ and (open_ == "" or text.strip()):  # a span may go on over blanks
+        if name != open_ and (open_ == "" or text.strip()):  # a span may include blanks
             out.append("</span>" if open_ else "")
             out.append(f'<span class="{name}">' if name else "")
             open_ = name
@@ -110,34 +110,34 @@ def _frame(language: str, inner: str, *, more: bool = False) -> str:
 
 
 def language_of(info: str) -> str:
-    """The name of a language in the text after a fence: ``{.python}``, ``python title="x"`` are python."""
+    """Return the language in the text after a fence: python for ``{.python}`` and ``python title="x"``."""
     words = info.replace("{", " ").replace("}", " ").replace(",", " ").split()
     return words[0].lstrip(".")[:40] if words else ""
 
 
 @lru_cache(maxsize=64)
 def whole(code: str, language: str) -> str:
-    """A complete block of code. Long ones are not coloured: they come in pieces, by :class:`Listing`."""
+    """Return a complete block of code. A long one is not coloured; :class:`Listing` renders long code in pieces."""
     lexer = _lexer(language) if len(code) <= 2 * _MEMORY else None
     return _frame(language, escape(code, quote=False) if lexer is None else _html(_tokens(code, lexer)))
 
 
 class Listing:
-    """The pieces of one block of code. ``add`` lines; when it is ``full``, ``cut`` gives the piece."""
+    """The pieces of one block of code: ``add`` lines, and ``cut`` a piece when it is ``full``."""
 
     def __init__(self, language: str, before: str | None = None) -> None:
-        """``before``: the earlier code that this continues."""
+        """``before``: the code that this listing continues."""
         self.language = language
         self._lexer = _lexer(language)
         self._more = before is not None
         self._before = (before or "")[-_MEMORY:]
-        """The text that the piece is lexed with."""
+        """The text before the piece that is lexed with it."""
         self._text = ""
         self._lines = 0
         self._inner: str | None = ""
-        """The piece as HTML; None: not known yet."""
+        """The piece as HTML; None until it is rendered."""
         self._within = ""
-        """The class of the string or comment that is open at its end."""
+        """The class of a string or comment that is open at the end of the piece."""
 
     @property
     def full(self) -> bool:
@@ -149,13 +149,13 @@ class Listing:
         return bool(self._text) or not self._more
 
     def add(self, line: str) -> None:
-        """Add a line, with its newline, if it has one."""
+        """Add a line, including its newline if it has one."""
         self._text += line
         self._lines += 1
         self._inner = None
 
     def html(self, partial: str = "") -> str:
-        """The piece so far, and an incomplete line. That one is lexed alone, and coloured finally at its end."""
+        """Return the piece so far with an incomplete line, which is lexed alone until it is complete."""
         inner = self._settled()
         if partial:
             if self._within or self._lexer is None:
@@ -166,7 +166,7 @@ class Listing:
         return _frame(self.language, inner, more=self._more)
 
     def cut(self) -> str:
-        """The final piece; begins the next one."""
+        """Return the final piece, and begin the next one."""
         html = self.html()
         if self._lexer is not None:
             alone = _html(_tokens(self._text, self._lexer)) == self._settled()

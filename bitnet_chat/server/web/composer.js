@@ -1,5 +1,5 @@
-// Where a message is written. Events: "send" (the text), "stop", "recall" (the last message is to be changed).
-// A draft is kept for each conversation, so that nothing that was typed is lost.
+// The input field of a message. Events: "send" (the text), "stop", "recall" (edit the last message).
+// Each conversation has a draft of its own, which is stored, so that no typed text is lost.
 
 import { keep, recall } from "./kept.js"
 
@@ -38,7 +38,7 @@ export class Composer extends EventTarget {
     this.update()
   }
 
-  // An earlier message is changed; the draft waits.
+  // Edits an earlier message; the draft is kept.
   edit(message) {
     this.editing = message
     this.note.hidden = false
@@ -58,7 +58,7 @@ export class Composer extends EventTarget {
     this.update()
   }
 
-  // A new conversation has got its number: the draft goes there, if it is the one that is shown, or else `content` does.
+  // A new conversation has an id now: moves the draft to it if it is shown, else `content`.
   moved(from, place, content) {
     keep(`draft:${place}`, content)
     if (this.place === from) {
@@ -68,8 +68,8 @@ export class Composer extends EventTarget {
     } else keep(`draft:${from}`, behind(content, recall(`draft:${from}`)))
   }
 
-  // This was sent from there: it leaves, and what was written behind it meanwhile stays. `edited`: the message that it
-  // has changed.
+  // Removes the sent text from a draft; text that was typed after it stays. `edited`: the message that the text
+  // replaces.
   sent(place, content, edited) {
     const here = place === this.place
     if (edited !== undefined) {
@@ -96,7 +96,7 @@ export class Composer extends EventTarget {
   press() {
     if (this.answering) this.dispatchEvent(new Event("stop"))
     else if (this.text.trim()) this.dispatchEvent(new CustomEvent("send", { detail: this.text }))
-    if (!matchMedia("(pointer: coarse)").matches) this.area.focus() // on a phone, the keyboard would come up again
+    if (!matchMedia("(pointer: coarse)").matches) this.area.focus() // on a phone, focus would open the keyboard
   }
 
   keep() {
@@ -105,7 +105,7 @@ export class Composer extends EventTarget {
 
   update() {
     this.button.disabled = !this.answering && !this.text.trim()
-    this.button.setAttribute("aria-label", this.answering ? "Stop" : this.editing ? "Send the changed message" : "Send")
+    this.button.setAttribute("aria-label", this.answering ? "Stop" : this.editing ? "Send the edited message" : "Send")
     this.button.title = this.answering ? "Stop (Esc)" : "Send (Enter)"
     this.button.querySelector("use").setAttribute("href", this.answering ? "#i-stop" : "#i-send")
     if (!CSS.supports("field-sizing", "content")) {

@@ -1,5 +1,5 @@
-"""The files of the page, as routes. They contain no user data and need no key; a browser revalidates its copy each
-time, and receives the file only if it has changed.
+"""The files of the page, as routes. They contain no user data and need no key. A browser revalidates its copy each
+time, and receives a file only if it has changed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from importlib.resources import files
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from bitnet_chat.server.auth import CSP
+from bitnet_chat.server.routing import route
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -26,9 +27,9 @@ _TYPES = {
 _AT_ROOT = {"index.html": "/", "sw.js": "/sw.js", "manifest.webmanifest": "/manifest.webmanifest"}
 """The scope of a service worker and a manifest is their folder; all other files are in ``/page/``."""
 PAGE_CSP = f"{CSP}; require-trusted-types-for 'script'; trusted-types bitnet-chat"
-"""HTML may become part of the page in one place only (``html.js``)."""
+"""Only one module (``html.js``) can add HTML to the page."""
 _GREETING = "Ollama is running"
-"""Ollama clients use ``/`` to detect a server."""
+"""The text by which Ollama clients detect a server at ``/``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class _File:
     content: bytes
     kind: str
     tag: str
-    """Changes with the content."""
+    """The ETag: changes with the content."""
 
     async def __call__(self, request: Request) -> Response:
         headers = {"ETag": self.tag, "Cache-Control": "no-cache", "Content-Security-Policy": PAGE_CSP}
@@ -47,17 +48,17 @@ class _File:
 
 
 def routes() -> list[BaseRoute]:
-    """``/`` and what it needs. The files are read once."""
+    """Return the routes of the page and its files, which are read once."""
     found = dict(_files())
     at = {_AT_ROOT.get(name, f"/page/{name}"): file for name, file in found.items()}
     at["/favicon.ico"] = found["icon-192.png"]
     page = at.pop("/")
 
     async def root(request: Request) -> Response:
-        # No cache mixes them up: the page is asked for anew each time, and the greeting is not kept.
+        # No cache confuses the two: the page is revalidated each time, and the greeting is not stored.
         return await page(request) if _wants_html(request) else PlainTextResponse(_GREETING)
 
-    return [Route("/", root), *(Route(path, file.__call__, methods=["GET"]) for path, file in at.items())]
+    return [route("/", GET=root), *(route(path, GET=file) for path, file in at.items())]
 
 
 def _wants_html(request: Request) -> bool:

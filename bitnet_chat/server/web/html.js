@@ -1,4 +1,4 @@
-// The one place where HTML becomes part of the page. It comes from the server, which has cleaned it (rendering.py).
+// The only place where HTML becomes part of the page. The server has sanitized it (markdown_html.py).
 
 const name = "bitnet-chat"
 const policy = globalThis.trustedTypes
@@ -19,7 +19,7 @@ export function fragmentOf(html) {
 
 export const workerUrl = () => policy.createScriptURL("/sw.js")
 
-// A copy of what a <template> of index.html holds.
+// A copy of the content of a <template> of index.html.
 export function made(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true)
 }

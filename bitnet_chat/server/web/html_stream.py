@@ -1,16 +1,16 @@
 """Replies as safe HTML: Markdown by markdown-it-py, code by Pygments, cleaned by nh3. Pure.
 
-A reply is HTML while it streams. It is split into top-level blocks; only the last of them can still change, and a block
-that grows too long is cut where its kind allows it: a list between two items, a table between two rows, with its head
-again, code between two lines (code in a list as well: such a piece follows the list, and its class ``more`` says that
-it continues the code before it). So the cost of a character does not grow with the reply.
+A reply is rendered while it streams. It is split into top-level blocks, and only the last block can still change. A
+block that grows too long is cut where its kind allows it: a list between two items, a table between two rows (with its
+head repeated), code between two lines. Code in a list is cut as well: the piece follows the list, with the class
+``more``. The cost per character therefore does not grow with the reply.
 
-Three measures keep it safe. Raw HTML in Markdown is off, and is shown as text. Links lead to http, https and mailto
-only, and an image becomes a link, so that nothing is loaded. And nh3 allows only the tags and attributes that are
-generated here. Characters that would reorder text or act on a terminal are made visible.
+Three measures make the HTML safe. Raw HTML in Markdown is shown as text. Links lead to http, https and mailto only, and
+an image becomes a link, so that nothing is loaded. And nh3 allows only the tags and attributes that are generated here.
+Characters that reorder text or control a terminal are made visible.
 
-Two things differ from CommonMark. Reference definitions are left as text: a line at the end would change all that was
-shown. And a heading is two levels lower, since the page has headings of its own.
+Two differences from CommonMark: reference definitions remain text, since a definition at the end would change text
+that is already shown; and headings are two levels lower, since the page has its own headings.
 """
 
 from __future__ import annotations
@@ -33,25 +33,24 @@ _LIMIT, _TABLE = 1_000, 3_000
 _MOST = 4_000
 """Characters from which on any block is cut."""
 _LONGEST = 2_000
-"""Characters of a line; the rest is taken for another line."""
+"""Characters of a line; the rest becomes another line."""
 _SMALL = 256
-"""Characters of a block that is examined with each of its lines; a larger one after it has grown by an eighth."""
+"""Characters of a block that is examined after each line; a larger one is examined when it has grown by an eighth."""
 _RATE, _SAVED = 150, 15_000
-"""Budget of the open block for each received character, and its maximum, in characters of prose that are parsed. A
-paragraph of prose costs as much at each token, one of markup only twenty times as much: it is rendered less often,
-and text received meanwhile follows it as plain text.
+"""Budget of the open block per received character, and its maximum, in parsed characters of prose. Markup costs up to
+twenty times as much as prose: such a block is rendered less often, and text received meanwhile follows as plain text.
 """
 _MARKS, _MARK = re.compile(r"[\[\]!*_`<&\\~|\n]"), 20
 _FENCE = re.compile(r" {0,3}(?P<mark>`{3,}|~{3,})(?P<info>.*)")
 _TELLING = re.compile(r" {0,3}(`{3}|~{3})|[ |:-]*-[ |:-]*$")
-"""A line with which code or a table may begin."""
+"""A line that may begin code or a table."""
 _UNSAID = re.compile(r"[-=*+#>|_~`:\s]+")
 """A line that is only the beginning of markup: ``--`` may become an item, a heading, a table or a rule."""
 _LINKING = re.compile(r"!?\[([^\[\]\n]*)\](\([^()\s]*)?$")
 
 
 def html_of(text: str) -> str:
-    """A whole reply. The same as the final state of :class:`HtmlStream`, for any cut of the text."""
+    """Return the HTML of a whole reply. It equals the final state of :class:`HtmlStream` for any cut of the text."""
     return _html_of(text)
 
 
@@ -64,49 +63,49 @@ def _html_of(text: str) -> str:
 
 
 class HtmlStream:
-    """A streamed reply. ``feed`` and ``finish`` give the changed blocks: number and HTML, which is empty for a removed
-    block. Blocks are numbered from 0 on; only the last ones ever change.
+    """A streamed reply. ``feed`` and ``finish`` return the changed blocks: number and HTML, which is empty if the block
+    is removed. Blocks are numbered from 0; only the last ones change.
     """
 
     def __init__(self) -> None:
         self._sanitizer = Sanitizer()
         self._lines: list[str] = []
-        """The complete lines of the open block, without their newlines."""
+        """The complete lines of the open block, without newlines."""
         self._size = 0
         self._partial = ""
         self._listing: Listing | None = None
-        """The open block is code behind a fence."""
+        """The open block, if it is fenced code."""
         self._mark = ""
         self._indent = 0
         self._nested = False
-        """It began in a list, and ends with it."""
+        """Whether the code began in a list, with which it ends."""
         self._table: str | None = None
-        """The open block is this table."""
+        """The HTML of the open block, if it is a table."""
         self._number: int | None = None
-        """The open block continues a list: 0, or the number of its next item."""
+        """If the open block continues a list: the number of its next item, or 0."""
         self._first = 0
         """The number of the open block."""
         self._told: list[str] = []
-        """The HTML given for the open block, and for apparent blocks after it."""
+        """The HTML returned for the open block, and for provisional blocks after it."""
         self._changes: dict[int, str] = {}
         self._next = 0
-        """The size from which on it is examined again whether the open block can be divided."""
+        """The size at which the open block is examined again for a place to divide it."""
         self._drawn: int | None = None
-        """Characters of the open block that were rendered last."""
+        """Number of characters of the open block at its last rendering."""
         self._drawn_html = ""
         """The HTML of the last of these blocks."""
         self._credit = 0
         """Remaining budget for rendering the open block; see :data:`_RATE`."""
 
     def feed(self, text: str) -> list[tuple[int, str]]:
-        """The next characters."""
+        """Add characters; return the changed blocks."""
         self._credit = min(self._credit + _RATE * len(text), _SAVED)
         self._take(self._sanitizer.feed(well_formed(text)))
         self._show(self._open())
         return self._changed()
 
     def finish(self) -> list[tuple[int, str]]:
-        """End the reply. ``feed`` must not be called any more."""
+        """End the reply; return the changed blocks. ``feed`` must not be called after it."""
         self._take(self._sanitizer.flush())
         if self._partial:
             self._line(self._partial, end="")
@@ -133,7 +132,7 @@ class HtmlStream:
         self._partial = self._chopped(partial)
 
     def _chopped(self, line: str) -> str:
-        """The rest of a line after its overlong parts have been taken."""
+        """Take the overlong parts of a line, and return the rest."""
         while len(line) > _LONGEST:
             cut = line.rfind(" ", _LONGEST // 2, _LONGEST) + 1 or _LONGEST
             self._line(line[:cut], end="")
@@ -276,7 +275,7 @@ class HtmlStream:
         self._drawn = None
 
     def _settle(self, html: str) -> None:
-        """Make the open block final, and begin the next after it."""
+        """Make the open block final, and begin the next block."""
         if self._told[:1] != [html]:
             self._changes[self._first] = html
         else:
@@ -285,13 +284,13 @@ class HtmlStream:
         self._first += 1
         self._drawn = None
 
-    # What is not settled
+    # The open block
 
     def _open(self) -> list[str]:
         if self._listing is not None:
             partial = self._dedented(self._partial)
             if partial.strip() and not partial.strip().strip(self._mark[0]):
-                partial = ""  # the end of the code, perhaps
+                partial = ""  # possibly the closing fence
             return [clean(self._listing.html(partial))] if self._listing.needed or partial else []
         raw = "\n".join([*self._lines, self._partial])
         cost = _cost(self._partial if self._table is not None else raw)
@@ -308,7 +307,7 @@ class HtmlStream:
         return blocks
 
     def _with_row(self, table: str, row: str) -> list[str]:
-        """The open table and an incomplete row. Only that row is parsed: a table has many characters."""
+        """Return the open table with an incomplete row. Only the row is parsed, since a table is long."""
         head = [line for line in self._lines if line.strip()][:2]
         blocks = self._rendered("\n".join([*head, row]))
         if len(blocks) != 1:  # it is not a row
@@ -346,7 +345,7 @@ def _cost(text: str) -> int:
 
 
 def _with_tail(html: str, tail: str) -> str:
-    """A block followed by text that is not parsed yet, inside its last tags."""
+    """Return a block with text that is not parsed yet inside its last tags."""
     at = len(html)
     while at and html[at - 1] in ">\n" and (html[at - 1] == "\n" or html.startswith("</", html.rfind("<", 0, at))):
         at = at - 1 if html[at - 1] == "\n" else html.rfind("<", 0, at)
@@ -354,7 +353,7 @@ def _with_tail(html: str, tail: str) -> str:
 
 
 def _blocks(tokens: Sequence[Token]) -> list[tuple[int, int]]:
-    """The beginning of each top-level block among the tokens, and that of the next one."""
+    """Return the index of the first token of each top-level block, and the index after its last."""
     starts = [index for index, token in enumerate(tokens) if token.level == 0 and token.nesting >= 0]
     return list(pairwise([*starts, len(tokens)]))
 
@@ -365,7 +364,7 @@ def _first_number(token: Token) -> int:
 
 
 def _closed(line: str) -> str:
-    """An incomplete line with its open markup closed, so that marks do not appear and vanish again."""
+    """Return an incomplete line with its open markup closed, so that marks do not flicker."""
     line = _LINKING.sub(r"\1", line)
     if line.count("`") % 2:
         return line.rstrip("`") if line.endswith("`") else line + "`"

@@ -1,4 +1,4 @@
-// What this browser keeps for itself: drafts, the theme, the model. Where nothing may be kept, nothing is.
+// Values that this browser stores: drafts, the theme, the model. Without permission to store, none are stored.
 
 export function recall(name) {
   try { return localStorage.getItem(name) ?? "" } catch { return "" }

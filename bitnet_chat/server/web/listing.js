@@ -1,5 +1,5 @@
-// Code blocks: a frame with the name of the language and a button. Long code comes in pieces ("code more"), which share
-// the frame of the first one, so that all of it scrolls as one.
+// Code blocks: a frame with the name of the language and a button. Long code arrives in pieces ("code more"), which share
+// the frame of the first piece and scroll together.
 
 import { made } from "./html.js"
 

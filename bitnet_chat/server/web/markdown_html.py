@@ -16,7 +16,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from bitnet_chat.server.web.code_html import language_of, whole
 
 _LOOKS, _LEAST = 8, 4_000
-"""Maximum number of scans of a text for the ends of links, and the minimum number of characters for any text."""
+"""Limit of the characters scanned for the ends of links: a multiple of the length of the text, plus a constant."""
 _ADDRESS = re.compile(r"(https?://|mailto:)[^\s]", re.IGNORECASE)
 
 TAGS = {
@@ -85,12 +85,12 @@ def _lower(tag: str) -> str:
 
 _Rule = Callable[[StateInline, bool], bool]
 _SPENT = -1
-"""Position in the cache of a state, which is by positions, that holds the characters scanned for labels."""
+"""Key in the cache of a parser state (whose keys are positions) for the number of characters scanned for labels."""
 
 
 def _bounded(rule: _Rule) -> _Rule:
-    """A rule for links or images with linear cost: the original scans all following text for each bracket that is never
-    closed. It stops if the text has no destination, and after enough scans: then the rest is text.
+    """Return a rule for links or images with linear cost. The original scans all following text for each bracket that
+    is not closed; this one stops if no destination follows, and after a number of scans.
     """
 
     def bounded(state: StateInline, silent: bool) -> bool:
@@ -119,5 +119,5 @@ MARKDOWN = _parser()
 
 
 def clean(html: str) -> str:
-    """Only the generated tags and attributes; without newlines at its ends."""
+    """Return HTML with the generated tags and attributes only, without white space at its ends."""
     return _CLEANER.clean(html).strip()

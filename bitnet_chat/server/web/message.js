@@ -1,21 +1,21 @@
-// One message on the page: what the user said, or a reply, whole or while it is made.
+// One message on the page: a user message, or a reply, complete or running.
 
 import { element, fragmentOf, made } from "./html.js"
 import { frameCode, newFrame } from "./listing.js"
 
 const OUTCOMES = {
-  length: "It stopped at the token limit.",
-  interrupted: "It was stopped.",
-  cut_off: "It was cut off: the program ended before the reply did.",
-  timeout: "It was stopped at the time limit.",
-  stalled: "It was stopped: no output.",
+  length: "Stopped at the token limit.",
+  interrupted: "Stopped.",
+  cut_off: "Incomplete: the server ended before the reply did.",
+  timeout: "Stopped at the time limit.",
+  stalled: "Stopped: the engine had no output.",
   empty: "Empty reply.",
-  repetition: "It was stopped: it repeated itself without end.",
-  context_overflow: "It was stopped: the context window is full.",
-  engine_died: "It was cut off: the engine died.",
-  no_engine: "It was cut off: no engine is available.",
-  bad_model: "It was cut off: the model cannot be loaded.",
-  usage: "It was cut off.",
+  repetition: "Stopped: the reply repeated the same text.",
+  context_overflow: "Stopped: the context window is full.",
+  engine_died: "Incomplete: the engine ended unexpectedly.",
+  no_engine: "Incomplete: no engine is available.",
+  bad_model: "Incomplete: the model cannot be loaded.",
+  usage: "Incomplete.",
 }
 const STAYS = " Your message stays here. The next one is sent without it."
 const WHOLE = ["stop", "role_marker", "tool_calls", null]
@@ -30,7 +30,7 @@ export class UserMessage {
     this.node.querySelector(".said").textContent = content
   }
 
-  // It got no reply, and another one was sent behind it.
+  // The message has no reply, and a later message was sent.
   set passedOver(passed) {
     this.node.classList.toggle("passed", passed)
     this.node.querySelector(".unheard").hidden = !passed
@@ -46,7 +46,7 @@ export class Reply {
     this.begin(id, false)
   }
 
-  // One that is whole already, as GET /chats/{id} tells it.
+  // A complete reply, in the format of GET /chats/{id}.
   static of(told) {
     const reply = new Reply(told.id)
     reply.content = told.content
@@ -60,7 +60,7 @@ export class Reply {
     return reply
   }
 
-  // It is made now, from its beginning. `goesOn`: behind the words that it has.
+  // A reply that begins. `goesOn`: it continues the text that is shown.
   begin(id, goesOn) {
     this.id = id
     this.content = goesOn ? this.content : ""
@@ -82,7 +82,7 @@ export class Reply {
     this.node.setAttribute("aria-busy", live ? "true" : "false")
   }
 
-  // The block with this number reads so now; "" is one that is gone.
+  // Replaces the HTML of a block; "" removes it.
   show(number, html) {
     const content = fragmentOf(html)
     const code = content.children.length === 1 && content.firstElementChild.matches("pre.code") && content.firstElementChild
@@ -121,7 +121,7 @@ export class Reply {
       slot = element("div", "", "block")
       slot.dir = "auto"
       slot.dataset.block = number
-      // Blocks come in order, but a reader who comes back gets some of them again.
+      // Blocks arrive in order, but after a reconnect some of them arrive again.
       const next = Array.from(parent.children).find(child => Number(child.dataset.block) > number)
       parent.insertBefore(slot, next ?? null)
       this.blocks[number] = slot
@@ -173,7 +173,7 @@ export class Reply {
     return !this.prose.textContent.trim() && !this.prose.querySelector("hr")
   }
 
-  // What can be done with it.
+  // The actions that are available.
   offer(failed = false) {
     const button = name => this.node.querySelector(`[data-do=${name}]`)
     const bare = this.silent && this.finish !== "tool_calls"
@@ -183,7 +183,7 @@ export class Reply {
     button("regenerate").hidden = !button("retry").hidden
   }
 
-  // `kept`: what it had said stays, and the message that it answers as well.
+  // `kept`: the text so far is stored, and so is the message before it.
   fail(error, finish, kept) {
     this.end(finish, "", {})
     const outcome = this.node.querySelector(".outcome")
@@ -193,13 +193,13 @@ export class Reply {
     this.offer(true)
   }
 
-  // It was stopped before its first word, or before its first new one.
+  // The reply was stopped before its first token, or before its first new one.
   stopped(finish, model) {
     this.end(finish, model, {})
     if (this.silent) this.node.querySelector(".outcome").append(STAYS)
   }
 
-  // There is none: nobody was there to give it.
+  // The message has no reply, because the server ended before it.
   miss() {
     this.end("", "", {})
     const outcome = this.node.querySelector(".outcome")
@@ -208,7 +208,7 @@ export class Reply {
   }
 }
 
-// An error in words: what happened, and what to do.
+// The text of an error: what happened, and what to do.
 export function saidOf({ message, remedy }) {
   return [message, remedy].filter(Boolean).map(text => `${text.charAt(0).toUpperCase()}${text.slice(1).replace(/[.]$/, "")}.`).join(" ")
 }

@@ -1,5 +1,5 @@
-// The page: which conversation is open, and how its parts talk to one another. The address keeps the place: "#12" is
-// conversation 12, "#new" or nothing a new one.
+// The page: selects the open conversation, and connects its parts. The address has the conversation: "#12" is
+// conversation 12, "#new" or an empty fragment is a new one.
 
 import { Composer } from "./composer.js"
 import { copy } from "./clipboard.js"
@@ -18,9 +18,9 @@ const sidebar = new Sidebar($("list"), $("search"), $("confirm"))
 const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("bitnet-chat") : null
 const narrow = matchMedia("(max-width: 48rem)")
 let models = []
-const asking = new Set() // places where something was asked, and the server has not said yet that it was heard
+const asking = new Set() // conversations with a request that the server has not confirmed yet
 
-// Which conversation
+// The open conversation
 
 function placeIn(address) {
   return /^#[1-9]\d*$/.test(address) ? Number(address.slice(1)) : null
@@ -45,7 +45,7 @@ async function go() {
   } catch (error) {
     if (placeIn(location.hash) !== id) return
     if (error instanceof Refused && error.status === 404) {
-      toast("The conversation does not exist any more.")
+      toast("The conversation no longer exists.")
       location.replace("#new")
     } else complain(error)
   }
@@ -53,7 +53,7 @@ async function go() {
   if (!narrow.matches && !document.querySelector("dialog[open]")) composer.area.focus()
 }
 
-// `title`: "" for a conversation that has none, null for one that is not known yet.
+// `title`: "" for a conversation without a title, null for one that is not loaded yet.
 function setTitle(title) {
   const none = placeIn(location.hash) === null ? "New conversation" : UNTITLED
   $("title").textContent = title || (title === null && none === UNTITLED ? "…" : none)
@@ -67,7 +67,7 @@ function drawEmpty() {
   if (empty) $("to-end").hidden = true
 }
 
-// What is asked
+// Requests
 
 async function send(content) {
   const model = $("model").value, edit = composer.editing?.id, from = composer.place
@@ -78,9 +78,9 @@ async function send(content) {
       const system = $("system").value.trim()
       const chat = await ask("POST", "/chats", { ...(system && { system }), ...(models.length > 1 && { model }) })
       id = chat.id
-      composer.moved(from, id, content) // until it is sent, it is the draft of this conversation
+      composer.moved(from, id, content) // the draft of this conversation until it is sent
       $("system").value = ""
-      if (composer.place === id) { // and not somewhere else meanwhile
+      if (composer.place === id) { // not if another conversation was opened meanwhile
         history.replaceState(null, "", `#${id}`)
         setAsking(id, true)
         sidebar.show(id)
@@ -139,7 +139,7 @@ function lastOf(role) {
   return thread.messages.findLast(message => message.role === role)
 }
 
-// What is told
+// Messages to the user
 
 let toastTimer = 0
 
@@ -151,7 +151,7 @@ function toast(text) {
 }
 
 function complain(error) {
-  if (error instanceof Away || (error instanceof Refused && error.status === 401)) return // told elsewhere
+  if (error instanceof Away || (error instanceof Refused && error.status === 401)) return // shown elsewhere
   toast(saidOf(error))
 }
 
@@ -234,7 +234,7 @@ function newChat() {
   composer.area.focus()
 }
 
-// The drawer, where the window is narrow
+// The drawer of a narrow window
 
 function openDrawer() {
   document.body.classList.add("drawer-open")
@@ -281,7 +281,7 @@ addEventListener("keydown", event => {
   }
 })
 
-// Light and dark
+// The theme
 
 function isDark() {
   const { theme } = document.documentElement.dataset
@@ -307,7 +307,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawTheme)
 
 server.addEventListener("away", () => { $("away").hidden = false })
 server.addEventListener("back", () => { $("away").hidden = true; start() })
-let loggedIn = true // as far as is known
+let loggedIn = true // until a request is refused
 server.addEventListener("key", () => {
   if ($("login").open) return
   loggedIn = false
@@ -315,7 +315,7 @@ server.addEventListener("key", () => {
   $("login").showModal()
 })
 $("login").addEventListener("cancel", event => event.preventDefault())
-$("login").addEventListener("close", () => { if (!loggedIn) $("login").showModal() }) // a browser closes it all the same
+$("login").addEventListener("close", () => { if (!loggedIn) $("login").showModal() }) // a browser may close a modal dialog anyway
 $("login").querySelector("form").addEventListener("submit", async event => {
   event.preventDefault()
   const response = await fetch("/login", {
@@ -333,7 +333,7 @@ $("login").querySelector("form").addEventListener("submit", async event => {
   $("key").select()
 })
 
-// A tab that nobody sees holds no connection, unless a reply is being made in it: a browser has only six for one server.
+// A hidden tab keeps no connection, unless its reply is running: a browser opens six connections to one server at most.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     if (!thread.answering && !thread.loading) thread.stopFollowing()

@@ -1,4 +1,4 @@
-// Requests to the server, and whether it is there. Events: "away", "back", "key" (it wants one).
+// Requests to the server, and its availability. Events: "away", "back", "key" (a key is required).
 
 export const server = new EventTarget()
 
@@ -40,7 +40,7 @@ export async function ask(method, path, body, signal) {
   throw new Refused(response.status, told?.error ?? { message: `The server returned status ${response.status}.` })
 }
 
-// It did not answer: it is asked again, less and less often, until it does.
+// The server did not respond: asks again, with growing intervals, until it does.
 export function gone() {
   if (!away) {
     away = true

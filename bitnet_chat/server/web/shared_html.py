@@ -1,7 +1,7 @@
 """The HTML of one reply, rendered once for all readers. Pure.
 
-Each reader passes on the text so far; only new text is rendered. Each block has the position in the reply at which it
-was changed last, so that a reader receives the changes since its own position.
+Each reader adds the text that it receives; only new text is rendered. Each block has the position in the reply of its
+last change, so that a reader receives the changes since its own position.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from bitnet_chat.server.web.html_stream import HtmlStream
 
 
 class SharedHtml:
-    """Positions are those of :class:`bitnet_chat.server.broadcast.ReplyBroadcast`."""
+    """The blocks of a reply. Positions are those of :class:`bitnet_chat.server.broadcast.ReplyBroadcast`."""
 
     def __init__(self, before: str = "") -> None:
         """``before``: the text that the reply continues."""
@@ -24,7 +24,7 @@ class SharedHtml:
             self._keep(self._stream.feed(before))
 
     def advance(self, text: str, place: int) -> None:
-        """``text``: the text before ``place``. It must join on to earlier text, and may overlap it."""
+        """Add text. ``place``: the position after it. It must continue earlier text, and may overlap it."""
         new = text[max(0, len(text) - max(0, place - self.place)) :]
         if new and not self._ended:
             self.place = place
@@ -37,7 +37,7 @@ class SharedHtml:
             self._keep(self._stream.finish())
 
     def changed(self, since: int) -> list[tuple[int, str]]:
-        """Number and HTML of the blocks that changed after a position; empty HTML: the block was removed."""
+        """Return number and HTML of the blocks that changed after a position; empty HTML: the block is removed."""
         return [(number, html) for number, (place, html) in sorted(self._blocks.items()) if place > since]
 
     def _keep(self, changes: list[tuple[int, str]]) -> None:

@@ -33,7 +33,7 @@ export class Sidebar extends EventTarget {
       return
     }
     this.chats = told.chats
-    if (!this.node.querySelector("input")) this.draw(words) // not under somebody who renames
+    if (!this.node.querySelector("input")) this.draw(words) // not during a rename
     const open = this.chats.find(chat => chat.id === this.open)
     if (open) this.dispatchEvent(new CustomEvent("titled", { detail: open.title }))
   }
@@ -56,9 +56,9 @@ export class Sidebar extends EventTarget {
       }
       list.append(this.item(chat))
     }
-    if (!this.chats.length) parts.push(element("p", words ? "No match." : "Conversations will be listed here.", "none"))
+    if (!this.chats.length) parts.push(element("p", words ? "No match." : "No conversations yet.", "none"))
     if (this.chats.length === this.limit && this.limit < MOST) {
-      const older = element("button", "Older ones", "older")
+      const older = element("button", "Older conversations", "older")
       older.dataset.do = "older"
       parts.push(older)
     }

@@ -1,5 +1,5 @@
-// Keeps the page itself, so that it opens when the server is away. Nothing that was said is kept here: what the APIs
-// tell never passes through the cache.
+// Caches the files of the page, so that it opens without the server. Conversations are not cached: responses of the
+// APIs do not pass through the cache.
 
 const CACHE = "bitnet-chat-page"
 const SHELL = [
@@ -23,7 +23,7 @@ addEventListener("fetch", event => {
   event.respondWith(fresh(request, url.pathname))
 })
 
-// From the server where it is there, and else what was kept.
+// From the server if it is available, else from the cache.
 async function fresh(request, path) {
   const cache = await caches.open(CACHE)
   try {

@@ -1,11 +1,11 @@
-// The conversation that is open: its messages, and the events of the server that add to them.
+// The open conversation: its messages, and the events of the server.
 // Events: "start", "end", "rate", "usage", "titled", "deleted".
 
 import { Reply, UserMessage } from "./message.js"
 import { ask, gone, Refused } from "./server.js"
 
 const NEAR = 60 // pixels from the end that count as the end
-const PAINTED = 24 // messages at the end that are laid out whether they are seen or not
+const PAINTED = 24 // messages at the end that are always laid out
 
 export class Thread extends EventTarget {
   constructor(node, scroller, toEnd, spoken) {
@@ -13,9 +13,9 @@ export class Thread extends EventTarget {
     Object.assign(this, { node, scroller, toEnd, spoken })
     this.id = null
     this.messages = []
-    this.reply = null // the one that is being made
+    this.reply = null // the running one
     this.follows = true
-    this.top = this.height = 0 // of the scroller, when it was looked at last
+    this.top = this.height = 0 // of the scroller, at the last look
     this.away = false
     scroller.addEventListener("scroll", () => this.scrolled(), { passive: true })
     toEnd.addEventListener("click", () => this.showEnd())
@@ -27,8 +27,8 @@ export class Thread extends EventTarget {
     return this.reply !== null
   }
 
-  // Shows a conversation, null for none, and follows what is said in it. Gives what the server told about it. It is
-  // followed first and asked for then, so that nothing is missed between the two.
+  // Shows a conversation (null: none) and follows its events. Returns the response of the server. The events are
+  // followed before the request, so that none is missed between the two.
   async open(id) {
     this.close(id === this.id)
     this.id = id
@@ -64,7 +64,7 @@ export class Thread extends EventTarget {
     this.events = null
   }
 
-  // `stays`: what is shown is left until there is something else to show.
+  // `stays`: the messages remain until the new ones are loaded.
   close(stays = false) {
     this.stopFollowing()
     this.loading?.resolve(null)
@@ -89,7 +89,7 @@ export class Thread extends EventTarget {
     const last = this.messages.at(-1)
     if (told.live && last?.role === "assistant") {
       this.generation = told.live.generation
-      last.partly = true // its beginning, if it goes on with an older one, is not known apart
+      last.partly = true // the beginning of a continued reply is not known separately
       this.setReply(last)
     }
     if (!told.live && told.state === "unanswered") this.unanswered()
@@ -121,14 +121,14 @@ export class Thread extends EventTarget {
       if (this.events !== events) return
       if (event.data === undefined) this.broke(events)
       else if (this.loading) this.loading.events.push([this.failed, JSON.parse(event.data)])
-      else this.failed(JSON.parse(event.data)) // the server's word "error"
+      else this.failed(JSON.parse(event.data)) // the event "error" of the server
     })
   }
 
-  // The connection broke. The browser comes back by itself, unless it was refused.
+  // The connection broke. The browser reconnects by itself, unless the request was refused.
   broke(events) {
     if (this.loading) {
-      if (!this.loading.asked) this.load() // that says what is wrong
+      if (!this.loading.asked) this.load() // shows the error
       return
     }
     this.away = true
@@ -136,7 +136,7 @@ export class Thread extends EventTarget {
     gone()
   }
 
-  // The server is there again, perhaps another one. What it knows is what is true.
+  // The server is available again, possibly another one: loads the conversation from it.
   async catchUp() {
     const { id, events } = this
     if (id === null) return
@@ -151,13 +151,13 @@ export class Thread extends EventTarget {
       this.away = true
       return
     }
-    if (events && this.reply && told.live?.generation === this.generation) return // it went on meanwhile
+    if (events && this.reply && told.live?.generation === this.generation) return // the reply continued meanwhile
     const ended = this.messages.at(-1)?.finish != null && told.live === null
     if (events && !this.reply && ended && told.messages.at(-1)?.id === this.messages.at(-1)?.id) return
     await this.open(id).catch(() => {})
   }
 
-  // What the server tells
+  // Events of the server
 
   started({ generation, user, message, continues, parent }) {
     const kept = this.placeBehind(parent)
@@ -183,8 +183,8 @@ export class Thread extends EventTarget {
     this.stick()
   }
 
-  // How many messages stay before those that follow the one with this id. That one may be the result of a tool, which
-  // is not shown; but ids grow along a conversation.
+  // Number of messages up to the one with this id. That one may be a tool result, which is not shown; ids grow along a
+  // conversation.
   placeBehind(id) {
     if (id === null) return 0
     const behind = this.messages.findIndex(each => each.id === null || each.id > id)
@@ -198,7 +198,7 @@ export class Thread extends EventTarget {
     this.stick()
   }
 
-  // Pieces a second, which are not always tokens, from the second one on: the first may be all that was said before this page came.
+  // Pieces per second, which are not always tokens. The first is not counted: it may be all text before this page connected.
   count() {
     const now = performance.now()
     this.times ??= []
@@ -235,7 +235,7 @@ export class Thread extends EventTarget {
     this.stick()
   }
 
-  // Also the first event of each connection: from here on nothing is missed, and what was missed before can be seen.
+  // Also the first event of each connection: no event is missed after it, and missed ones are detected by it.
   changed({ title, deleted }) {
     if (this.loading) {
       if (!this.loading.asked) this.load()
@@ -248,14 +248,14 @@ export class Thread extends EventTarget {
     else if (title) this.tell("titled", title)
   }
 
-  // The words of a reply whose beginning this page never had.
+  // The text of a reply of which this page has no beginning.
   async fill(reply) {
     const told = await ask("GET", `/chats/${this.id}`).catch(() => null)
     const found = told?.messages.find(each => each.id === reply.id)
     if (found) reply.content = found.content
   }
 
-  // The last message has no reply: the server was stopped, or could not give one.
+  // The last message has no reply: the server ended, or the reply failed.
   unanswered() {
     const reply = new Reply(null)
     reply.miss()
@@ -263,7 +263,7 @@ export class Thread extends EventTarget {
     this.node.append(reply.node)
   }
 
-  // What a screen reader says: each block when the next one has begun, and the last one at the end.
+  // The text for screen readers: each block when the next one begins, and the last one at the end.
   speak({ block }) {
     if (block <= this.said) return
     this.spoken.textContent = this.blocksText(this.said, block)
@@ -282,7 +282,7 @@ export class Thread extends EventTarget {
     return blocks.filter(Boolean).map(block => block.textContent).join(" ")
   }
 
-  // What is seen
+  // Scrolling
 
   setReply(reply) {
     const before = this.reply
@@ -307,7 +307,7 @@ export class Thread extends EventTarget {
     return scrollHeight - clientHeight - scrollTop < NEAR
   }
 
-  // Whoever scrolls up reads, and is left alone until they come back to the end.
+  // After scrolling up, the view does not follow new text until it is at the end again.
   scrolled() {
     const { scrollTop, scrollHeight } = this.scroller
     if (scrollTop < this.top && scrollHeight >= this.height) this.follows = false

@@ -1,7 +1,7 @@
-"""The JSON body of a request, read within limits. :class:`bitnet_chat.conversation.json_fields.Fields` checks it.
+"""Requests: the JSON body, the priority, and the connection of the client.
 
 A large body is parsed in a thread, and in steps of Python: while the C parser reads 7 MB of short messages it blocks
-all other threads for a quarter of a second.
+all other threads for a quarter of a second. :class:`bitnet_chat.conversation.json_fields.Fields` checks the fields.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ import json
 import json.decoder
 import json.scanner
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
 
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.text.utf8 import well_formed
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
 T = TypeVar("T")
-__all__ = ["Fields", "object_of", "read", "read_object"]
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _AT_ONCE = 32_000
@@ -31,11 +29,15 @@ _MOST_VALUES = 100_000
 """Maximum number of values in a body that is parsed in steps: about half a second in its thread."""
 
 
-async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: IgnoredFields | None = None) -> T:
-    """The result of ``parse``, which is pure, for the object in the body; ``limit`` in bytes. A large one is parsed
-    outside the event loop. ``notes``: see :class:`Fields`.
+class ClientDisconnectedError(Exception):
+    """The client has closed its connection."""
 
-    Raises InvalidFieldError (400 or 413), or ClientDisconnectedError if the client disconnects before its end.
+
+async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: IgnoredFields | None = None) -> T:
+    """Read the JSON object of the body and return the result of ``parse``, which runs in a thread for a large body.
+
+    ``limit``: bytes. ``notes``: see :class:`Fields`. Raises InvalidFieldError (400, 413 or 415), and
+    ClientDisconnectedError if the client disconnects before the end of the body.
     """
     data = await _data(request, limit)
     if len(data) <= _AT_ONCE:
@@ -43,16 +45,7 @@ async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes
     return await asyncio.to_thread(lambda: parse(object_of(data, notes)))
 
 
-async def read_object(request: Request, limit: int) -> Fields:
-    """The object itself. Raises as ``read`` does."""
-    return await read(request, limit, lambda fields: fields)
-
-
 async def _data(request: Request, limit: int) -> bytes:
-    from starlette.requests import ClientDisconnect
-
-    from bitnet_chat.server.responses import ClientDisconnectedError
-
     _check_encoding(request)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
@@ -99,30 +92,30 @@ def _too_large(limit: int) -> InvalidFieldError:
 
 
 def object_of(data: bytes, notes: IgnoredFields | None = None) -> Fields:
-    """The object in a body. Raises InvalidFieldError."""
+    """Parse the JSON object of a body. Raises InvalidFieldError."""
     try:
         text = data.decode("utf-8-sig")
         value: Any = _json(text, in_steps=len(data) > _AT_ONCE)
     except UnicodeDecodeError as error:
         raise InvalidFieldError(f"the body is not UTF-8: byte {error.start} is invalid", code="invalid_json") from None
     except InvalidFieldError as error:
-        raise error.with_traceback(None) from None  # or all that was read would live on with it, to be freed elsewhere
+        raise error.with_traceback(None) from None  # its frames would keep the whole body in memory
     except RecursionError:
         raise InvalidFieldError("the body is nested too deeply", code="invalid_json") from None
     except ValueError as error:
         raise InvalidFieldError(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise InvalidFieldError("the body is not a JSON object", code="invalid_json")
-    if _HALF.search(text):  # as a program writes it that has cut a text between the two halves of a character
+    if _HALF.search(text):  # half a surrogate pair, from a program that has cut a text within a character
         value = _whole(value)
     return Fields(value, notes=notes)
 
 
 def _json(text: str, *, in_steps: bool) -> Any:
-    """``in_steps``: lists and objects are parsed by Python and texts by C, so that other threads run in between."""
+    """Parse JSON. ``in_steps``: Python parses lists and objects, so that other threads run between the steps."""
     if not in_steps:
         return json.loads(text, parse_constant=_no_number)
-    parts: Any = json.decoder  # what is in Python there has no types
+    parts: Any = json.decoder  # its Python functions have no types
     scanner: Any = json.scanner
     decoder: Any = json.JSONDecoder(parse_constant=_no_number)
     left = _MOST_VALUES
@@ -162,3 +155,45 @@ def _whole(value: object) -> object:
     if isinstance(value, dict):
         return {well_formed(key): _whole(each) for key, each in value.items()}
     return value
+
+
+# The connection
+
+
+async def while_connected(request: Request, work: Awaitable[T], stop: Callable[[], object] = lambda: None) -> T:
+    """Return the result of ``work``. The body of the request must have been read before.
+
+    Raises ClientDisconnectedError, with ``work`` cancelled, if the client disconnects first. ``stop`` is called after
+    any exception.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnectedError
+    except BaseException:
+        stop()
+        raise
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# The priority
+
+_URGENCY = re.compile(r"(?:^|,)\s*u=([0-7])(?=\s*(?:$|[,;]))")
+_BACKGROUND = 6
+"""Urgency from which on a request has low priority; the default is 3."""
+
+
+def is_urgent(header: str | None) -> bool:
+    """Return False for a ``Priority`` header (RFC 9218) with ``u=6`` or ``u=7``. An invalid header is ignored."""
+    found = _URGENCY.findall(header or "")
+    return not found or int(found[-1]) < _BACKGROUND
