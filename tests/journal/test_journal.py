@@ -471,7 +471,7 @@ def test_what_another_program_has_said_is_never_hidden(
     assert shown(journal, mine.id) == [*expected, "on", "again"]
     assert shown(journal, id) == [*before, "theirs", "to them", "on", "theirs"]
     assert len(mine.notes) == 1 and theirs.notes == [] and len(journal.list()) == 2
-    assert f"gone on with conversation {id}: from here on this one is kept as {mine.id} " in mine.notes[0]
+    assert f"continued conversation {id}: from here on this one is kept as {mine.id} " in mine.notes[0]
 
 
 def test_one_that_is_overtaken_is_told(journal: Journal) -> None:
@@ -495,7 +495,7 @@ def test_one_that_is_overtaken_is_told(journal: Journal) -> None:
 
     assert asyncio.run(talk()) == id + 1
     assert complaints == [
-        f"another program has gone on with conversation {id}: from here on this one is kept as {id + 1}"
+        f"another program has continued conversation {id}: from here on this one is kept as {id + 1}"
         f" (bitnet-chat history show {id} shows the other)"
     ]
 

@@ -105,7 +105,7 @@ class ServerRecorder(JournalRecorder):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def sync(self, conversation: Conversation) -> None:
-        self._title(conversation)
+        self._update_title(conversation)
 
     def begin_reply(
         self,
@@ -115,7 +115,7 @@ class ServerRecorder(JournalRecorder):
         engine: str = "",
         options: Mapping[str, object] | None = None,
     ) -> None:
-        self._title(conversation)
+        self._update_title(conversation)
 
     def end_reply(
         self, reason: FinishReason, stats: Stats | None = None, *, text: str | None = None, thinking: str | None = None,
