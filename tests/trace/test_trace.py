@@ -99,7 +99,7 @@ def test_nothing_is_written_for_a_session_without_an_engine(tmp_path: Path) -> N
 
 
 def test_a_long_session_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "_EVERY", 0.0)
+    monkeypatch.setattr(recorder, "_WRITE_INTERVAL", 0.0)
     made = TraceRecorder(tmp_path)
     track = made.track({"argv": ["engine"]})
     track.output(b"the beginning")
@@ -123,7 +123,7 @@ def test_a_flood_costs_no_more_memory_than_is_allowed(tmp_path: Path) -> None:
     block = bytes(100_000)
     for _ in range(400):  # faster than the writing thread comes by
         track.output(block)
-        assert made._size <= recorder._WAITING
+        assert made._size <= recorder._MAX_QUEUED
     track.wrote(b"x" * 1_000_000, command=False)
     track.exited(0)
     kinds = [entry.kind for entry in read_back(made)]
