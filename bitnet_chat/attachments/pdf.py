@@ -34,7 +34,7 @@ class PdfText:
 
 
 class PdfError(Exception):
-    """``what``: the fault as a predicate of the file. ``remedy``: what to do."""
+    """The text of a PDF cannot be extracted. ``what``: a predicate of the file. ``remedy``: what to do."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)

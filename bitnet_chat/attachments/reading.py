@@ -21,7 +21,7 @@ PDF_LIMIT = 64_000_000
 """Maximum bytes of a PDF."""
 
 _NOTICE_SECONDS = 2.0
-"""Seconds without input on stdin after which the user is told about it."""
+"""Seconds without input on stdin after which a message reports the wait."""
 _PDF = b"%PDF-"
 _HEAD = 1024  # the signature of a PDF may be anywhere in the first 1024 bytes, as in other readers
 
@@ -74,7 +74,7 @@ def meant(text: str) -> list[str]:
 def attach_stdin(say: Callable[[str], None]) -> Attachment:
     """Read all of stdin as an attachment with the name ``stdin``. Raises UsageError.
 
-    ``say`` is called with a message for the user if there is no input for some seconds.
+    ``say`` is called with a message for the user after some seconds without input.
     """
     if sys.stdin is None or sys.stdin.closed:
         raise UsageError("stdin is closed: nothing to attach")

@@ -1,4 +1,4 @@
-"""The database file of the journal: opening, checking, fingerprinting, and the marker file beside it."""
+"""The database file of the journal: opening, checking, fingerprinting, and the marker file for unsaved messages."""
 
 from __future__ import annotations
 
