@@ -11,7 +11,7 @@ BUNDLED = "bitnet-demo.gguf"
 APP = "bitnet-chat"
 
 
-def meant(written: str) -> Path:
+def expand(written: str) -> Path:
     """Expand ``~`` and ``~name`` in a path given by the user, as a shell does. Raises UsageError for an unknown
     user."""
     try:
@@ -34,7 +34,7 @@ def _directory(variable: str, kind: str) -> Path:
     """Return the directory in ``variable``, or that of the platform. Raises UsageError without a home directory."""
     chosen = os.environ.get(variable)
     if chosen:
-        return meant(chosen)
+        return expand(chosen)
     from platformdirs import PlatformDirs  # imported late: it takes 10 ms, which --version does not need
 
     try:
@@ -60,7 +60,7 @@ def config_file() -> Path:
     """Return ``$BITNET_CHAT_CONFIG``, or ``config.toml`` in the default directory of the platform."""
     chosen = os.environ.get("BITNET_CHAT_CONFIG")
     if chosen:
-        return meant(chosen)
+        return expand(chosen)
     return _directory("BITNET_CHAT_CONFIG_DIR", "user_config_dir") / "config.toml"
 
 

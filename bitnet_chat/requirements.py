@@ -148,7 +148,7 @@ def _model(settings: Settings, largest: int) -> Requirement | None:
 
     name = settings.model
     if name not in ("", AUTO):
-        if not is_name(name) or paths.meant(name).exists() or find(name) is not None:
+        if not is_name(name) or paths.expand(name).exists() or find(name) is not None:
             return None
         entry = entries().get(name)
         return Requirement("model", name, entry.download) if entry is not None else None

@@ -65,7 +65,7 @@ def missing(text: str) -> list[str]:
     return [*dict.fromkeys(each.paths[-1] for each in found)]
 
 
-def meant(text: str) -> list[str]:
+def file_mentions(text: str) -> list[str]:
     """Return the paths in mentions that exist or look like files, each once; for texts in which mentions do not attach
     files."""
     return [*dict.fromkeys([*mentioned(text), *missing(text)])]

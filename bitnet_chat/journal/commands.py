@@ -79,7 +79,7 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class StartNew:
-    """See :meth:`ConversationStore.anew`."""
+    """See :meth:`ConversationStore.start_new`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def run(command: Command, store: ConversationStore) -> None:
         case Follow(row):
             store.follow(row)
         case StartNew():
-            store.anew()
+            store.start_new()
         case RenameConversation(title):
             store.rename(title)
         case ForkConversation(title):

@@ -67,7 +67,7 @@ class JournalRecorder:
         self._named = False
         self._asked = self._answered = 0
         """Number of replies begun by the front end; ``_answered``: number of those begun in the file."""
-        self.unkept = ""
+        self.unsaved = ""
         """After :meth:`close`: a line about messages that were not saved; empty if all were."""
 
     @property
@@ -188,7 +188,7 @@ class JournalRecorder:
 
         self._put(Follow(row))
 
-    def anew(self) -> None:
+    def start_new(self) -> None:
         """Start another conversation with the next message."""
         self._switch_to(ConversationSlot())
         if self._writer is not None:
@@ -251,9 +251,9 @@ class JournalRecorder:
             why = f"{self._journal.name} does not answer"
         else:
             why = writer.trouble and f"the journal cannot be written: {writer.trouble}"
-        self.unkept = f"{self._describe_unsaved()}: {why}" if why else writer.lost
+        self.unsaved = f"{self._describe_unsaved()}: {why}" if why else writer.lost
         if why:
-            self._complain(self.unkept)
+            self._complain(self.unsaved)
 
     def _describe_unsaved(self) -> str:
         """Describe the messages that are not saved."""

@@ -67,7 +67,7 @@ class _OpenReply:
     """The reply that it continues; a message without text for a new reply."""
     before: Line
     """The branch before it, including the reply that it continues."""
-    said: list[Piece] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
 
 
 class ConversationStore:
@@ -99,7 +99,7 @@ class ConversationStore:
 
     def create(self, conversation: Conversation, title: str, model: str) -> None:
         """Create the conversation before its first message. ``model``: name of the model of its replies."""
-        self.anew()
+        self.start_new()
         self._named = title
         with transaction(self._connection):
             id, line, _ = self._write_branch(None, (), conversation.messages)
@@ -157,7 +157,7 @@ class ConversationStore:
             # The row of the reply is missing: another program takes this one for ended. end_reply() makes a new row.
             if not self._connection.execute("SELECT 1 FROM conversations WHERE id = ?", (self.id,)).fetchone():
                 raise
-        self._reply.said += pieces
+        self._reply.pieces += pieces
 
     def end_reply(
         self,
@@ -179,8 +179,8 @@ class ConversationStore:
         if reply is None or self.id is None:
             return
         reply.origin = replace(reply.origin, options=options or reply.origin.options)
-        text = join_pieces(reply.said, False) if text is None else text
-        thinking = join_pieces(reply.said, True) if thinking is None else thinking
+        text = join_pieces(reply.pieces, False) if text is None else text
+        thinking = join_pieces(reply.pieces, True) if thinking is None else thinking
         start, line = reply.start, reply.before
         message = Message("assistant", start.content + text, reason, start.thinking + thinking, calls)
         copied: tuple[int, Line, int | None] | None = None
@@ -194,9 +194,8 @@ class ConversationStore:
             head = self._unseen_head()
             if head is None:
                 self._set_head(self.id, last_row(line), line, reply.origin)
-            elif last_row(line) not in rows_to(
-                self._connection, head
-            ):  # the other program has not continued this reply
+            elif last_row(line) not in rows_to(self._connection, head):
+                # Another program has continued the conversation, but not after this reply.
                 copied = self._copy(self.id, line, None)
         self._line, self._reply = line, None
         self._seen |= {row for _, row in line}
@@ -222,7 +221,7 @@ class ConversationStore:
         self._set_state(id, line)
         self._named = title or self._named
 
-    def anew(self) -> None:
+    def start_new(self) -> None:
         """Start another conversation with the next message."""
         self._end_open_reply()
         self.id, self._line, self._reply, self._named, self._removed = None, (), None, "", False
@@ -230,7 +229,7 @@ class ConversationStore:
 
     def resume(self, stored: StoredConversation) -> None:
         """Continue a conversation from the state in which it was read."""
-        self.anew()
+        self.start_new()
         self.id, self._named = stored.id, stored.title if stored.is_named else ""
         self._line = tuple((record.message, record.row) for record in stored.records)
         self._seen = {record.row for record in (*stored.records, *stored.shown)}
@@ -275,7 +274,7 @@ class ConversationStore:
                         before, line = line, line[: len(self._line)]
                         row = self._insert(id, last_row(line), reply.start, reply.origin, writer=self._writer)
                         self._set_head(id, row, line, reply.origin)
-                        self._add(row, reply.said)
+                        self._add(row, reply.pieces)
         except BaseException:
             self._connection = old
             raise
@@ -442,7 +441,7 @@ class ConversationStore:
     def _restart_reply(self, conversation: Conversation, origin: ReplyOrigin) -> bool:
         """Update the open reply if it has no text yet and answers the same conversation. Returns whether it does."""
         reply = self._reply
-        if reply is None or reply.said or self.id is None:
+        if reply is None or reply.pieces or self.id is None:
             return False
         if tuple(map(key, conversation.messages)) != tuple(key(message) for message, _ in reply.before):
             return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.models import memory, store
 from bitnet_chat.models.info import ModelInfo, template_family
-from bitnet_chat.models.known_faults import faults_in, mended
+from bitnet_chat.models.known_faults import faults_in, repair
 from bitnet_chat.models.registry import RegistryEntry, entries
 from bitnet_chat.models.resolve import (
     ExaminedModel,
@@ -165,8 +165,8 @@ def _fits(need: int | None, free: int | None) -> bool | None:
 
 def _faults(info: ModelInfo) -> list[str]:
     """Describe known and detected faults of a file, with the corrections."""
-    known = [f"{fault.wrong} ({fault.mended})" for fault in faults_in(info.header)]
-    header = mended(info.header).header
+    known = [f"{fault.description} ({fault.correction})" for fault in faults_in(info.header)]
+    header = repair(info.header).header
     found = flaws_of(header) if header.chat_template else ()
     return [*known, *(f"its chat template {flaw.what}" for flaw in found)]
 

@@ -62,7 +62,7 @@ def home() -> Path | None:
     """Return the directory of the hub client: ``HF_HOME`` or its default; None without a home directory."""
     chosen = os.environ.get("HF_HOME")
     if chosen:
-        return paths.meant(chosen)
+        return paths.expand(chosen)
     cache = os.environ.get("XDG_CACHE_HOME")
     user = paths.home()
     base = Path(cache) if cache else user / ".cache" if user is not None else None
@@ -250,7 +250,7 @@ def _token() -> str:
     """Return the access token: ``HF_TOKEN``, or the one stored by ``hf auth login``; empty without a readable one."""
     given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or ""
     stored, folder = os.environ.get("HF_TOKEN_PATH"), home()
-    path = paths.meant(stored) if stored else folder / "token" if folder is not None else None
+    path = paths.expand(stored) if stored else folder / "token" if folder is not None else None
     with contextlib.suppress(OSError, ValueError):
         if not given and path is not None:
             given = path.read_text("utf-8")

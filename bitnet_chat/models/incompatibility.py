@@ -46,7 +46,7 @@ class EndedEngine:
         """Whether a signal ended it."""
         return self.code is not None and self.code < 0
 
-    def told(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    def search_log(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         """Search the lines of the log."""
         return next((found for line in self.log if (found := pattern.search(line))), None)
 
@@ -161,7 +161,7 @@ def misfit(
     kinds = [kind for kind, _ in info.tensor_types if not kind.startswith("type ")]
     if names is not None:
         missing = [kind for kind in kinds if spelled(kind) not in names]
-    elif ending is not None and ending.told(_UNKNOWN_TYPE_LOG):
+    elif ending is not None and ending.search_log(_UNKNOWN_TYPE_LOG):
         missing = [kind for kind in kinds if kind in BITNET_TYPES | IK_TYPES]
     else:
         missing = []
@@ -172,8 +172,8 @@ def misfit(
         return found
     if by_type is not None:
         return by_type
-    if ending is not None and (told := ending.told(_UNKNOWN_PRE_LOG)):
-        what = f"{engine} does not support the pre-tokenizer of the model ({told[1]})"
+    if ending is not None and (match := ending.search_log(_UNKNOWN_PRE_LOG)):
+        what = f"{engine} does not support the pre-tokenizer of the model ({match[1]})"
         remedy = "use a newer engine; or pass a supported one after --: --override-kv tokenizer.ggml.pre=str:NAME"
         return Misfit(what, remedy, what)
     if names is None and ending is None and (fork_types := [kind for kind in kinds if kind in BITNET_TYPES | IK_TYPES]):
@@ -205,8 +205,8 @@ def _from_rule(rule: _Rule, kinds: Sequence[str], engine: str) -> Misfit:
 
 
 def _by_architecture(name: str, names: frozenset[str] | None, engine: str, ending: EndedEngine | None) -> Misfit | None:
-    told = ending.told(_UNKNOWN_ARCHITECTURE_LOG) if ending is not None else None
-    if told is None and (names is None or name in names):
+    match = ending.search_log(_UNKNOWN_ARCHITECTURE_LOG) if ending is not None else None
+    if match is None and (names is None or name in names):
         return None
     shown = name or "(none)"
     what = (

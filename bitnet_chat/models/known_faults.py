@@ -43,9 +43,9 @@ _LLAMA3 = VocabularySign("gpt2", range(128_256, 128_513), "<|begin_of_text|>")  
 class ModelFault:
     """A known fault. A file has it if all given criteria match; empty ones are ignored."""
 
-    wrong: str
+    description: str
     """The fault, as a sentence about the model."""
-    mended: str
+    correction: str
     """The correction."""
     source: str
     """Where the fault is documented."""
@@ -72,8 +72,8 @@ class ModelFault:
 
 FAULTS = (
     ModelFault(
-        wrong="its chat template is a placeholder of the converter",
-        mended="bitnet is used",
+        description="its chat template is a placeholder of the converter",
+        correction="bitnet is used",
         source="microsoft/bitnet-b1.58-2B-4T-gguf: written by convert-ms-to-gguf-bitnet.py of microsoft/BitNet;"
         " ikawrakow/ik_llama.cpp issue 339; the correct template is in tokenizer_config.json of the model repository",
         vocabulary=_LLAMA3,
@@ -81,8 +81,8 @@ FAULTS = (
         template="bitnet",
     ),
     ModelFault(
-        wrong="it names no pre-tokenizer (tokenizer.ggml.pre), without which text is tokenized wrongly",
-        mended="llama-bpe is used",
+        description="it names no pre-tokenizer (tokenizer.ggml.pre), without which text is tokenized wrongly",
+        correction="llama-bpe is used",
         source="the same file, and all that convert-ms-to-gguf-bitnet.py writes: microsoft/BitNet pull request 508,"
         " ikawrakow/ik_llama.cpp pull request 337; llama.cpp files of Llama 3 from April 2024 have the same",
         vocabulary=_LLAMA3,
@@ -90,8 +90,8 @@ FAULTS = (
         pre_tokenizer="llama-bpe",
     ),
     ModelFault(
-        wrong="the engine does not know its pre-tokenizer falcon_e",
-        mended="llama-bpe is used, which is equal",
+        description="the engine does not know its pre-tokenizer falcon_e",
+        correction="llama-bpe is used, which is equal",
         source="tiiuae/Falcon-E-1B-Instruct-GGUF and -3B-: microsoft/BitNet issue 622; the same expression in"
         " ikawrakow/ik_llama.cpp issue 551",
         pre_tokenizers=("falcon_e",),
@@ -99,8 +99,8 @@ FAULTS = (
         only_unknown=True,
     ),
     ModelFault(
-        wrong="the engine does not know its pre-tokenizer falcon3",
-        mended="llama-bpe is used, which is equal",
+        description="the engine does not know its pre-tokenizer falcon3",
+        correction="llama-bpe is used, which is equal",
         source="tiiuae/Falcon3-*-1.58bit-GGUF: llama.cpp and ik_llama.cpp treat both names alike (llama-vocab.cpp);"
         " BitNet of October 2024 does not have the first. Not checked: whether those files have this value",
         pre_tokenizers=("falcon3",),
@@ -119,7 +119,7 @@ def faults_in(header: ModelHeader, knows: Callable[[str], bool] = lambda word: T
 
 @dataclass(frozen=True, slots=True)
 class RepairedMetadata:
-    """The result of :func:`mended`."""
+    """The result of :func:`repair`."""
 
     header: ModelHeader
     """The corrected header."""
@@ -129,7 +129,7 @@ class RepairedMetadata:
     """A message about the corrections; empty without a fault."""
 
 
-def mended(
+def repair(
     header: ModelHeader,
     knows: Callable[[str], bool] = lambda word: True,
     *,
@@ -145,12 +145,12 @@ def mended(
     for fault in faults_in(header, knows):
         if fault.template and not keeps_template:
             result = replace(result, header=replace(result.header, chat_template=TEMPLATES[fault.template]))
-            notes.append(f"{fault.wrong} ({fault.mended})")
+            notes.append(f"{fault.description} ({fault.correction})")
         override = f"{_PRE}=str:{fault.pre_tokenizer}"
         if fault.pre_tokenizer and takes_overrides:
             changed = replace(result.header, pre_tokenizer=fault.pre_tokenizer)
             result = replace(result, header=changed, overrides=(*result.overrides, override))
-            notes.append(f"{fault.wrong} ({fault.mended})")
+            notes.append(f"{fault.description} ({fault.correction})")
         elif fault.pre_tokenizer:
-            notes.append(f"{fault.wrong} (not corrected: the engine was not given {OVERRIDE} {override})")
+            notes.append(f"{fault.description} (not corrected: the engine was not given {OVERRIDE} {override})")
     return replace(result, note=f"{header.label} was corrected: {'; '.join(notes)}" if notes else "")

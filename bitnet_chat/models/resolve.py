@@ -58,7 +58,7 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
     """
     if model in ("", AUTO):
         return _auto(judge or stock, context, named=bool(model))
-    path = paths.meant(model)
+    path = paths.expand(model)
     if path.exists():
         return ResolvedModel(path)
     found = find(model)

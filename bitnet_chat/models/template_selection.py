@@ -52,7 +52,7 @@ def prepare(
     """
     from bitnet_chat.models.engine_support import mentioned, require_right_results
     from bitnet_chat.models.gguf import read_header
-    from bitnet_chat.models.known_faults import mended
+    from bitnet_chat.models.known_faults import repair
     from bitnet_chat.models.verify import lack
     from bitnet_chat.templates.checks import OTHER, flaws
 
@@ -60,7 +60,7 @@ def prepare(
     if (lacking := lack(model, original.split)) is not None:
         raise ModelError(f"the file {model} {lacking.what}", remedy=lacking.remedy)
     require_right_results(engine, original)
-    result = mended(
+    result = repair(
         original,
         lambda word: word in mentioned(engine, (word,)),
         takes_overrides=takes_overrides,
@@ -112,7 +112,7 @@ def template_source(wanted: str, header: ModelHeader, notify: Callable[[str], No
         return wanted, "of --chat-template"
     if wanted:
         try:
-            return paths.meant(wanted).read_text("utf-8"), wanted
+            return paths.expand(wanted).read_text("utf-8"), wanted
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
                 f"the chat template {wanted} is neither a name nor a readable file ({error})",

@@ -11,7 +11,7 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.tokenizer import KINDS, Tokenizer, Vocabulary
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.gguf import I32, STRING, GGUFArray, GGUFReader, header, opened
-from bitnet_chat.models.known_faults import mended
+from bitnet_chat.models.known_faults import repair
 
 # The largest known vocabularies have 262,144 tokens and 3 MB.
 _MAX_PIECES, _MAX_BYTES = 1 << 20, 1 << 24
@@ -50,7 +50,7 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
     """Read the vocabulary; None for an unsupported kind. Raises ModelError like ``read_header``."""
     with opened(path) as cursor:
         contents = cursor.contents()
-        model_header = mended(header(cursor, contents)).header
+        model_header = repair(header(cursor, contents)).header
         kind, pre = model_header.tokenizer, model_header.pre_tokenizer
         pieces = contents.arrays.get("tokenizer.ggml.tokens")
         if kind not in KINDS or pieces is None or pieces.kind != STRING or not 0 < pieces.length <= _MAX_PIECES:

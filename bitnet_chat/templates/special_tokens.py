@@ -45,10 +45,10 @@ class SpecialTokens:
         token = match.group()
         return token[0] + self._mark + token[1:]
 
-    def told(self, messages: Iterable[Message]) -> tuple[tuple[Message, ...], int]:
+    def protect_messages(self, messages: Iterable[Message]) -> tuple[tuple[Message, ...], int]:
         """Apply :meth:`as_text` to messages, including the arguments of their calls."""
         total = 0
-        told: list[Message] = []
+        protected: list[Message] = []
         for message in messages:
             content, changed = self.as_text(message.content)
             calls = [(call, *self.as_text(call.arguments)) for call in message.tool_calls]
@@ -57,21 +57,21 @@ class SpecialTokens:
                 total += changed
                 calls_as_text = tuple(replace(call, arguments=arguments) for call, arguments, _ in calls)
                 message = replace(message, content=content, tool_calls=calls_as_text)
-            told.append(message)
-        return tuple(told), total
+            protected.append(message)
+        return tuple(protected), total
 
-    def offered(self, tools: Iterable[Tool]) -> tuple[tuple[Tool, ...], int]:
+    def protect_tools(self, tools: Iterable[Tool]) -> tuple[tuple[Tool, ...], int]:
         """Apply :meth:`as_text` to the descriptions and parameters of tools."""
         total = 0
-        offered: list[Tool] = []
+        protected: list[Tool] = []
         for tool in tools:
             description, changed = self.as_text(tool.description)
             parameters, more = self.as_text(json.dumps(dict(tool.parameters), ensure_ascii=False))
             if changed or more:
                 total += changed + more
                 tool = replace(tool, description=description, parameters=json.loads(parameters))
-            offered.append(tool)
-        return tuple(offered), total
+            protected.append(tool)
+        return tuple(protected), total
 
 
 def note(changed: int, place: str = "message") -> str:

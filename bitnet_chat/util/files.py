@@ -18,7 +18,7 @@ def write_exclusive(path: Path, text: str, *, force: bool = False) -> None:
     incomplete file is removed.
     """
     data = text.encode("utf-8", "surrogateescape")
-    path = paths.meant(str(path))
+    path = paths.expand(str(path))
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", dir=path.parent)  # mode 0600: it may be private
     except OSError as error:

@@ -35,10 +35,10 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
     async def talk() -> None:
         recorder = JournalRecorder(journal, pytest.fail)
         for number, text in TEXTS.items():
-            recorder.anew()
+            recorder.start_new()
             recorder.begin_reply(Conversation().with_user(f"Question number {number}: tell"))
             recorder.end_reply(FinishReason.STOP, text=text)
-        recorder.anew()
+        recorder.start_new()
         recorder.rename("A title of its own")
         recorder.begin_reply(Conversation().with_user("Question"))
         recorder.end_reply(FinishReason.STOP, text="plain")

@@ -188,11 +188,11 @@ def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeyp
     other.close()
     mark = unsaved_since(journal.path)
     if lets_go:
-        assert (complaints, supervisor.unkept, mark) == ([], "", None)
+        assert (complaints, supervisor.unsaved, mark) == ([], "", None)
         assert journal.load(1).conversation.messages[-1].content == "word "
     else:
         why = f"this conversation is not kept: the journal cannot be written: database is locked: {journal.path}"
-        assert complaints == [supervisor.unkept] == [why] and mark is not None and journal.list() == []
+        assert complaints == [supervisor.unsaved] == [why] and mark is not None and journal.list() == []
         asyncio.run(_say(journal, "next"))
         assert unsaved_since(journal.path) is None
 
@@ -354,7 +354,7 @@ def test_a_file_that_is_damaged_in_its_place(journal: Journal, damage: Callable[
         if again:
             supervisor.text("after")
         await supervisor.close()
-        assert supervisor.unkept == ""
+        assert supervisor.unsaved == ""
 
     asyncio.run(talk())
     for _ in range(3):  # what is left of the others may be damaged, which is found when it is read

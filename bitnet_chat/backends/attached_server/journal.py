@@ -127,7 +127,7 @@ class ServerRecorder(JournalRecorder):
         self._place.go(stored.id)
         self._place.title, self._named = stored.title, bool(stored.title)
 
-    def anew(self) -> None:
+    def start_new(self) -> None:
         self._place.go(None)
         self._place.title, self._named = "", False
 

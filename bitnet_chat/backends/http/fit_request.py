@@ -99,7 +99,7 @@ class RequestTrimmer:
         while size and turns and self._fit.tokens(turns).count + limit * 2 > size:
             turns = turns[1:]
         asked: tuple[Message, ...] = (Message("user", summaries.request(turns, earlier, limit)),)
-        asked, _ = target.specials.told(asked)
+        asked, _ = target.specials.protect_messages(asked)
         body = self.wire.body(target.model, asked, ReplyOptions(max_tokens=limit), stream=False)
         with contextlib.suppress(BitnetChatError, ConnectionLostError, HTTPStatusError, ValueError):
             answer: Any = await self._line.within(target.connection.ask(self.wire.path, body))
