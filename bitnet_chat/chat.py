@@ -121,9 +121,7 @@ class Chat:
         """
         self._settings, self._configured = from_keywords(Settings() if backend is not None else None, settings)
         if backend is not None and (wrong := sorted(settings.keys() - _CHAT_SETTINGS)):
-            raise UsageError(
-                f"{', '.join(wrong)} does not go with a backend that is open", remedy="give it to open_backend"
-            )
+            raise UsageError(f"{', '.join(wrong)} cannot be set for an open backend", remedy="pass it to open_backend")
         factory.refuse_for_an_engine(settings, self._settings, str)
         self._tools = _toolbox(tools) if tools else None
         self._toolbox: Toolbox | None = None
@@ -169,7 +167,7 @@ class Chat:
     def backend(self) -> Backend:
         """The backend of the chat. Raises UsageError outside the ``async with`` block."""
         if self._backend is None:
-            raise UsageError("the chat is not open", remedy="use it inside of: async with Chat(...) as chat")
+            raise UsageError("the chat is not open", remedy="use it inside: async with Chat(...) as chat")
         return self._backend
 
     @property
@@ -191,7 +189,7 @@ class Chat:
         :raises UsageError: the message is empty, the chat is not open, or another task is waiting for a reply.
         """
         if self._is_awaited:
-            raise UsageError("the chat has a reply under way", remedy="wait for its end, or stop() it")
+            raise UsageError("the chat has a running reply", remedy="wait for its end, or stop() it")
         if not text.strip():
             raise UsageError("the message is empty")
         earlier, backend = self._events, self.backend

@@ -109,7 +109,8 @@ class BitnetChatError(Exception):
             raise TypeError(f"{cls.__name__} has no reason")
 
     def __init__(self, what: str, *, remedy: str = "", detail: str = "") -> None:
-        """``what``: subject, verb, value. ``remedy``: what to do. ``detail``: evidence, such as the end of a log."""
+        """Make an error. ``what``: subject, verb, value. ``remedy``: what to do. ``detail``: evidence, such as the end
+        of a log."""
         super().__init__(what)
         self.what = what
         self.remedy = remedy

@@ -53,8 +53,11 @@ class RepetitionDetector:
     """Detects a runaway in a text that is fed in pieces."""
 
     def __init__(self, limit: int, before: str = "", count: Callable[[str], int] | None = None) -> None:
-        """``limit``: N of the module docstring; 0 disables detection. ``before``: preceding text, which is not judged.
-        ``count``: counts the tokens of a text; the default estimates them from its length."""
+        """Start detection in a new text.
+
+        ``limit``: N of the module docstring; 0 disables detection. ``before``: preceding text, which is not judged.
+        ``count``: counts the tokens of a text; the default estimates them from its length.
+        """
         self._limit = limit
         self._count = count or (lambda text: by_length(text).count)
         self._lines = FenceTracker()

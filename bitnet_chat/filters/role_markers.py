@@ -98,7 +98,7 @@ class RoleMarkerScanner:
     """Passes a reply on up to the first marker. Holds back only text that may be the beginning of one."""
 
     def __init__(self, markers: Iterable[str], before: str = "") -> None:
-        """``before``: preceding text, which is not searched."""
+        """Start a reply. ``before``: preceding text, which is not searched."""
         markers = sorted(markers, key=len, reverse=True)
         labels = [marker for marker in markers if _LABEL.match(marker)]
         tokens = [marker for marker in markers if marker not in labels]

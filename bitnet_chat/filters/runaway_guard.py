@@ -20,8 +20,11 @@ class LengthLimit:
     """
 
     def __init__(self, most: Callable[[], int], count: Callable[[str], int]) -> None:
-        """``most``: returns the maximum number of tokens; called after each full piece. ``count``: a lower bound of the
-        tokens of a text."""
+        """Start a reply.
+
+        ``most``: returns the maximum number of tokens; called after each full piece. ``count``: returns a lower bound
+        of the number of tokens of a text.
+        """
         self._most, self._count = most, count
         self._pending: list[str] = []
         self._left, self._tokens = _CHUNK, 0
@@ -55,9 +58,12 @@ class ReplyGuard:
         count: Callable[[str], int] | None = None,
         length: LengthLimit | None = None,
     ) -> None:
-        """``markers``: result of :func:`~bitnet_chat.filters.role_markers.relevant`. ``repeat_limit``: 0 disables the
+        """Start a reply.
+
+        ``markers``: result of :func:`~bitnet_chat.filters.role_markers.relevant`. ``repeat_limit``: 0 disables the
         check. ``before``: the existing part of a reply that is continued. ``stops``: texts that end the reply.
-        ``count``: counts the tokens of a text. ``length``: None means no limit."""
+        ``count``: returns the number of tokens of a text. ``length``: None means no limit.
+        """
         self._stops = StopTextScanner(stops)
         self._scanner = RoleMarkerScanner(markers, before)
         self._text = RepetitionDetector(repeat_limit, before, count)

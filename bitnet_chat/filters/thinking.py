@@ -52,7 +52,7 @@ class ThinkingSplitter:
     """Splits a reply into frames of thinking and text."""
 
     def __init__(self, tags: Tags, *, is_open: bool) -> None:
-        """``is_open``: the reply begins with thinking, without an opening tag."""
+        """Start a reply. ``is_open``: it begins with thinking, without an opening tag."""
         self._opening, self._closing = tags
         self._is_open = is_open
         self._state = _ThinkingState.START

@@ -74,7 +74,7 @@ class ConversationStore:
     """Writes the changes of one conversation at a time."""
 
     def __init__(self, connection: Connection, now: Callable[[], float] = time.time) -> None:
-        """``now`` returns seconds since the epoch."""
+        """Start without a conversation. ``now`` returns seconds since the epoch."""
         self._connection = connection
         self._now = now
         self._writer = ""

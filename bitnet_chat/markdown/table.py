@@ -168,7 +168,7 @@ class Table:
     widths."""
 
     def __init__(self, header: str, rule: str) -> None:
-        """Raises ValueError if the two lines are not the beginning of a table."""
+        """Start with the first two lines. Raises ValueError if they are not the beginning of a table."""
         self._indent = header[: len(header) - len(header.lstrip())]
         names = cells(header)
         found = sides(rule, len(names))

@@ -105,7 +105,11 @@ class Download:
         pause: Callable[[float], None] = time.sleep,
         silence: float = _TIMEOUT,
     ) -> None:
-        """``more``: bytes of further files, for which disk space is required too. ``silence``: timeout in seconds."""
+        """Prepare the download.
+
+        ``more``: bytes of further files, for which disk space is required too. ``silence``: seconds without data after
+        which the connection counts as lost.
+        """
         self._remote, self._part, self._on_bytes, self._more = remote, part, on_bytes, more
         self._state_path = state_path(part.with_suffix(""))
         self._pause, self._silence = pause, silence

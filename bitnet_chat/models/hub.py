@@ -173,7 +173,7 @@ def _head(url: str, source: ModelSource, token: str) -> tuple[str, Message]:
             url = urljoin(url, target)
         except (OSError, ValueError, HTTPException) as error:
             raise _unreachable(error, source) from None
-    raise ModelError(f"the hub redirects {source.origin} in a circle")
+    raise ModelError(f"the hub redirects {source.origin} in a loop")
 
 
 def _is_same_server(one: str, other: str) -> bool:

@@ -78,7 +78,7 @@ class ModelNames:
     later one."""
 
     def __init__(self, models: Iterable[tuple[str, Path | None, str]] = ()) -> None:
-        """``models``: name, file and origin of each model, see :func:`keys_of`."""
+        """Index the models, given with name, file and origin, see :func:`keys_of`."""
         self._exact: set[str] = set()
         self._by_key: dict[str, str] = {}
         listed = list(models)

@@ -268,11 +268,11 @@ def parse(text: str, entries: Mapping[str, RegistryEntry], name: str = "") -> Mo
     chosen.
     """
     if text in entries:
-        source = _known(entries[text])
+        source = _from_registry(entries[text])
     elif text.startswith("hf:"):
         source = _from_hub(text)
     elif text.startswith(("https://", "http://")):
-        source = _address(text)
+        source = _from_url(text)
     else:
         near = [each for each in entries if text and (text.lower() in each or each in text.lower())]
         raise UsageError(
@@ -307,12 +307,12 @@ def named(source: ModelSource, name: str = "") -> ModelSource:
 
 def chosen(source: ModelSource, file: str) -> ModelSource:
     """Return ``source`` with its chosen file."""
-    return replace(source, name=source.name or _called(source.repo, file), file=file)
+    return replace(source, name=source.name or _name_for(source.repo, file), file=file)
 
 
-def _known(entry: RegistryEntry) -> ModelSource:
+def _from_registry(entry: RegistryEntry) -> ModelSource:
     on_hub = ModelSource("", entry.repo, entry.file, entry.revision, wheel=entry.wheel)
-    source = _address(entry.url) if entry.url else on_hub
+    source = _from_url(entry.url) if entry.url else on_hub
     return replace(
         source, name=entry.name, size=entry.size, license=entry.license, sha256=entry.sha256 or source.sha256
     )
@@ -331,18 +331,18 @@ def _from_hub(text: str) -> ModelSource:
         raise UsageError(f"{text} is not a .gguf file on the hub", remedy=_HUB_FORMS)
     if colon and (file or not _QUANTIZATION.fullmatch(quantization)):
         raise UsageError(f"{text} is invalid", remedy=_HUB_FORMS)
-    name = _called(repo, file) if file else ""
+    name = _name_for(repo, file) if file else ""
     return ModelSource(name, repo, file, revision, sha256=sha256, quantization=quantization)
 
 
-def _called(repo: str, file: str) -> str:
+def _name_for(repo: str, file: str) -> str:
     stem = stem_of(file.rpartition("/")[2])
     if re.match(r"(ggml-)?model\b", stem, re.IGNORECASE):  # all files of BitNet are named ggml-model-i2_s
         return re.sub(r"-gguf$", "", repo.rpartition("/")[2], flags=re.IGNORECASE)
     return stem
 
 
-def _address(text: str) -> ModelSource:
+def _from_url(text: str) -> ModelSource:
     text, sha256 = _fragment(text)
     try:
         parts = urlsplit(text)
@@ -361,7 +361,7 @@ def _address(text: str) -> ModelSource:
             return replace(_from_hub(f"hf:{place}"), sha256=sha256)
         parts = parts._replace(path=parts.path.replace("/blob/", "/resolve/", 1))
         repo, found, _ = parts.path.partition("/resolve/")
-    stem = _called(repo if host in _HUB_HOSTS and found else "model", unquote(parts.path))
+    stem = _name_for(repo if host in _HUB_HOSTS and found else "model", unquote(parts.path))
     return ModelSource(re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-."), url=urlunsplit(parts), sha256=sha256)
 
 

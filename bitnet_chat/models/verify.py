@@ -115,7 +115,7 @@ def lack(path: Path, split: tuple[int, int] | None) -> MissingPart | None:
         return MissingPart(f"is part {number} of {count}", f"use part 1{first}")
     if not paths:
         return MissingPart(
-            f"is part 1 of {count}, but its name does not have the form of a part, by which an engine finds the others",
+            f"is part 1 of {count}, but its name is not that of a part, so that an engine cannot find the others",
             f"restore the names of the parts (this one is NAME-00001-of-{count:05}.gguf)",
         )
     missing = [each.name for each in paths if not each.is_file()]

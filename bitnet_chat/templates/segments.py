@@ -54,7 +54,7 @@ class PromptSegments:
     def __init__(
         self, template: ChatTemplate, control_tokens: Iterable[str], *, strips_after_special: bool = False
     ) -> None:
-        """Raises ModelError for a template that drops or changes messages.
+        """Determine the segments of the template. Raises ModelError for a template that drops or changes messages.
 
         ``strips_after_special``: see :attr:`bitnet_chat.models.gguf.ModelHeader.strips_after_special`.
         """

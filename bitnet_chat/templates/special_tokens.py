@@ -28,7 +28,7 @@ class SpecialTokens:
     """The control tokens of a model, and the protection of texts that spell them."""
 
     def __init__(self, tokens: Iterable[str] = (), mark: str = WORD_JOINER) -> None:
-        """``tokens``: texts of the control tokens. ``mark``: the character to insert."""
+        """Compile the texts of the control tokens. ``mark``: the character to insert."""
         self._mark = mark
         texts = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None

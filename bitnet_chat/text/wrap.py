@@ -73,8 +73,11 @@ class WordWrapper:
     """Wraps a text in pieces: write the result of :meth:`feed` at once."""
 
     def __init__(self, columns: Callable[[], int] | None, *, code: bool = True, indent: int = 0) -> None:
-        """``columns``: returns the width of the terminal in cells; None without a terminal: nothing is wrapped.
-        ``code``: leave fenced code blocks alone. ``indent``: empty cells at the start of continuation rows."""
+        """Start at the beginning of a line.
+
+        ``columns``: returns the width of the terminal in cells; None without a terminal: nothing is wrapped. ``code``:
+        leave fenced code blocks alone. ``indent``: empty cells at the start of continuation rows.
+        """
         self._columns = columns
         self._width = columns() if columns is not None else 0
         self._reads_code, self._indent = code, indent

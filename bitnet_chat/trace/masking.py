@@ -67,7 +67,7 @@ class _SessionMask:
         self._argvs = {entry.process: entry.argv for entry in spawns}
         self._leads = {entry.process: _lead(entry) for entry in spawns}
         self._natives = {
-            entry.process: [behind_marks(each) for each in _around(entry.facts.get("around"))]
+            entry.process: [behind_marks(each) for each in _surrounding_texts(entry.facts.get("around"))]
             for entry in spawns
             if is_native(entry)
         }
@@ -81,9 +81,9 @@ class _SessionMask:
             return _encoded(native_output(text, self._change, self._mask_message))
         if not self._with_text:
             if kind is TraceEntryKind.ERR:
-                text = conceal_log(text, self._words)
+                text = mask_log(text, self._words)
             else:
-                text = _conceal_output(text, self._argvs.get(process, ()), self._words)
+                text = _mask_output(text, self._argvs.get(process, ()), self._words)
         return _encoded(self._redactor.same_length(text))
 
     def facts(self, entry: TraceEntry) -> dict[str, Any]:
@@ -92,11 +92,11 @@ class _SessionMask:
         if "argv" in facts:
             arguments = list(entry.argv)
             if not self._with_text:
-                masked = engine_arguments if entry.kind is TraceEntryKind.SPAWN else our_arguments
+                masked = engine_arguments if entry.kind is TraceEntryKind.SPAWN else chat_arguments
                 arguments = masked(arguments)
             facts["argv"] = self._redactor.arguments(arguments)
         if "around" in facts:
-            around = _around(facts["around"])
+            around = _surrounding_texts(facts["around"])
             if not self._with_text:
                 around = [each if is_role(each) else mask(each, _marks(entry.argv)) for each in around]
             facts["around"] = [self._redactor.same_length(each) for each in around]
@@ -112,8 +112,8 @@ class _SessionMask:
         """Mask input to an engine."""
         if self.is_native_request(entry):
             return _encoded(native_request(entry.text, self._change, self._natives[entry.process]))
-        front, text = _message(entry, self._leads)
-        text = front + (text if self._with_text else mask(text, _marks(self._argvs.get(entry.process, ()))))
+        lead, text = _message(entry, self._leads)
+        text = lead + (text if self._with_text else mask(text, _marks(self._argvs.get(entry.process, ()))))
         return _encoded(self._redactor.same_length(text))
 
     def _change(self, text: str) -> str:
@@ -135,7 +135,7 @@ def engine_arguments(argv: Sequence[str]) -> list[str]:
     ]
 
 
-def our_arguments(argv: Sequence[str]) -> list[str]:
+def chat_arguments(argv: Sequence[str]) -> list[str]:
     """Mask texts in the command line of bitnet-chat; arguments after ``--`` are those of the engine."""
     ours, at = list(argv), list(argv).index("--") if "--" in argv else len(argv)
     masked = [
@@ -167,33 +167,33 @@ def _joined(entries: Iterable[TraceEntry]) -> dict[tuple[int, TraceEntryKind], b
     return {key: b"".join(each) for key, each in parts.items()}
 
 
-def _around(fact: object) -> list[str]:
+def _surrounding_texts(fact: object) -> list[str]:
     return [each for each in fact if isinstance(each, str)] if isinstance(fact, list) else []
 
 
 def _lead(spawn: TraceEntry) -> str:
     """The text before each message to an engine, if it consists of role names."""
-    front, *_ = *_around(spawn.facts.get("around")), ""
-    return encode_lines(front).decode().removesuffix("/\n") if front and is_role(front) else ""
+    lead, *_ = *_surrounding_texts(spawn.facts.get("around")), ""
+    return encode_lines(lead).decode().removesuffix("/\n") if lead and is_role(lead) else ""
 
 
-def _message(entry: TraceEntry, fronts: Mapping[int, str]) -> tuple[str, str]:
+def _message(entry: TraceEntry, leads: Mapping[int, str]) -> tuple[str, str]:
     """Split input into the text before a message, and the message."""
-    front = fronts.get(entry.process, "")
-    return (front, entry.text.removeprefix(front)) if entry.text.startswith(front) else ("", entry.text)
+    lead = leads.get(entry.process, "")
+    return (lead, entry.text.removeprefix(lead)) if entry.text.startswith(lead) else ("", entry.text)
 
 
 def _vocabulary(
     entries: Sequence[TraceEntry],
     argvs: Mapping[int, tuple[str, ...]],
-    fronts: Mapping[int, str],
+    leads: Mapping[int, str],
     natives: Collection[int],
 ) -> frozenset[str]:
     """The words of the conversation in lower case. They are masked in logs too."""
     words: set[str] = set()
     for entry in entries:
         if entry.kind is TraceEntryKind.IN or (entry.kind is TraceEntryKind.COMMAND and entry.process in natives):
-            text = native_text(entry.text) if entry.process in natives else _message(entry, fronts)[1]
+            text = native_text(entry.text) if entry.process in natives else _message(entry, leads)[1]
             words.update(_WORD.findall(text.casefold()))
     for (process, kind), data in _joined(entries).items():
         if kind is TraceEntryKind.OUT:
@@ -203,7 +203,7 @@ def _vocabulary(
     return frozenset(words)
 
 
-def _conceal_output(text: str, argv: tuple[str, ...], words: Set[str]) -> str:
+def _mask_output(text: str, argv: tuple[str, ...], words: Set[str]) -> str:
     keep = re.compile(f"{_CONSOLE}|{_marks(argv).pattern}")
     banner, text_after = _split_banner(text, argv)
     masked = mask(text_after, keep)
@@ -244,10 +244,10 @@ _QUOTES = re.compile(
 _QUOTED = re.compile(r"""(?<=['"]).*(?=['"])""", re.DOTALL)
 
 
-def conceal_log(text: str, words: Set[str]) -> str:
+def mask_log(text: str, words: Set[str]) -> str:
     """Mask quotations in the log of an engine, and ``words`` in records that are not known to be harmless."""
     records = (_PREFIXED if _PREFIXED.search(text) else _LINES).split(text)
-    return "".join(_conceal_record(record, words) for record in _join_quotations(records))
+    return "".join(_mask_record(record, words) for record in _join_quotations(records))
 
 
 def _join_quotations(records: Iterable[str]) -> Iterator[str]:
@@ -271,7 +271,7 @@ def _join_quotations(records: Iterable[str]) -> Iterator[str]:
         yield held
 
 
-def _conceal_record(record: str, words: Set[str]) -> str:
+def _mask_record(record: str, words: Set[str]) -> str:
     if _HARMLESS.match(record):
         return record
     if opening := _QUOTES.search(record):
@@ -386,7 +386,7 @@ def native_output(text: str, change: Change, mask_message: Change) -> str:
     pieces = [str(content["text"]) if _is_token(content) else "" for content in contents]
     changed = _split_like(change("".join(pieces)), pieces)
     return "\n".join(
-        _line(content | _concealed(content, new, mask_message), line) if content else mask_message(line)
+        _line(content | _mask_fields(content, new, mask_message), line) if content else mask_message(line)
         for line, content, new in zip(lines, contents, changed, strict=True)
     )
 
@@ -433,7 +433,7 @@ def _is_token(content: dict[str, Any]) -> bool:
     return content.get("kind") == "token" and isinstance(content.get("text"), str)
 
 
-def _concealed(content: dict[str, Any], text: str, mask_message: Change) -> dict[str, Any]:
+def _mask_fields(content: dict[str, Any], text: str, mask_message: Change) -> dict[str, Any]:
     if _is_token(content):
         return {"text": text} | _numbers(content)
     own = {name: mask_message(value) for name in ("what", "text") if isinstance(value := content.get(name), str)}

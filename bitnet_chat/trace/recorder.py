@@ -43,7 +43,7 @@ class TraceRecorder:
     """Recorder of one session, which may have several engines. Never raises: data that cannot be written is dropped."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder``: the directory of all sessions, which is created with the first entry."""
+        """Start recording. ``folder``: the directory of all sessions, which is created with the first entry."""
         self._began = time.monotonic()
         now = datetime.now(UTC)
         self._sessions = folder
@@ -279,7 +279,7 @@ def read(path: Path) -> list[TraceEntry]:
     except OSError as error:
         raise UsageError(f"the recording {path} cannot be read: {error.strerror}") from None
     if not segments:
-        raise UsageError(f"{path} holds no recording", remedy="give a file that bitnet-chat report wrote")
+        raise UsageError(f"{path} does not contain a recording", remedy="give a file that bitnet-chat report wrote")
     entries: list[TraceEntry] = []
     expected = 0
     for number, data in segments:

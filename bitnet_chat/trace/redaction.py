@@ -54,7 +54,7 @@ class Redactor:
         hosts: Sequence[str] = (),
         secrets: Sequence[str] = (),
     ) -> None:
-        """``secrets``: known keys, which are replaced wherever they occur."""
+        """Compile the patterns. ``secrets``: known keys, which are replaced wherever they occur."""
         known = sorted({secret for secret in secrets if len(secret) > 2}, key=len, reverse=True)
         patterns = [(re.compile(re.escape(secret)), "<secret>") for secret in known]
         places = sorted({home.rstrip("/\\") for home in homes}, key=len, reverse=True)

@@ -184,7 +184,7 @@ def verify(path: Path, pin: Pin) -> None:
     """
     if not path.is_file():
         raise BuildError(
-            f"pip reported success but left no {pin.file}.", remedy="Check pip's settings (`pip config list`)."
+            f"pip reported success, but {pin.file} is missing.", remedy="Check pip's settings (`pip config list`)."
         )
     found = sha256(path)
     if found != pin.sha256:

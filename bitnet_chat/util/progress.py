@@ -103,7 +103,7 @@ class ProgressLine:
     """
 
     def __init__(self, stream: TextIO, *, terminal: bool | None = None) -> None:
-        """``terminal``: whether to redraw; None: detect it."""
+        """Show progress on ``stream``. ``terminal``: whether to redraw the line; None: detect it."""
         if terminal is None:
             terminal = terminals.draws(stream)
         self._stream = stream

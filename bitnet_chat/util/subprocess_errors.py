@@ -40,10 +40,10 @@ def of_pip(output: str, *, purpose: str, log: Path, python: str, offline: str = 
     if _NO_SPACE.search(output):
         return no_space(log.parent)
     if _NO_NETWORK.search(output):
-        return BuildError(f"Cannot {purpose}: no network, or no way to the package index.", remedy=offline)
+        return BuildError(f"Cannot {purpose}: no network, or the package index is not reachable.", remedy=offline)
     if "DO NOT MATCH THE HASHES" in output:
         return BuildError(
-            f"Cannot {purpose}: what the package index sent is not the pinned file, its sha256 differs.",
+            f"Cannot {purpose}: the file from the package index is not the pinned one: its sha256 differs.",
             remedy=_CHECK_INDEX,
             detail=pip_excerpt(output),
         )

@@ -59,7 +59,10 @@ class SandboxedProgram:
     """
 
     def __init__(self, source: str, limits: SandboxLimits | None = None) -> None:
-        """``limits``: for the smallest request. Raises TemplateFaultError."""
+        """Start the process and parse the template. Raises TemplateFaultError.
+
+        ``limits``: limits for an empty conversation, which grow with the size of the input.
+        """
         self._source, self._limits = source, limits or SandboxLimits()
         self._lock = threading.Lock()
         self._child = _ChildHandle()
