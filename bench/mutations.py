@@ -35,7 +35,6 @@ MODULES = {
     "journal/codec.py": "tests/journal/test_codec.py",
     "journal/columns.py": "tests/journal/test_journal_columns.py",
     "tools/schema.py": "tests/tools/test_tools.py",
-    "models/parts.py": "tests/models/test_parts.py",
     "templates/special_tokens.py": "tests/templates/test_special_tokens.py",
 }
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {

@@ -1,4 +1,4 @@
-"""bitnet-chat as a library: a chat with a local model through a resident engine.
+"""bitnet-chat as a library: chats with local models in a resident engine process.
 
 ::
 
@@ -6,17 +6,17 @@
 
     print(bitnet_chat.ask("Hello"))
 
-:func:`ask` is for scripts, :class:`Chat` for several turns, :func:`open_backend` for all that a backend can do, and
-:func:`missing` for what has to be installed first. ``docs/library.md`` has examples.
+:func:`ask` is for scripts, :class:`Chat` for conversations, :func:`open_backend` for direct access to a backend, and
+:func:`missing` finds what must be installed first. ``docs/library.md`` has examples.
 
-The public names are imported on first use, so that ``import bitnet_chat`` costs next to nothing.
+The public names are imported at their first use, so that ``import bitnet_chat`` takes almost no time.
 """
 
 from __future__ import annotations
 
 from bitnet_chat.version import __version__
 
-TYPE_CHECKING = False  # as that of typing, which takes 7 ms to import
+TYPE_CHECKING = False  # instead of that of typing, whose import takes 7 ms
 if TYPE_CHECKING:
     from typing import Any
 
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from bitnet_chat.requirements import Requirement, missing
     from bitnet_chat.util.progress import Progress
 
-_HOMES = {
+_MODULES = {
     "Backend": "backend",
     "BackendState": "backend",
     "BackendStatus": "backend",
@@ -201,10 +201,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
+    if name in _MODULES:
         from importlib import import_module
 
-        found = globals()[name] = getattr(import_module(f"bitnet_chat.{_HOMES[name]}"), name)
+        found = globals()[name] = getattr(import_module(f"bitnet_chat.{_MODULES[name]}"), name)
         return found
     raise AttributeError(f"module 'bitnet_chat' has no attribute {name!r}")
 

@@ -1,4 +1,4 @@
-"""Prompts in, replies out: one question, or a file of them through one resident engine."""
+"""Batch mode: answers one question, or a file of prompts with one resident engine."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Say = Callable[[str], None]
-"""Print one line for the user on stderr."""
+"""Prints one line for the user on stderr."""
 
-# What special tokens begin with, in the templates of the common model families.
+# The beginnings of special tokens in the templates of common model families.
 _TOKEN_MARKS = ("<|", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<｜")
 _ANSWERED = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ROLE_MARKER)
-_HOPELESS = 3  # deaths in a row after which the rest is left for another time
+_MAX_CRASHES = 3  # consecutive crashes of the engine that end the run
 
 
 class Tracker(Protocol):
-    """A display of a batch's progress. ``todo``: prompts that this run has to answer."""
+    """Display of the progress of a batch."""
 
-    def advance(self, done: int, todo: int, failed: int) -> None: ...
+    def advance(self, done: int, todo: int, failed: int) -> None:
+        """Show the progress: numbers of prompts; ``todo``: those that this run has to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Answer:
 
     @classmethod
     def of(cls, end: Completed | Failed, thoughts: Sequence[str]) -> Answer:
-        """False where the model only thought, whatever the finish reason."""
+        """Make the answer from the last event. A finished reply with thinking but without text fails with
+        :class:`EmptyReplyError`."""
         thinking = "".join(thoughts)
         if isinstance(end, Failed):
             return cls(end.error.reason, end.text, error=end.error, thinking=thinking)
@@ -78,8 +80,11 @@ class Answer:
         return cls(end.reason, end.text, end.stats, thinking=thinking)
 
     def as_json(self, backend: Backend) -> dict[str, Any]:
-        """The object that ``--json`` prints and ``--output`` holds. Times in seconds. ``prompt_size``: tokens of the
-        whole prompt, ``prompt_tokens``: those that were new in it. ``exact``: false where counts are estimates."""
+        """Return the object of ``--json`` and ``--output``.
+
+        Times are in seconds. ``prompt_size``: tokens of the whole prompt; ``prompt_tokens``: those that were new.
+        ``exact``: False if the counts are estimates.
+        """
         stats, status = self.stats, backend.status()
         rate = stats.tokens_per_second
         result: dict[str, Any] = {
@@ -105,7 +110,7 @@ class Answer:
 
 
 def failure(error: BitnetChatError, model: str) -> dict[str, Any]:
-    """The object that ``--json`` prints where the backend could not be opened."""
+    """Return the object of ``--json`` for a backend that could not be opened."""
     timings = dict.fromkeys(
         ("prompt_tokens", "prompt_size", "exact", "time_to_first_token", "seconds", "tokens_per_second")
     )
@@ -121,8 +126,10 @@ async def ask(
     recorder: JournalRecorder | None = None,
     toolbox: Toolbox | None = None,
 ) -> Answer:
-    """Return the whole reply to a conversation; ``recorder`` keeps it while it streams. ``toolbox``: tools that the
-    model may call, without approval."""
+    """Return the whole reply to a conversation.
+
+    ``recorder`` saves it while it streams. ``toolbox``: tools that the model may call without approval.
+    """
     thoughts: list[str] = []
     async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
@@ -144,7 +151,7 @@ async def stream(
     recorder: JournalRecorder | None = None,
     toolbox: Toolbox | None = None,
 ) -> Answer:
-    """Do the same as :func:`ask`, and pass each piece to ``show`` as it arrives, escaped for a terminal."""
+    """Like :func:`ask`, and pass each piece of the reply to ``show`` as it arrives, sanitized for a terminal."""
     sanitizer, thoughts = Sanitizer(), list[str]()
     async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
@@ -168,7 +175,8 @@ async def _events(
     recorder: JournalRecorder | None,
     toolbox: Toolbox | None,
 ) -> AsyncIterator[AsyncGenerator[Event]]:
-    """The events of a reply, which is stopped at the end of the block: the backend is then free for the next one."""
+    """Yield the events of a reply. The reply is stopped at the end of the block, so that the backend can start the next
+    one."""
     if toolbox is not None:
         options = replace(options, tools=toolbox.tools)
 
@@ -192,19 +200,20 @@ async def _events(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One line of the input. ``conversation``: None for a line that cannot be used; ``error`` is then the reason."""
+    """One line of the input."""
 
     index: int
     """Line number, from 1."""
     fields: Mapping[str, Any]
     conversation: Conversation | None
+    """None for an invalid line, whose error is ``error``."""
     error: UsageError | None = None
     notes: tuple[str, ...] = ()
-    """Notes about fields that were ignored or changed."""
+    """Messages about fields that were ignored or changed."""
 
 
 def read_jobs(lines: Iterator[bytes], system: str = "") -> Iterator[Job]:
-    """Yield one job for each line that is not blank. ``system``: the system prompt of lines without one."""
+    """Yield a job for each line that is not blank. ``system``: the system prompt for lines without one."""
     for index, raw in enumerate(lines, 1):
         if not raw.strip():
             continue
@@ -229,7 +238,7 @@ def _object(raw: bytes) -> Mapping[str, Any]:
 
 
 def is_blank(question: str) -> bool:
-    """Whether the prompt is empty; an empty one is refused everywhere."""
+    """Whether a prompt is empty, and so invalid."""
     return not question.strip()
 
 
@@ -250,25 +259,26 @@ def _conversation(fields: Mapping[str, Any], system: str, notes: IgnoredFields) 
 
 
 def needs_exact_history(conversation: Conversation) -> bool:
-    """Whether the job needs a backend that takes an exact history: earlier turns, or text like a special token."""
+    """Whether the job requires a backend that accepts an exact history: it has earlier turns, or text like a special
+    token."""
     contents = [message.content for message in conversation.messages]
     return len(conversation.turns) > 1 or any(mark in content for content in contents for mark in _TOKEN_MARKS)
 
 
 def finished(output: Path, jobs: Sequence[Job]) -> dict[int, FinishReason]:
-    """Return the lines that an earlier run has answered, each with its finish reason, and cut ``output`` back to its
-    last whole line.
+    """Return the lines that an earlier run has answered, with their finish reasons, and cut off an incomplete last
+    line.
 
-    Raises UsageError, and leaves the file unchanged, when it belongs to another input.
+    Raises UsageError, without changing the file, if it belongs to another input.
     """
-    if not output.is_file():  # nothing yet; or a device or a pipe, where nothing can be read back
+    if not output.is_file():  # missing, or a device or pipe, which cannot be read back
         return {}
     try:
         data = output.read_bytes()
     except OSError as error:
         raise UsageError(f"{output} cannot be read: {error.strerror}") from None
     whole = data.rfind(b"\n") + 1
-    lines, torn = data[:whole].splitlines(), data[whole:]
+    lines, incomplete = data[:whole].splitlines(), data[whole:]
     heads = {job.index: _head(job) for job in jobs}
     ends: dict[int, FinishReason] = {}
     for number, raw in enumerate(lines, 1):
@@ -276,17 +286,17 @@ def finished(output: Path, jobs: Sequence[Job]) -> dict[int, FinishReason]:
             entry = json.loads(raw)
             index = entry["index"]
             head = heads.pop(index)
-            # As text: NaN is not equal to itself.
+            # Compared as text, because NaN is not equal to itself.
             if _encoded({key: entry[key] for key in head}) != _encoded(head):
                 raise ValueError
         except (ValueError, TypeError, KeyError):
-            raise _foreign(output, number) from None
-        ends[index] = _end_of(entry)
-    if torn:
-        # Only a file that ends with the beginning of the next line to be written is cut.
+            raise _mismatch(output, number) from None
+        ends[index] = _finish_reason(entry)
+    if incomplete:
+        # Cut off the last line only if it is the beginning of the next line to write.
         start = _encoded(heads[min(heads)])[:-1] + b", " if heads else b""
-        if not heads or not (start.startswith(torn) or torn.startswith(start)):
-            raise _foreign(output, len(lines) + 1)
+        if not heads or not (start.startswith(incomplete) or incomplete.startswith(start)):
+            raise _mismatch(output, len(lines) + 1)
         try:
             with output.open("r+b") as file:
                 file.truncate(whole)
@@ -295,31 +305,32 @@ def finished(output: Path, jobs: Sequence[Job]) -> dict[int, FinishReason]:
     return ends
 
 
-def _end_of(entry: Mapping[str, Any]) -> FinishReason:
+def _finish_reason(entry: Mapping[str, Any]) -> FinishReason:
     try:
         return FinishReason(entry.get("finish_reason", ""))
-    except ValueError:  # another release has written it
+    except ValueError:  # written by another release
         return FinishReason.STOP if entry.get("error") is None else FinishReason.USAGE
 
 
-def _foreign(output: Path, number: int) -> UsageError:
+def _mismatch(output: Path, number: int) -> UsageError:
     return UsageError(f"{output}, line {number} is not a reply to a line of this input", remedy="give another --output")
 
 
-_OURS = frozenset(
+_RESERVED = frozenset(
     {"index", "given", "reply", "finish_reason", "tokens", "timings", "model", "engine", "thinking", "error"}
 )
 
 
 def _head(job: Job) -> dict[str, Any]:
-    """The first fields of an output entry: the line's number and fields; those with reserved names in ``given``."""
-    own = {key: value for key, value in job.fields.items() if key not in _OURS}
-    given = {key: value for key, value in job.fields.items() if key in _OURS}
+    """The first fields of an output line: number and fields of the input line. Fields with reserved names go into
+    ``given``."""
+    own = {key: value for key, value in job.fields.items() if key not in _RESERVED}
+    given = {key: value for key, value in job.fields.items() if key in _RESERVED}
     return {"index": job.index} | own | ({"given": given} if given else {})
 
 
 def _encoded(entry: Mapping[str, Any]) -> bytes:
-    # A byte that is not UTF-8 is a lone surrogate; its escape here is that of JSON.
+    # Lone surrogates, which stand for bytes that are not UTF-8, are escaped as in JSON.
     return json_text(entry).encode()
 
 
@@ -335,19 +346,20 @@ async def run(
     toolbox: Toolbox | None = None,
     at_once: int = 1,
 ) -> FinishReason:
-    """Answer ``jobs`` in order, and write each reply when it ends. Return the first reason of a failure, or STOP.
+    """Answer ``jobs`` in order, and write each reply when it ends. Return the reason of the first failure, or STOP.
 
-    ``at_once``: number of concurrent requests, for a backend that can serve several; replies are written in order.
+    ``count``: number of jobs, for the progress. ``at_once``: number of concurrent requests, for a backend that can
+    serve several; replies are still written in order. ``stopped``: whether to stop before the next job.
 
-    Raises EngineNotFoundError, ModelError, UnsupportedError, RefusedFlagError or EngineDiedError where the rest would
-    fail as well; what was written stays.
+    Raises EngineNotFoundError, ModelError, UnsupportedError, RefusedFlagError or EngineDiedError if all further jobs
+    would fail too; the output so far is complete.
     """
     worst, failed, crashes = FinishReason.STOP, 0, _CrashCount()
 
     async def answered(conversation: Conversation, backend: Backend) -> tuple[Backend, Answer]:
         answer = await ask(backend, conversation, options, say, toolbox=toolbox)
         if answer.reason is FinishReason.ENGINE_DIED and not crashes.is_last:
-            # The first attempt was not written.
+            # Nothing of the first attempt was written.
             answer = await ask(backend, conversation, options, say, toolbox=toolbox)
         return backend, answer
 
@@ -369,7 +381,7 @@ async def run(
             else:
                 backend, answer = await answering
                 if answer.reason is FinishReason.INTERRUPTED:
-                    return FinishReason.INTERRUPTED  # not written: the next run asks it again
+                    return FinishReason.INTERRUPTED  # not written: the next run repeats this job
                 crashes.check(answer)
                 result, reason = answer.as_json(backend), answer.reason
             _write(output, job, result)
@@ -381,7 +393,7 @@ async def run(
 
 
 class _CrashCount:
-    """Consecutive crashes of the engine, and the limit at which they end a run."""
+    """Counts consecutive crashes of the engine, and ends the run at the limit."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -389,14 +401,14 @@ class _CrashCount:
     @property
     def is_last(self) -> bool:
         """Whether one more crash ends the run."""
-        return self._count + 1 >= _HOPELESS
+        return self._count + 1 >= _MAX_CRASHES
 
     def check(self, answer: Answer) -> None:
-        """Raise the error of an answer after which all other lines would fail too."""
+        """Raise the error of ``answer`` if all further jobs would fail too."""
         if isinstance(answer.error, EngineNotFoundError | ModelError | UnsupportedError | RefusedFlagError):
             raise answer.error
         self._count = self._count + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
-        if self._count == _HOPELESS:
+        if self._count == _MAX_CRASHES:
             raise answer.error or EngineDiedError(
                 "the engine process ended several times in a row", remedy="run the same command again"
             )
@@ -418,8 +430,11 @@ def _write(output: IO[bytes], job: Job, result: dict[str, Any]) -> None:
 async def _in_order(
     jobs: Iterator[Job], begin: Callable[[Job], asyncio.Task[T] | None], at_once: int, stopped: Callable[[], bool]
 ) -> AsyncGenerator[tuple[int, Job | None, asyncio.Task[T] | None]]:
-    """Yield each job with its number and its started request, ``at_once`` of them ahead. A request of None: the batch
-    was stopped before it started this job."""
+    """Yield number, job and started request of each job; up to ``at_once`` requests run at a time.
+
+    The job is None if the batch was stopped before a job was started; the request is None for a job without a
+    conversation.
+    """
     begun: deque[tuple[Job, asyncio.Task[T] | None]] = deque()
     number = 0
     try:

@@ -1,4 +1,5 @@
-"""The library: :func:`open_backend`, :class:`Chat` and :func:`ask`. Nothing here prints, and nothing is downloaded."""
+"""The library interface: :func:`open_backend`, :class:`Chat` and :func:`ask`. It neither prints nor downloads
+anything."""
 
 from __future__ import annotations
 
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from bitnet_chat.tools import Toolbox
 
 ToolFunction = Callable[..., object]
-"""A function with type hints and a docstring, sync or async; its result is a string or anything that JSON can hold."""
+"""A function with type hints and a docstring, sync or async. Its result is a string or a JSON value."""
 
-_OF_A_CHAT = frozenset({"system", "max_tokens", "timeout"})
-"""Settings that a chat needs beside its backend."""
-_ENDS: dict[FinishReason, tuple[Callable[[str], BitnetChatError], str]] = {
+_CHAT_SETTINGS = frozenset({"system", "max_tokens", "timeout"})
+"""Settings that a chat uses in addition to its backend."""
+_INCOMPLETE: dict[FinishReason, tuple[Callable[[str], BitnetChatError], str]] = {
     FinishReason.ENGINE_DIED: (EngineDiedError, "the engine process ended during the reply"),
     FinishReason.STALLED: (EngineStalledError, "the engine made no progress during the reply"),
     FinishReason.TIMEOUT: (RequestTimeoutError, "the reply reached its time limit"),
@@ -50,25 +51,24 @@ _ENDS: dict[FinishReason, tuple[Callable[[str], BitnetChatError], str]] = {
 
 @asynccontextmanager
 async def open_backend(settings: Settings | None = None, /, **keywords: object) -> AsyncIterator[Backend]:
-    """A backend that loads its model in the background, for the length of an ``async with`` block; the block leaves no
-    process behind.
+    """Open a backend for an ``async with`` block. It loads its model in the background, and leaves no process behind.
 
     ``keywords``: settings by their names in :class:`Settings`, such as ``model="x.gguf"``, ``ctx=4096`` (tokens) or
-    ``timeout=60.0`` (seconds); a path may be given for a text. They take precedence over ``BITNET_CHAT_*`` variables, a
-    persona and ``config.toml``. ``settings``: in place of these three. ``journal`` is False unless it is a keyword, and
-    ``install`` has no effect: :func:`bitnet_chat.missing` finds missing requirements and installs them.
+    ``timeout=60.0`` (seconds); a path can be a ``Path``. They take precedence over ``BITNET_CHAT_*`` variables, a
+    persona and ``config.toml``. ``settings`` replaces these three sources. ``journal`` is False unless given as a
+    keyword, and ``install`` has no effect: :func:`bitnet_chat.missing` finds missing requirements and installs them.
 
-    ``system``, ``max_tokens`` and ``timeout`` belong to a chat: a backend takes them with each reply.
+    ``system``, ``max_tokens`` and ``timeout`` are settings of a chat: a backend takes them with each reply.
 
-    :raises UsageError: a setting that does not exist or cannot be used.
-    :raises EngineNotFoundError: no engine; :class:`EngineMissingError` names the prebuilt one that is needed.
-    :raises ModelError: no model, or one that cannot be read or converted.
+    :raises UsageError: a setting does not exist or is invalid. :raises EngineNotFoundError: an engine was not found;
+    :class:`EngineMissingError` names the prebuilt one to install. :raises ModelError: a model was not found, or cannot
+    be read or converted.
 
-    Errors of loading come with the first reply, as :class:`Failed`.
+    Errors while loading are reported with the first reply, as :class:`Failed`.
     """
     found, configured = from_keywords(settings, keywords)
     factory.refuse_for_an_engine(keywords, found, str)
-    backend = await _opened(found, configured)
+    backend = await _open_backend(found, configured)
     try:
         backend.start()
         yield backend
@@ -76,8 +76,8 @@ async def open_backend(settings: Settings | None = None, /, **keywords: object) 
         await backend.close()
 
 
-async def _opened(settings: Settings, configured: str) -> Backend:
-    """In a thread: a conversion takes minutes, and to find an engine may start one."""
+async def _open_backend(settings: Settings, configured: str) -> Backend:
+    """Open the backend in a thread, because a conversion takes minutes, and finding an engine may start one."""
 
     def opened() -> Backend:
         journal = factory.open_journal(settings)
@@ -87,7 +87,7 @@ async def _opened(settings: Settings, configured: str) -> Backend:
 
 
 class Chat:
-    """A conversation of several turns, for the length of an ``async with`` block. All methods belong to the event loop.
+    """A conversation of several turns in an ``async with`` block. All methods must be called on the event loop.
 
     ::
 
@@ -107,89 +107,89 @@ class Chat:
         tools: Sequence[ToolFunction] = (),
         **settings: object,
     ) -> None:
-        """``backend``: one that is open already and stays open, for several chats one after the other; without it the
-        chat opens one of its own from ``settings``, as :func:`open_backend` does. ``conversation``: the turns before
-        the first message; the setting ``system`` replaces its system prompt. ``tools``: functions that the model may
-        call, at any time and without a question. ``settings``: with a ``backend``, only ``system``, ``max_tokens``
-        (tokens) and ``timeout`` (seconds).
+        """Prepare a chat; the ``async with`` block opens it.
 
-        With ``journal=True`` the turns are kept in the journal of the program.
+        ``backend``: an open backend, which stays open, so that several chats can use it one after the other. Without
+        it, the chat opens a backend from ``settings`` like :func:`open_backend`. ``conversation``: the turns before the
+        first message; the setting ``system`` replaces its system prompt. ``tools``: functions that the model may call
+        at any time without approval. ``settings``: with a ``backend``, only ``system``, ``max_tokens`` (tokens) and
+        ``timeout`` (seconds).
 
-        :raises UsageError: a setting or a tool that cannot be used.
+        With ``journal=True`` the turns are saved in the journal of the program.
+
+        :raises UsageError: a setting or a tool is invalid.
         """
         self._settings, self._configured = from_keywords(Settings() if backend is not None else None, settings)
-        if backend is not None and (wrong := sorted(settings.keys() - _OF_A_CHAT)):
-            raise UsageError(
-                f"{', '.join(wrong)} does not go with a backend that is open", remedy="give it to open_backend"
-            )
+        if backend is not None and (wrong := sorted(settings.keys() - _CHAT_SETTINGS)):
+            raise UsageError(f"{', '.join(wrong)} cannot be set for an open backend", remedy="pass it to open_backend")
         factory.refuse_for_an_engine(settings, self._settings, str)
         self._tools = _toolbox(tools) if tools else None
         self._toolbox: Toolbox | None = None
-        self._given = backend
+        self._shared_backend = backend
         self._backend = backend
         self._exits = AsyncExitStack()
         self._recorder: JournalRecorder | None = None
         self._complaints: list[str] = []
         self._events: AsyncGenerator[Event] | None = None
         self.conversation = conversation or Conversation()
-        """All turns so far. Assign another one between two replies to take turns back or to go on elsewhere."""
+        """All turns so far. Assign another conversation between two replies to undo turns or to continue elsewhere."""
         if self._settings.system:
             self.conversation = self.conversation.with_system(self._settings.system)
 
     async def __aenter__(self) -> Self:
-        """Raises as :func:`open_backend` does."""
-        if self._given is None:
+        """Open the chat. Raises the errors of :func:`open_backend`."""
+        if self._shared_backend is None:
             self._backend = await self._open()
         if self.conversation.turns:
             self.backend.prepare(self.conversation)
         return self
 
     async def _open(self) -> Backend:
-        backend = await _opened(self._settings, self._configured)
+        backend = await _open_backend(self._settings, self._configured)
         self._exits.push_async_callback(backend.close)
         factory.expect(backend, self._tools)
-        if self._settings.journal and not self._settings.attach:  # a server keeps its chats itself
+        if self._settings.journal and not self._settings.attach:  # a server saves its chats itself
             self._recorder = factory.open_local_journal(self._settings).recorder(self._complaints.append)
             self._exits.push_async_callback(self._recorder.close)
         backend.start()
         return backend
 
     async def __aexit__(self, *_: object) -> None:
-        """Stops a reply that is under way, and closes the backend that the chat has opened."""
+        """Stop a running reply, and close the backend that the chat has opened."""
         try:
             if self._events is not None and not self._is_awaited:
                 await self._events.aclose()
         finally:
-            self._events, self._backend = None, self._given
+            self._events, self._backend = None, self._shared_backend
             await self._exits.aclose()
 
     @property
     def backend(self) -> Backend:
-        """The backend of the chat. Raises UsageError outside of the ``async with`` block."""
+        """The backend of the chat. Raises UsageError outside the ``async with`` block."""
         if self._backend is None:
-            raise UsageError("the chat is not open", remedy="use it inside of: async with Chat(...) as chat")
+            raise UsageError("the chat is not open", remedy="use it inside: async with Chat(...) as chat")
         return self._backend
 
     @property
     def _is_awaited(self) -> bool:
-        """Whether another task waits for the next event."""
+        """Whether another task is waiting for the next event."""
         return getattr(self._events, "ag_running", False)
 
     def stream(self, text: str, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
-        """Send a message, and yield the events of the reply as they come: see :data:`Event`.
+        """Send a message, and yield the events of the reply as they arrive: see :data:`Event`.
 
-        With tools: each :class:`ToolCall` is yielded before its function is called, a :class:`Notice` has its result,
-        and the text of the :class:`Completed` is that of all replies of the turn.
+        With tools, each :class:`ToolCall` is yielded before its function is called, a :class:`Notice` has its result,
+        and the text of :class:`Completed` is that of all replies of the turn.
 
-        A loop that is left early stops the reply, at the latest with the next message; what had arrived stays in
-        ``conversation``. After a :class:`Failed`, or where nothing had arrived, the turn is not kept.
+        Leaving the loop early stops the reply, at the latest with the next message; the text that arrived stays in
+        ``conversation``. After :class:`Failed`, or if nothing arrived, the turn is dropped.
 
-        ``options``: of this reply; those of the settings unless given.
+        ``options``: options of this reply; by default those of the settings.
 
-        :raises UsageError: an empty message, or a chat that is not open or has a reply under way in another task.
+        :raises UsageError: the message is empty, the chat is not open, or another task is waiting for a reply.
         """
         if self._is_awaited:
-            raise UsageError("the chat has a reply under way", remedy="wait for its end, or stop() it")
+            raise UsageError("the chat has a running reply", remedy="wait for its end, or stop() it")
         if not text.strip():
             raise UsageError("the message is empty")
         earlier, backend = self._events, self.backend
@@ -197,29 +197,31 @@ class Chat:
         return self._events
 
     async def send(self, text: str, options: ReplyOptions | None = None) -> str:
-        """Send a message and return the text of the reply. A reply that a token limit cut is returned as it is:
-        ``conversation.last.finish`` is then ``FinishReason.LENGTH``.
+        """Send a message and return the text of the reply.
 
-        :raises UsageError: as :meth:`stream`.
-        :raises BitnetChatError: the reply failed, or did not come to its end: :class:`EngineDiedError`,
+        A reply that was cut off by a token limit is returned too; ``conversation.last.finish`` is then
+        ``FinishReason.LENGTH``.
+
+        :raises UsageError: see :meth:`stream`.
+        :raises BitnetChatError: the reply failed or is incomplete: :class:`EngineDiedError`,
             :class:`EngineStalledError`, :class:`RequestTimeoutError`, :class:`ContextOverflowError`,
             :class:`RepetitionError`, :class:`EmptyReplyError`, and :class:`ReplyCancelledError` after :meth:`stop`.
-            What had arrived is the last message of ``conversation``.
+            The text that arrived is in the last message of ``conversation``.
         """
         async with aclosing(self.stream(text, options)) as events:
             async for event in events:
                 if isinstance(event, Failed):
                     raise event.error
                 if isinstance(event, Completed):
-                    if event.reason in _ENDS:
-                        error, what = _ENDS[event.reason]
+                    if event.reason in _INCOMPLETE:
+                        error, what = _INCOMPLETE[event.reason]
                         raise error(what)
                     return event.text
         raise AssertionError("a reply ended without Completed or Failed")
 
     def stop(self) -> None:
-        """Stops the reply and the tool that is under way, if any; the events of the reply still end with a
-        :class:`Completed`, of the reason ``interrupted``."""
+        """Stop the running reply and the running tool, if any. The events of the reply then end with a
+        :class:`Completed` with the reason ``interrupted``."""
         if self._toolbox is not None:
             self._toolbox.stop()
         if self._backend is not None:
@@ -228,6 +230,7 @@ class Chat:
     async def _turn(
         self, backend: Backend, text: str, options: ReplyOptions, earlier: AsyncGenerator[Event] | None
     ) -> AsyncGenerator[Event]:
+        """Yield the events of one turn, including tool calls."""
         if earlier is not None:
             await earlier.aclose()
         before = self.conversation
@@ -238,7 +241,7 @@ class Chat:
         else:
             from bitnet_chat.tools.loop import ResultBudget, rounds
 
-            toolbox = self._toolbox = self._tools.only(self._tools.names)  # one that nothing has stopped
+            toolbox = self._toolbox = self._tools.only(self._tools.names)  # a new toolbox, which is not stopped
             options = replace(options, tools=toolbox.tools)
 
             def space(conversation: Conversation) -> ResultBudget:
@@ -256,7 +259,7 @@ class Chat:
     async def _reply(
         self, backend: Backend, conversation: Conversation, options: ReplyOptions
     ) -> AsyncGenerator[Event]:
-        """The events of one reply, which is in ``self.conversation`` before its end is yielded."""
+        """Yield the events of one reply. It is in ``self.conversation`` before its last event is yielded."""
         events: Any
         if self._recorder is None:
             events = backend.reply(conversation, options)
@@ -290,13 +293,13 @@ class Chat:
 
 
 def ask(question: str, /, *, tools: Sequence[ToolFunction] = (), **settings: Any) -> str:
-    """The reply to one question, for scripts without an event loop: ``print(bitnet_chat.ask("Hello"))``.
+    """Return the reply to one question, for scripts without an event loop: ``print(bitnet_chat.ask("Hello"))``.
 
-    The model is loaded anew for each call: use a :class:`Chat` for several questions. ``tools``, ``settings``: as
-    :class:`Chat` takes them.
+    Each call loads the model again: use a :class:`Chat` for several questions. ``tools``, ``settings``: see
+    :class:`Chat`.
 
-    :raises UsageError: as :class:`Chat`, and inside of a running event loop.
-    :raises BitnetChatError: as :func:`open_backend` and :meth:`Chat.send`.
+    :raises UsageError: see :class:`Chat`; also in a running event loop. :raises BitnetChatError: see
+    :func:`open_backend` and :meth:`Chat.send`.
     """
     try:
         asyncio.get_running_loop()

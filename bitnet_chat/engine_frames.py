@@ -1,8 +1,8 @@
-"""The framer protocol: engine output in, frames out.
+"""The framer protocol: output of an engine in, frames out.
 
-A framer knows the console format of one engine dialect and extracts the reply from it. It is told when a message was
-sent; all else it learns from the text. Frames do not depend on how the text was cut into chunks, except that a run of
-reply text may be split into several :class:`ReplyText`.
+A framer knows the console format of one kind of engine and extracts the replies from it. It is notified when a message
+is sent, and derives everything else from the output. Frames do not depend on the chunks of the output, except that
+reply text can be split into several :class:`ReplyText`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from bitnet_chat.errors import FinishReason
 
-# What llama.cpp's common/console.cpp writes when it changes colour: reset, user input, error, reasoning, info.
+# The colour sequences in common/console.cpp of llama.cpp: reset, user input, error, reasoning, info.
 RESET = "\x1b[0m"
 USER_INPUT = "\x1b[1m\x1b[32m"
 ERROR = "\x1b[1m\x1b[31m"
@@ -28,18 +28,23 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class ReplyText:
+    """The next characters of the reply."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingText:
+    """The next characters of the thinking."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class EngineError:
-    """The engine reported an error in place of the reply, or in the middle of it. ``why``: its kind, if the engine
-    states it: ``usage``, ``unsupported``, ``context_full``, ``model`` or ``failed``.
+    """The engine reported an error instead of the reply, or during it.
+
+    ``why``: its kind, if the engine reports it: ``usage``, ``unsupported``, ``context_full``, ``model`` or ``failed``.
     """
 
     text: str
@@ -48,9 +53,8 @@ class EngineError:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The engine waits for input again. ``natural``: the reply is complete. ``reason``: its end, if the engine states
-    it.
-    """
+    """The engine waits for input again. ``natural``: whether the reply is complete. ``reason``: why it ended, if the
+    engine reports it."""
 
     natural: bool
     reason: FinishReason | None = None
@@ -66,7 +70,7 @@ class PrefillProgress:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFigures:
-    """Token counts of the engine, see :class:`bitnet_chat.events.Stats`. None: not reported."""
+    """Token counts reported by the engine, see :class:`bitnet_chat.events.Stats`. None: not reported."""
 
     context_size: int | None = None
     context_used: int | None = None
@@ -77,64 +81,70 @@ class ReplyFigures:
 
 @dataclass(frozen=True, slots=True)
 class UnexpectedOutput:
-    """Output in a state that expects none: the framer and the engine disagree about the turn."""
+    """Output in a state that expects none: framer and engine disagree about the turn."""
 
     text: str
 
 
 Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | PrefillProgress | ReplyFigures | UnexpectedOutput
+"""Any frame."""
 
 
 class Framer(Protocol):
+    """A parser of the output of one kind of engine."""
+
     @property
     def kind(self) -> str:
-        """The name under which a recording is read in the same way: ``modern``, ``ordered``, ``unordered``, ``logged``,
-        ``logged, ordered`` or ``native``.
-        """
+        """Name of the format in recordings: ``modern``, ``ordered``, ``unordered``, ``logged``, ``logged, ordered`` or
+        ``native``."""
 
     @property
     def reply(self) -> str:
-        """The reply to the last message as it was printed, thoughts included; empty if not available."""
+        """The reply to the last message as it was printed, thinking included; empty if not available."""
 
-    def feed(self, text: str) -> list[Frame]: ...
+    def feed(self, text: str) -> list[Frame]:
+        """Return the frames that the next text of the output completes."""
 
     def logged(self, line: str) -> bool:
-        """A line of the log, without prefix. True if it states that the engine waits for input: :meth:`waiting` is to
-        be called once all output up to then was fed.
+        """Process a line of the log, without its prefix.
+
+        Returns True if it reports that the engine waits for input. Call :meth:`waiting` after all output up to then was
+        fed.
         """
 
-    def waiting(self) -> list[Frame]: ...
+    def waiting(self) -> list[Frame]:
+        """Return the frames at the point where the engine waits for input, see :meth:`logged`."""
 
     def sent(self, data: bytes = b"") -> None:
-        """A message was sent to the engine as ``data``: its reply follows."""
+        """A message was sent to the engine as ``data``; its reply follows."""
 
     def continued(self, data: bytes = b"") -> None:
-        """The engine was told by ``data`` to continue its own last reply: the rest of it follows."""
+        """The engine was instructed by ``data`` to continue its last reply; the rest of it follows."""
 
     def commanded(self, data: bytes = b"") -> None:
-        """``data`` other than a message was sent to the engine: all up to the next prompt is dropped, which gives
-        Ready.
-        """
+        """Input other than a message was sent as ``data``. Output up to the next prompt is dropped, which becomes
+        Ready."""
 
     def interrupted(self) -> None:
-        """The reply was interrupted: its end may have another form."""
+        """The reply was interrupted, so its end may have another form."""
 
     def settle(self) -> list[Frame]:
-        """Called after seconds of silence: ends a turn if its end is likely but not certain."""
+        """Return the frames after seconds of silence: a probable end of a turn is then accepted."""
 
     def eof(self, *, clean: bool) -> list[Frame]:
-        """The engine has exited; ``clean``: with 0. Gives held text of a reply."""
+        """Return the frames after the end of the engine, including text that was held back. ``clean``: its exit code is
+        0."""
 
 
 def held_length(text: str, endings: Iterable[str]) -> int:
-    """Length of the longest suffix of ``text`` that is a proper prefix of one of ``endings``.
+    """Return the length of the longest suffix of ``text`` that is a proper prefix of one of ``endings``.
 
-    That much must be held, as it may be the beginning of an ending; everything before it can be shown.
+    This suffix must be held back, since it may be the beginning of an ending; the text before it can be shown.
     """
     longest = 0
     for ending in endings:
         first = ending[0]
-        # Only places where the ending's first character stands can begin it; the earliest that fits is the longest.
+        # An ending can begin only at its first character; the earliest position that matches is the longest suffix.
         start = text.find(first, max(0, len(text) - len(ending) + 1))
         while start >= 0:
             length = len(text) - start

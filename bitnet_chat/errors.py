@@ -1,11 +1,11 @@
-"""Every error that reaches a caller, and the one table of finish reasons and exit codes.
+"""All errors that reach a caller, and the table of finish reasons and exit codes.
 
 ::
 
     BitnetChatError                       subject, verb, value; ``remedy``: what to do
     ├── UsageError                    (2) a flag, a file, a JSON line or a setting that cannot be used
     │   ├── UnsupportedError          (2) an option that the backend does not support
-    │   ├── RefusedFlagError          (2) a flag behind ``--`` that the engine does not take
+    │   ├── RefusedFlagError          (2) a flag after ``--`` that the engine does not accept
     │   ├── EmptyFileError            (2) an attachment without content
     │   ├── UnknownModelError         (2) a model name that the server does not serve
     │   ├── ChatNotFoundError         (2) a chat that the attached server does not have
@@ -18,22 +18,22 @@
     │   └── ServerUnreachableError    (3) an attached server that does not answer
     ├── ModelError                    (4) a model that is missing, or cannot be read, rendered or loaded
     │   └── TemplateError             (4) a chat template that cannot be used
-    ├── EngineDiedError               (5) an engine process that ended unasked
+    ├── EngineDiedError               (5) an engine process that ended unexpectedly
     │   └── EngineStalledError      (124) an engine process that was ended because it made no progress
     ├── ContextOverflowError          (6) a prompt that is larger than the context window
     ├── RepetitionError               (7) a reply that was stopped because it repeated itself
     ├── EmptyReplyError               (8) a reply without text
     ├── JournalError                  (9) a journal that cannot be read or written
     │   └── JournalTooNewError        (9) a journal file of a later release
-    ├── BusyError                   (124) more requests than a server or a pool lets wait
+    ├── BusyError                   (124) more waiting requests than a server or a pool permits
     │   └── ShuttingDownError       (124) a request to a server that is shutting down
     ├── RequestTimeoutError         (124) a time limit that was reached before the end of a reply
     ├── ReplyCancelledError         (130) a reply that was stopped before its first token
-    └── InternalError                 (2) a fault of the program itself
+    └── InternalError                 (2) a bug in the program
         └── InvalidTransitionError    (2) a signal that a state machine does not accept in its state
 
-The numbers are exit codes. A reply that ends carries a :class:`FinishReason`; both come from the same table, so
-that a script may look at either. :class:`BitnetChatError` has no reason of its own: each branch names one.
+The numbers are exit codes. Each reply ends with a :class:`FinishReason`, whose exit code is from the same table, so
+that a script can use either. :class:`BitnetChatError` has no reason; each branch of the tree defines one.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ from typing import ClassVar
 
 
 class FinishReason(StrEnum):
-    """The reason of a reply's end. The value is that of JSON output, ``exit_code`` that of the process."""
+    """Why a reply ended. The values appear in JSON output."""
 
     STOP = "stop"
     LENGTH = "length"
     ROLE_MARKER = "role_marker"
-    """The model began to write the user's turn; its text before that is whole."""
+    """The model began to generate the turn of the user; its text before that is complete."""
     CUT_OFF = "cut_off"
-    """The program ended before the reply did; only the journal has such a reply."""
+    """The program ended before the reply; only the journal contains such a reply."""
     TOOL_CALLS = "tool_calls"
-    """The model asks for tool calls, and continues with their results."""
+    """The model requests tool calls, and continues with their results."""
     USAGE = "usage"
     NO_ENGINE = "no_engine"
     BAD_MODEL = "bad_model"
     ENGINE_DIED = "engine_died"
     CONTEXT_OVERFLOW = "context_overflow"
     EMPTY = "empty"
-    """The model ended its reply before any text, thought or call, mostly because of a wrong chat template; or the reply
-    to a script has thoughts alone."""
+    """The model ended its reply before any text, thinking or call, usually because of a wrong chat template; or in
+    batch mode, the reply has only thinking."""
     JOURNAL = "journal"
-    """The journal could not be read or written; a reply does not end for this reason."""
+    """The journal could not be read or written. An exit reason only; no reply ends with it."""
     REPETITION = "repetition"
-    """The reply had begun to repeat itself without end."""
+    """The reply repeated itself without end."""
     STALLED = "stalled"
     """The engine made no progress for longer than the stall timeout."""
     TIMEOUT = "timeout"
@@ -72,6 +72,7 @@ class FinishReason(StrEnum):
 
     @property
     def exit_code(self) -> int:
+        """Exit code of the program for this reason."""
         return _EXIT_CODES[self]
 
 
@@ -97,17 +98,19 @@ _EXIT_CODES = {
 
 
 class BitnetChatError(Exception):
-    """Base of the tree. ``str(error)`` is the text for display, on several lines, not escaped for a terminal."""
+    """Base class of all errors. ``str(error)`` is the text for display, in several lines, not sanitized for a
+    terminal."""
 
     reason: ClassVar[FinishReason]
-    """The finish reason; ``reason.exit_code`` is that of the program."""
+    """The finish reason; ``reason.exit_code`` is the exit code of the program."""
 
     def __init_subclass__(cls) -> None:
-        if not hasattr(cls, "reason"):  # without a default: an error would get the exit code of another
+        if not hasattr(cls, "reason"):  # no default, which could be the exit code of another error
             raise TypeError(f"{cls.__name__} has no reason")
 
     def __init__(self, what: str, *, remedy: str = "", detail: str = "") -> None:
-        """``what``: subject, verb, value. ``remedy``: what to do. ``detail``: evidence, such as a log tail."""
+        """Make an error. ``what``: subject, verb, value. ``remedy``: what to do. ``detail``: evidence, such as the end
+        of a log."""
         super().__init__(what)
         self.what = what
         self.remedy = remedy
@@ -123,13 +126,13 @@ class BitnetChatError(Exception):
 
 
 class UsageError(BitnetChatError):
-    """A flag, a file, a JSON line or a setting cannot be used."""
+    """A flag, a file, a JSON line or a setting is invalid."""
 
     reason = FinishReason.USAGE
 
 
 class UnsupportedError(UsageError):
-    """The backend does not support an option. ``option``: its name, as the caller wrote it."""
+    """The backend does not support an option. ``option``: its name, as given by the caller."""
 
     def __init__(self, option: str, why: str, *, remedy: str = "") -> None:
         super().__init__(f"{option} is not supported here: {why}", remedy=remedy)
@@ -137,7 +140,7 @@ class UnsupportedError(UsageError):
 
 
 class RefusedFlagError(UsageError):
-    """The engine does not take a flag: each reply would fail."""
+    """The engine does not accept a flag, so that every reply would fail."""
 
 
 class EmptyFileError(UsageError):
@@ -145,16 +148,19 @@ class EmptyFileError(UsageError):
 
 
 class UnknownModelError(UsageError):
-    """The server serves no model of that name."""
+    """The server does not serve a model with this name."""
 
 
 class ChatNotFoundError(UsageError):
-    """The attached server does not have the chat any more."""
+    """The attached server no longer has the chat."""
 
 
 class InvalidFieldError(UsageError):
-    """A request cannot be used. ``param``: the path of the wrong field, such as ``messages[2].role``; ``code`` and
-    ``status``: in the terms of the OpenAI API and of HTTP."""
+    """A request is invalid.
+
+    ``param``: path of the invalid field, such as ``messages[2].role``. ``code``: error code of the OpenAI API.
+    ``status``: HTTP status.
+    """
 
     def __init__(self, what: str, *, param: str = "", code: str = "", status: int = 400, remedy: str = "") -> None:
         super().__init__(what, remedy=remedy)
@@ -162,7 +168,7 @@ class InvalidFieldError(UsageError):
 
 
 class NoSuchChatError(InvalidFieldError):
-    """The server has no chat with the number ``id``."""
+    """The server does not have a chat with the number ``id``."""
 
     def __init__(self, id: int) -> None:
         super().__init__(
@@ -171,7 +177,7 @@ class NoSuchChatError(InvalidFieldError):
 
 
 class ReplyRunningError(InvalidFieldError):
-    """A chat takes one reply at a time."""
+    """A chat can have one running reply only."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -189,7 +195,7 @@ class EngineNotFoundError(BitnetChatError):
 
 
 class EngineMissingError(EngineNotFoundError):
-    """No installed engine can run the model. ``package``: the prebuilt one that can."""
+    """No installed engine can run the model. ``package``: name of the prebuilt engine that can."""
 
     def __init__(self, what: str, *, package: str, remedy: str = "", detail: str = "") -> None:
         super().__init__(what, remedy=remedy, detail=detail)
@@ -197,7 +203,7 @@ class EngineMissingError(EngineNotFoundError):
 
 
 class BuildError(EngineNotFoundError):
-    """An engine could not be built or installed. ``detail``: the tail of the build log."""
+    """An engine could not be built or installed. ``detail``: the end of the build log."""
 
 
 class ServerUnreachableError(EngineNotFoundError):
@@ -211,19 +217,20 @@ class ModelError(BitnetChatError):
 
 
 class FaultKind(StrEnum):
-    """The kind of a chat template's fault."""
+    """Kinds of faults of a chat template."""
 
     UNREADABLE = "unreadable"
-    """The text is not Jinja. Other programs accept some that are refused here."""
+    """The text is not valid Jinja. Other programs may accept it."""
     REFUSED = "refused"
-    """The template itself refused this conversation."""
+    """The template itself rejects this conversation."""
     FAILED = "failed"
+    """The template raised an error."""
     LIMIT = "limit"
-    """It takes more time, memory or output than a template may."""
+    """The template exceeds a limit of time, memory or output."""
 
 
 class TemplateFaultError(Exception):
-    """A template failed; a caller gets :class:`TemplateError`. ``text``: one line."""
+    """A template failed. Callers of the library get a :class:`TemplateError`. ``text``: one line."""
 
     def __init__(self, kind: FaultKind, text: str) -> None:
         super().__init__(text)
@@ -239,7 +246,7 @@ _FAULTS = {
 
 
 class TemplateError(ModelError):
-    """A chat template cannot be used, or not for a conversation. ``fault``: what is wrong with it, one line."""
+    """A chat template is invalid, or cannot render a conversation. ``fault``: the reason in one line."""
 
     def __init__(self, name: str, fault: TemplateFaultError) -> None:
         self.kind, self.fault = fault.kind, f"{_FAULTS[fault.kind]}: {fault.text}"
@@ -247,20 +254,23 @@ class TemplateError(ModelError):
 
 
 class EngineDiedError(BitnetChatError):
-    """The engine process ended unasked. ``detail``: the tail of its log."""
+    """The engine process ended unexpectedly. ``detail``: the end of its log."""
 
     reason = FinishReason.ENGINE_DIED
 
 
 class EngineStalledError(EngineDiedError):
-    """The engine process was ended: it made no progress for longer than the stall timeout."""
+    """The engine process was ended because it made no progress for longer than the stall timeout."""
 
     reason = FinishReason.STALLED
 
 
 class ContextOverflowError(BitnetChatError):
-    """A prompt is larger than the context window. In tokens: ``needed``, the whole prompt; ``reserve``, those kept for
-    the reply; ``size``, the window. None: not known."""
+    """A prompt is larger than the context window.
+
+    Numbers of tokens: ``needed`` for the whole prompt, ``reserve`` for the reply, ``size`` of the window; None if
+    unknown.
+    """
 
     reason = FinishReason.CONTEXT_OVERFLOW
 
@@ -279,13 +289,13 @@ class ContextOverflowError(BitnetChatError):
 
 
 class EmptyReplyError(BitnetChatError):
-    """The model ended its reply without text, or thought and did not answer."""
+    """The model ended its reply without text; it may have generated thinking."""
 
     reason = FinishReason.EMPTY
 
 
 class RepetitionError(BitnetChatError):
-    """The reply was stopped: it repeated itself."""
+    """The reply was stopped because it repeated itself."""
 
     reason = FinishReason.REPETITION
 
@@ -297,11 +307,11 @@ class JournalError(BitnetChatError):
 
 
 class JournalTooNewError(JournalError):
-    """A later release made the journal file: it is left unchanged."""
+    """The journal file is from a later release; it is left unchanged."""
 
 
 class BusyError(BitnetChatError):
-    """More requests wait than may. ``retry_after``: seconds until another try may succeed."""
+    """Too many requests are waiting. ``retry_after``: seconds after which a retry may succeed."""
 
     reason = FinishReason.TIMEOUT
 
@@ -311,11 +321,11 @@ class BusyError(BitnetChatError):
 
 
 class ShuttingDownError(BusyError):
-    """The server shuts down and starts no more replies."""
+    """The server is shutting down and does not start replies."""
 
 
 class RequestTimeoutError(BitnetChatError):
-    """The time limit of a reply was reached: on a server before its first token, in a library call before its end."""
+    """The time limit of a reply was reached: on a server before the first token, in a library call before the end."""
 
     reason = FinishReason.TIMEOUT
 
@@ -327,13 +337,13 @@ class ReplyCancelledError(BitnetChatError):
 
 
 class InternalError(BitnetChatError):
-    """A fault of the program itself, which its log explains."""
+    """A bug in the program; its log has the details."""
 
     reason = FinishReason.USAGE
 
 
 class InvalidTransitionError(InternalError):
-    """A state machine got a signal that its state does not accept. ``state`` and ``signal``: their names."""
+    """A state machine received a signal that is invalid in its state. ``state`` and ``signal``: their names."""
 
     def __init__(self, machine: str, state: str, signal: str) -> None:
         super().__init__(f"{machine} does not accept {signal} in the state {state}")

@@ -1,11 +1,11 @@
-"""The events of a reply: the only interface between a backend and a front end.
+"""The events of a reply: the interface between backends and front ends.
 
-The order within one reply: any number of :class:`Notice`, one :class:`Started`, then text and tool calls, then exactly
-one :class:`Completed` or :class:`Failed`. Notices may come at any time.
+A reply consists of any number of :class:`Notice`, one :class:`Started`, then text and tool calls, then exactly one
+:class:`Completed` or :class:`Failed`. A Notice can occur at any point.
 
-A :class:`ToolCall` is whole and well-formed; a call that was cut makes no event. A front end makes it only once the
-reply has ended with the reason ``tool_calls``. A reply that ends for any other reason (``length``, ``interrupted``,
-``engine_died`` …) was cut after its calls: a front end makes none of them.
+A :class:`ToolCall` is complete and well-formed; an incomplete call does not become an event. A front end executes calls
+only if the reply ends with the reason ``tool_calls``. With any other reason (``length``, ``interrupted``,
+``engine_died`` …) the reply was cut off, and none of its calls is executed.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from bitnet_chat.conversation.message import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
 
 BURST = 0.02
-"""Seconds. Tokens within this time came from buffers, and do not show the speed of the engine."""
+"""Seconds. Tokens that arrive within this time come from buffers, and do not show the speed of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Figures of one reply. Times in seconds. None: the engine does not report it."""
+    """Statistics of one reply. Times are in seconds. None: the engine does not report the value."""
 
     prompt_tokens: int | None = None
-    """Tokens of the prompt that were new: those that this turn added to the context before the reply."""
+    """Number of new tokens in the prompt: those added to the context by this turn, before the reply."""
     tokens: int = 0
-    """Tokens of the reply, its thoughts and calls of tools included. The token that ends a reply is not counted."""
+    """Number of tokens of the reply, including thinking and tool calls, excluding the end-of-turn token."""
     time_to_first_token: float | None = None
-    """Time to first token: from sending the message to the first character, prefill included."""
+    """Time from sending the message to the first character, prefill included."""
     seconds: float = 0.0
-    """From sending the message to the end of the reply."""
+    """Time from sending the message to the end of the reply."""
     context_used: int | None = None
-    """Tokens in the context window after the reply, with the one that ended it."""
+    """Number of tokens in the context window after the reply, end-of-turn token included."""
     context_size: int | None = None
+    """Size of the context window in tokens."""
     exact: bool = False
-    """True when the engine itself counted the tokens; False when they are estimates: counted with the model's own
-    vocabulary where it can be read, else by the length of the texts."""
+    """True if the engine has counted the tokens. False for estimates, with the vocabulary of the model if it is
+    readable, else from the length of the texts."""
     prompt_size: int | None = None
-    """Tokens in the context window when the reply began: all of the prompt, with what the engine had evaluated
-    before."""
+    """Number of tokens of the whole prompt, including those that the engine had evaluated before."""
     first_tokens: int = 1
-    """Tokens of the reply that make its first characters: an emoji has several."""
+    """Number of tokens that make up the first characters: an emoji has several."""
 
     def __add__(self, other: Stats) -> Stats:
         """The figures of two consecutive replies as one: the prompt of the first, the context of the second."""
@@ -58,9 +58,11 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Rate of generation, prefill excluded. A reply that came in one burst, or nearly so, leaves no time to
-        measure: then it is the rate from sending to the end, prefill included, which is lower. None for a reply
-        without tokens."""
+        """Speed of generation in tokens per second, prefill excluded; None for a reply without tokens.
+
+        If the reply arrived in (nearly) one burst, its generation time cannot be measured. The value is then the rate
+        over the whole time, prefill included, which is lower.
+        """
         if self.time_to_first_token is None or self.tokens < 1 or self.seconds <= 0:
             return None
         generating = self.seconds - self.time_to_first_token
@@ -71,22 +73,25 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One line for the user that is not part of the reply: a restart, or characters made visible in the message."""
+    """A message for the user that is not part of the reply, for example about a restart."""
 
     text: str
     dropped: int = 0
-    """Number of messages that were dropped from the prompt, where the notice reports this."""
+    """Number of messages that were dropped from the prompt, if the notice reports that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The message was handed to the engine; prefill begins."""
+    """The message was passed to the engine; prefill begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """Prefill progress: ``done`` of ``total`` tokens of the prompt are evaluated, those in the engine's cache included.
-    Not all backends report it. May come between Started and the first text, any number of times."""
+    """Progress of prefill: ``done`` of ``total`` tokens of the prompt are evaluated, including those in the cache of
+    the engine.
+
+    Occurs between Started and the first text, any number of times. Not all backends report it.
+    """
 
     done: int
     total: int
@@ -94,21 +99,21 @@ class PromptProgress:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next characters of the reply, never empty. Bytes that are not UTF-8 appear as lone surrogates."""
+    """The next characters of the reply, never empty. Bytes that are not UTF-8 are lone surrogates."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingDelta:
-    """The next characters of the model's thinking; not part of the reply."""
+    """The next characters of the thinking, which is not part of the reply."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The reply has ended. ``text`` is the whole of it, the same as all TextDelta joined."""
+    """The reply has ended. ``text``: the whole reply, equal to all TextDelta joined."""
 
     reason: FinishReason
     text: str
@@ -117,7 +122,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request failed: the conversation is unchanged, and the message may be sent again. ``text``: the part that
+    """The request failed. The conversation is unchanged, and the message can be sent again. ``text``: the text that
     arrived."""
 
     error: BitnetChatError
@@ -125,3 +130,4 @@ class Failed:
 
 
 Event = Notice | Started | PromptProgress | TextDelta | ThinkingDelta | ToolCall | Completed | Failed
+"""Any event of a reply."""

@@ -1,4 +1,4 @@
-"""Paths of files and folders. All of them are defined here."""
+"""Paths of all files and directories of the program."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ BUNDLED = "bitnet-demo.gguf"
 APP = "bitnet-chat"
 
 
-def meant(written: str) -> Path:
-    """A path given by the user, with ``~`` and ``~name`` as in a shell. Raises UsageError for an unknown home."""
+def expand(written: str) -> Path:
+    """Expand ``~`` and ``~name`` in a path given by the user, as a shell does. Raises UsageError for an unknown
+    user."""
     try:
         return Path(written).expanduser()
     except RuntimeError:
@@ -22,68 +23,72 @@ def meant(written: str) -> Path:
 
 
 def home() -> Path | None:
-    """The home of the user; None without one, in a container for example."""
+    """Return the home directory; None without one, for example in a container."""
     try:
         return Path.home()
     except RuntimeError:
         return None
 
 
-def _place(variable: str, kind: str) -> Path:
+def _directory(variable: str, kind: str) -> Path:
+    """Return the directory in ``variable``, or that of the platform. Raises UsageError without a home directory."""
     chosen = os.environ.get(variable)
     if chosen:
-        return meant(chosen)
-    from platformdirs import PlatformDirs  # imported late: 10 ms that --version need not pay
+        return expand(chosen)
+    from platformdirs import PlatformDirs  # imported late: it takes 10 ms, which --version does not need
 
     try:
         place = Path(getattr(PlatformDirs(APP, appauthor=False), kind))
     except RuntimeError:
         place = Path("~")
-    if place.parts[:1] == ("~",):  # older releases of platformdirs give back what they cannot expand
+    if place.parts[:1] == ("~",):  # older releases of platformdirs return an unexpanded path
         raise UsageError("this user has no home directory to keep files in", remedy=f"set HOME, or {variable}=FOLDER")
     return place
 
 
 def data_dir() -> Path:
-    """Engines, history: ``$BITNET_CHAT_DATA`` or the default of the platform."""
-    return _place("BITNET_CHAT_DATA", "user_data_dir")
+    """Return the directory of engines, models and the journal: ``$BITNET_CHAT_DATA`` or the default of the platform."""
+    return _directory("BITNET_CHAT_DATA", "user_data_dir")
 
 
 def cache_dir() -> Path:
-    """Reproducible data: ``$BITNET_CHAT_CACHE`` or the default of the platform."""
-    return _place("BITNET_CHAT_CACHE", "user_cache_dir")
+    """Return the directory of reproducible data: ``$BITNET_CHAT_CACHE`` or the default of the platform."""
+    return _directory("BITNET_CHAT_CACHE", "user_cache_dir")
 
 
 def config_file() -> Path:
-    """``$BITNET_CHAT_CONFIG`` or ``config.toml`` in the default folder of the platform."""
+    """Return ``$BITNET_CHAT_CONFIG``, or ``config.toml`` in the default directory of the platform."""
     chosen = os.environ.get("BITNET_CHAT_CONFIG")
     if chosen:
-        return meant(chosen)
-    return _place("BITNET_CHAT_CONFIG_DIR", "user_config_dir") / "config.toml"
+        return expand(chosen)
+    return _directory("BITNET_CHAT_CONFIG_DIR", "user_config_dir") / "config.toml"
 
 
 def engine_home() -> Path:
-    """Engines of ``bitnet-chat engine install``, compiled or prebuilt, a folder each."""
+    """Return the directory of the engines of ``bitnet-chat engine install``, each in its own directory."""
     return data_dir() / "engine"
 
 
 def models_dir() -> Path:
-    """Models fetched by ``bitnet-chat models pull``, each a file named after its model."""
+    """Return the directory of the models of ``bitnet-chat models pull``."""
     return data_dir() / "models"
 
 
 def checkout() -> Path | None:
-    """The root of the source checkout this package runs from; None for an installed package."""
+    """Return the root of the source checkout that contains this package; None for an installed package."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "setup.cfg").is_file() and (root / "bin").is_dir() else None
 
 
 def bundled_model() -> Path | None:
-    """The demo model of the package. From a zipped wheel it is copied into the cache once: an engine maps a file."""
+    """Return the demo model in the package; None if it is missing.
+
+    In a zipped package it is copied to the cache once, because an engine maps a file.
+    """
     file = Path(__file__).parent / "models" / BUNDLED
     if file.is_file():
         return file
-    from importlib.resources import files  # late: a zipped package is rare
+    from importlib.resources import files  # imported late: zipped packages are rare
 
     packed = files("bitnet_chat") / "models" / BUNDLED
     if not packed.is_file():
@@ -96,6 +101,6 @@ def bundled_model() -> Path | None:
             partial = copy.with_name(f"{BUNDLED}.{os.getpid()}")
             partial.write_bytes(content)
             partial.replace(copy)
-    except OSError:  # a full disk, a cache that cannot be written
+    except OSError:  # disk full, or cache not writable
         return None
     return copy

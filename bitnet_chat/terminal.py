@@ -1,8 +1,8 @@
 """Capabilities of a terminal, for all code that draws, colours, wraps or copies.
 
-A stream is a terminal if ``isatty`` says so. Its capabilities follow from its name, ``TERM``: without one, or with
-``dumb`` or ``unknown``, it gets lines of plain text, as in git and ncurses. A Windows console has no name and all
-capabilities. Standard library only: the scripts in ``bin/`` need it before anything is installed.
+A stream is a terminal if ``isatty`` is true. Its capabilities follow from ``TERM``: if that is missing, ``dumb`` or
+``unknown``, only lines of plain text are written, as git and ncurses do. A Windows console has no ``TERM`` and all
+capabilities. Uses only the standard library, since the scripts in ``bin/`` need it before anything is installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WINDOWS = sys.platform == "win32"
 
 
 def is_capable(term: str | None, *, windows: bool = _WINDOWS) -> bool:
-    """Whether a terminal of this name can move its cursor, erase and show styles. None: it has no name."""
+    """Whether a terminal with this ``TERM`` can move the cursor, erase and show styles. None: ``TERM`` is not set."""
     return (windows and not term) or (term or "").strip().lower() not in _PLAIN
 
 
@@ -28,22 +28,23 @@ def draws(stream: TextIO) -> bool:
 
 
 def shows_colours(stream: TextIO) -> bool:
-    """Whether it can, and ``NO_COLOR`` is not set."""
+    """Whether ``stream`` is such a terminal, and ``NO_COLOR`` is not set."""
     return draws(stream) and not os.environ.get("NO_COLOR")
 
 
 def size(stream: TextIO) -> tuple[int, int]:
-    """Columns and rows of the terminal of ``stream``; 80 and 24 if unknown."""
+    """Return columns and rows of the terminal; 80 and 24 if unknown."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
-    except (OSError, ValueError):  # io.UnsupportedOperation is both
+    except (OSError, ValueError):  # io.UnsupportedOperation is a subclass of both
         columns, rows = 0, 0
     return columns or _SIZE[0], rows or _SIZE[1]
 
 
 def wraps_anew(variables: Mapping[str, str]) -> bool:
-    """Whether a terminal with these environment variables reflows its rows when its window gets narrower. Most do;
-    those that cut them are known by name.
+    """Whether the terminal with these environment variables rewraps its rows when its window gets narrower.
+
+    Most terminals do; the others are known by name.
     """
     if "TMUX" in variables:
         return True

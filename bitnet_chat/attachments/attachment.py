@@ -1,6 +1,6 @@
-"""A file as text, and its form in a message. Pure.
+"""A file as text, its form in a message, and mentions of files in typed text. Pure.
 
-The files come first and the question last, where a model weighs it most::
+Files come first and the question last, where a model weighs it most::
 
     [File: notes.md]
     ```md
@@ -9,8 +9,8 @@ The files come first and the question last, where a model weighs it most::
 
     What is this about?
 
-The fence is longer than any run of backticks in the text, so that a file cannot end its own block; the name is one line
-of visible characters; the tag is the suffix of the name. :func:`typed` removes the blocks.
+The fence is longer than any run of backticks in the text, so that a file cannot end its block. The name is one line of
+visible characters, and the tag after the fence is the suffix of the name. :func:`typed` removes the blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bitnet_chat.util.progress import size
 _BACKTICKS = re.compile("`+")
 _TAG = re.compile(r"\.([A-Za-z0-9+]{1,10})\Z")
 _UNTAGGED = ("txt", "text", "pdf")
-# Latin letters, digits, other signs of Latin texts, ends of lines, other alphabets, ideographs and syllables.
+# Latin letters, digits, Latin punctuation, newlines, other alphabets, ideographs and syllabic scripts.
 _KINDS = [
     re.compile(pattern)
     for pattern in (
@@ -44,23 +44,27 @@ _HEAD = re.compile(r"\[File: [^\n]*\]\n(`{3,})[^`\n]*\n")
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
+    """A file as text."""
+
     name: str
-    """As given by the user; may contain any characters of a file name."""
+    """The path as given by the user; may contain any characters of a file name."""
     text: str
     size: int
-    """Bytes of the file."""
+    """Size of the file in bytes."""
     kind: Literal["text", "pdf"] = "text"
     encoding: str = "utf-8"
-    """Of a text file."""
+    """Encoding of a text file."""
     pages: int = 0
-    """Of a PDF."""
+    """Number of pages of a PDF."""
     remark: str = ""
-    """A note for the user: pages without text, for example."""
+    """A note for the user, for example about pages without text."""
 
     def described(self, tokens: TokenCount | None = None, window: int | None = None) -> str:
-        """One sanitized line: ``notes.md: 12.4 kB, ~3100 tokens (±10 %), 38 % of the window``.
+        """Describe the attachment in one sanitized line: ``notes.md: 12.4 kB, ~3100 tokens (±10 %), 38 % of the
+        window``.
 
-        ``tokens``: the result of ``Backend.count`` for :attr:`block`; None: a rough estimate. ``window``: tokens.
+        ``tokens``: result of ``Backend.count`` for :attr:`block`; None: a rough estimate. ``window``: size of the
+        context window in tokens.
         """
         tokens = tokens or rough_count(self.block)
         facts = [_size(self.size)]
@@ -77,7 +81,7 @@ class Attachment:
 
     @property
     def block(self) -> str:
-        """The text in the message, without the empty line after it."""
+        """The text for the message, without the empty line after it."""
         longest = max(map(len, _BACKTICKS.findall(self.text)), default=0)
         fence = "`" * max(3, longest + 1)
         end = "" if self.text.endswith("\n") else "\n"
@@ -90,12 +94,12 @@ class Attachment:
 
 
 def with_attachments(message: str, attachments: Sequence[Attachment]) -> str:
-    """The message with the files before it; the message itself without files."""
+    """Return the message with the files before it."""
     return "".join(f"{each.block}\n" for each in attachments) + message
 
 
 def typed(message: str) -> str:
-    """The typed text of a message: for titles and one-line lists. The inverse of :func:`with_attachments`."""
+    """Return the typed text of a message, for titles and one-line lists: the inverse of :func:`with_attachments`."""
     while head := _HEAD.match(message):
         end = message.find(f"\n{head[1]}\n\n", head.end() - 1)
         if end < 0:
@@ -105,11 +109,11 @@ def typed(message: str) -> str:
 
 
 def rough_count(text: str) -> TokenCount:
-    """An estimate without a tokenizer, for a model that is not loaded yet, for example.
+    """Estimate the number of tokens without a tokenizer, for example before the model is loaded.
 
     Measured with nine vocabularies (Llama 3, Qwen 2, Phi 3, GPT-2, DeepSeek, Falcon, Command R, StarCoder, Gemma) on
-    prose, code, JSON, CSV, logs, diffs and hexadecimal: each within 50 %, but for base64 (70 %). For other scripts the
-    vocabularies themselves differ fourfold; the estimate is the middle, within 75 %.
+    prose, code, JSON, CSV, logs, diffs and hexadecimal: the error is within 50 %, and 70 % for base64. For other
+    scripts the vocabularies differ by a factor of four; the estimate is in the middle, within 75 %.
     """
     letters, digits, signs, breaks, others, ideographs = (len(kind.findall(text)) for kind in _KINDS)
     latin = 0.34 * letters + 1.2 * digits + 0.85 * signs + 0.2 * breaks
@@ -119,38 +123,37 @@ def rough_count(text: str) -> TokenCount:
 
 
 def _size(count: int) -> str:
-    """Bytes, with a finer form for small files: ``840 bytes``, ``12.4 kB``, ``2 MB``."""
+    """Format a number of bytes, more precisely for small files: ``840 bytes``, ``12.4 kB``, ``2 MB``."""
     if count < 1000:
         return f"{count} byte{'' if count == 1 else 's'}"
     return f"{count / 1000:.1f} kB" if count < 99_950 else size(count)
 
 
-# ``@path`` in what a user typed, and paths with blanks in quotes. Pure.
-#
-# A mention begins at the start of the text or after white space, unlike the @ of an e-mail address. Whether it names a
-# file is decided by ``reading.mentioned``: otherwise it is a word. ``@"my file.txt"`` allows blanks; in quotes a
-# backslash escapes a quote or a backslash, as in a shell.
+# Mentions: ``@path`` in typed text. A mention begins at the start of the text or after white space, unlike the @ of an
+# e-mail address. ``reading.mentioned`` decides whether it names a file; otherwise it is a word. ``@"my file.txt"``
+# allows blanks; in quotes a backslash escapes a quote or a backslash, as in a shell.
 
 _INSIDE = r'((?:[^"\\\n]|\\.)*)'
 _MENTION = re.compile(rf'(?:(?<=\s)|\A)@(?:"{_INSIDE}"|([^\s"]\S*))')
 _UNFINISHED = {sign: re.compile(rf'(?:(?<=\s)|\A){sign}(?:"{_INSIDE}|((?!")\S*))\Z') for sign in ("@", "")}
 _ESCAPE = re.compile(r'\\(["\\])')
-# A way to a file, or an ending; "@app.route" and "@user.bsky.social" are others' names, "@2.5" and "@example.com" too.
+# A path or a file suffix. Not "@app.route", "@user.bsky.social", "@2.5" or "@example.com".
 _FILE_LIKE = re.compile(r"(?:/|\.{1,2}/|~/)[^\s]+|[^\s()@]*[\w-]\.(?!(?:com|org|net)\Z)(?=\w*[A-Za-z])\w{1,4}")
 _TAIL = ".,;:!?)]}>'\"…。、，"
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
+    """A possible mention of a file: ``text[start:end]``, with ``@`` and quotes."""
+
     start: int
     end: int
-    """``text[start:end]`` is the mention, ``@`` and quotes included."""
     paths: tuple[str, ...]
-    """Possible paths, the likeliest first: with and without the punctuation after it."""
+    """Possible paths, the most likely first: with and without the punctuation after it."""
 
 
 def mentions(text: str) -> list[Mention]:
-    """All possible mentions, in order."""
+    """Find all possible mentions, in order."""
     found = []
     for match in _MENTION.finditer(text):
         if match[1] is not None:
@@ -164,25 +167,23 @@ def mentions(text: str) -> list[Mention]:
 
 
 def looks_like_file(mention: Mention, text: str) -> bool:
-    """Whether a mention certainly means a file: quotes, the beginning of a path, or a suffix."""
+    """Whether a mention certainly means a file: it has quotes, the beginning of a path, or a suffix."""
     return text[mention.start + 1] == '"' or _FILE_LIKE.fullmatch(mention.paths[-1]) is not None
 
 
 def unquoted(inside: str) -> str:
-    """The text between two quotes, unescaped."""
+    """Unescape the text between two quotes."""
     return _ESCAPE.sub(r"\1", inside)
 
 
 def quoted(path: str) -> str:
-    """The text between quotes for a path."""
+    """Escape a path for use between quotes."""
     return path.replace("\\", "\\\\").replace('"', '\\"')
 
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedMention:
-    """A path that is being typed: it begins at ``start`` of the text, sign and quote included, and extends
-    to its end.
-    """
+    """A path that is being typed. It begins at ``start`` of the text, with sign and quote, and extends to the end."""
 
     start: int
     path: str
@@ -190,8 +191,9 @@ class UnfinishedMention:
 
 
 def unfinished(text: str, sign: Literal["@", ""] = "@") -> UnfinishedMention | None:
-    """The path at the end of a text before the cursor. ``sign``: ``@`` for a mention, empty for the last
-    of some paths.
+    """Find the path at the end of the text before the cursor.
+
+    ``sign``: ``@`` for a mention, empty for the last one of a list of paths. Returns None without a path.
     """
     match = _UNFINISHED[sign].search(text)
     if match is None:

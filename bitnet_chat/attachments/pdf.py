@@ -1,8 +1,8 @@
-"""The text of a PDF, extracted by a process of its own.
+"""Extraction of the text of a PDF in a separate process.
 
-A PDF is a program of a kind, and may have been written to never end or to use all memory: its reader runs with fixed
-limits in a process of its own. This file is that process, too: run as a script it reads a PDF from stdin and writes one
-JSON object. Then it imports nothing of this package: its folder is not on the path.
+Reading a PDF executes instructions in it, which may never end or use all memory, so the reader runs in a process with
+fixed limits. This file is also the script of that process: it reads a PDF from stdin and writes one JSON object. As a
+script it imports nothing of this package, whose directory is not on its path.
 """
 
 from __future__ import annotations
@@ -14,22 +14,27 @@ from dataclasses import dataclass
 from typing import Any
 
 PAGES = 500
+"""Maximum number of pages."""
 SECONDS = 60
+"""Maximum time, as wall-clock time and as CPU time."""
 MEMORY = 1_500_000_000
-"""Bytes of address space, if the platform can limit it; a large but honest PDF takes less than half of it."""
+"""Maximum bytes of address space, if the platform can limit it. A large normal PDF needs less than half of it."""
 CHARACTERS = 4_000_000
+"""Maximum number of characters of the extracted text."""
 
 
 @dataclass(frozen=True, slots=True)
 class PdfText:
+    """The text of a PDF."""
+
     text: str
     pages: int
     empty: int
-    """Pages without any text."""
+    """Number of pages without text."""
 
 
 class PdfError(Exception):
-    """``what``: the fault, to follow the name. ``remedy``: what to do."""
+    """The text of a PDF cannot be extracted. ``what``: a predicate of the file. ``remedy``: what to do."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
@@ -48,11 +53,11 @@ _PROBLEMS = {
 
 
 def pdf_text(data: bytes) -> PdfText:
-    """Raises PdfError. Blocks for at most ``SECONDS``."""
+    """Extract the text of a PDF. Blocks for at most ``SECONDS``. Raises PdfError."""
     try:
         done = subprocess.run(
-            # -P: no folder of this package, and not the one the user is in, becomes a place of modules. -I also leaves
-            # out PYTHONPATH, where it is left out for this program.
+            # -P: neither the directory of this file nor the current directory is searched for modules. -I also ignores
+            # PYTHONPATH, if this program does.
             [sys.executable, "-I" if sys.flags.isolated else "-P", __file__],
             input=data,
             stdout=subprocess.PIPE,
@@ -71,7 +76,8 @@ def pdf_text(data: bytes) -> PdfText:
 
 
 def _extracted(data: bytes) -> dict[str, Any]:
-    """In the separate process. The text of a page ends with a newline; an empty line is between pages."""
+    """Extract the text, in the separate process. The text of each page ends with a newline; an empty line separates
+    pages."""
     import io
 
     from pypdf import PdfReader
@@ -79,7 +85,7 @@ def _extracted(data: bytes) -> dict[str, Any]:
 
     try:
         reader = PdfReader(io.BytesIO(data))
-        # Many are encrypted with an empty password: everybody may read them.
+        # Many PDFs are encrypted with an empty password, and may be read.
         if reader.is_encrypted and not reader.decrypt(""):
             return {"problem": "encrypted"}
         count = len(reader.pages)
@@ -96,7 +102,7 @@ def _extracted(data: bytes) -> dict[str, Any]:
         return {"problem": "encrypted"}
     except MemoryError:
         return {"problem": "limits"}
-    except Exception:  # whatever a broken file makes of a reader: pypdf lets many kinds through
+    except Exception:  # pypdf raises many kinds of exceptions for damaged files
         return {"problem": "broken"}
     if not any(pages):
         return {"problem": "scanned" if pages else "broken"}
@@ -105,12 +111,13 @@ def _extracted(data: bytes) -> dict[str, Any]:
 
 
 def _limit() -> None:
+    """Set the limits of the separate process."""
     if sys.platform != "win32":
         import contextlib
         import resource
 
         for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_CORE, 0)):
-            with contextlib.suppress(OSError, ValueError):  # macOS knows some of them by name only
+            with contextlib.suppress(OSError, ValueError):  # macOS defines some limits without supporting them
                 resource.setrlimit(kind, (most, most))
 
 

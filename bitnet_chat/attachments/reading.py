@@ -1,4 +1,5 @@
-"""Files and stdin as attachments. May block on a disk: a front end with an event loop calls this in a thread."""
+"""Reading of files and stdin as attachments. May block on a disk: a front end with an event loop calls it in a
+thread."""
 
 from __future__ import annotations
 
@@ -15,86 +16,88 @@ from bitnet_chat.attachments.attachment import Attachment, looks_like_file, ment
 from bitnet_chat.errors import EmptyFileError, UsageError
 
 TEXT_LIMIT = 4_000_000
-"""Bytes of a text: ten times the largest context windows."""
+"""Maximum bytes of a text file: ten times the largest context windows."""
 PDF_LIMIT = 64_000_000
+"""Maximum bytes of a PDF."""
 
-_PATIENCE = 2.0
-"""Seconds of waiting for stdin after which a line reports it."""
+_NOTICE_SECONDS = 2.0
+"""Seconds without input on stdin after which a message reports the wait."""
 _PDF = b"%PDF-"
-_HEAD = 1024  # bytes in which the mark of a PDF may come, as readers of PDF have always had it
+_HEAD = 1024  # the signature of a PDF may be anywhere in the first 1024 bytes, as in other readers
 
 
 def attach(path: str) -> Attachment:
-    """Read a file. Raises UsageError for one that is missing, unreadable, not a file, empty, too large or not a text.
+    """Read a file as an attachment, whose name is ``path`` unchanged; ``~`` is the home directory.
 
-    Never blocks on a device or a pipe. ``~`` is the home of the user; the name of the attachment is ``path``,
-    unchanged.
+    Never blocks on a device or pipe. Raises UsageError for a file that is missing, unreadable, not a regular file,
+    empty, too large, or not a text.
     """
     try:
-        place = Path(path).expanduser()
-        with _opened(place, path) as file:
+        location = Path(path).expanduser()
+        with _open(location, path) as file:
             size = os.fstat(file.fileno()).st_size
-            head = file.read(_HEAD) or b""  # None: a file that is a device in disguise, and has nothing now
+            head = file.read(_HEAD) or b""  # None: a file that behaves like a device, without data at present
             limit = PDF_LIMIT if _PDF in head else TEXT_LIMIT
-            # Before it is read; what says 0, as files of /proc do, or grows meanwhile, is stopped at the limit.
+            # Checked before reading. A file that reports size 0, as in /proc, or grows is read up to the limit.
             if size > limit:
                 raise _too_large(path, size, limit)
             data = head + (file.read(limit + 1 - len(head)) or b"")
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~nobody; ValueError: a NUL in the name
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: unknown ~user; ValueError: NUL in the name
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"{path} cannot be read: {why}") from None
     return from_bytes(path, data)
 
 
 def attach_all(paths: Sequence[str]) -> list[Attachment]:
-    """Each of them once. Raises UsageError for the first that cannot be attached."""
+    """Read each file once. Raises UsageError for the first that cannot be attached."""
     return [attach(path) for path in dict.fromkeys(paths)]
 
 
 def mentioned(text: str) -> list[str]:
-    """The paths of the files that a typed message mentions, each once; a mention without a file is a word."""
+    """Return the paths of the files that a typed message mentions, each once. A mention without a file is a word."""
     found = (next(filter(_is_file, mention.paths), None) for mention in mentions(text))
     return [*dict.fromkeys(path for path in found if path is not None)]
 
 
 def missing(text: str) -> list[str]:
-    """The paths that a typed message mentions as files and that are not files, each once."""
+    """Return the paths in mentions that look like files but do not exist, each once."""
     found = [each for each in mentions(text) if looks_like_file(each, text) and not any(map(_is_file, each.paths))]
     return [*dict.fromkeys(each.paths[-1] for each in found)]
 
 
-def meant(text: str) -> list[str]:
-    """The paths in mentions that look like files, each once, for texts in which a mention attaches nothing."""
+def file_mentions(text: str) -> list[str]:
+    """Return the paths in mentions that exist or look like files, each once; for texts in which mentions do not attach
+    files."""
     return [*dict.fromkeys([*mentioned(text), *missing(text)])]
 
 
 def attach_stdin(say: Callable[[str], None]) -> Attachment:
-    """All of stdin under the name ``stdin``. Raises UsageError.
+    """Read all of stdin as an attachment with the name ``stdin``. Raises UsageError.
 
-    ``say`` is called, with a line for the user, after some seconds without input.
+    ``say`` is called with a message for the user after some seconds without input.
     """
     if sys.stdin is None or sys.stdin.closed:
         raise UsageError("stdin is closed: nothing to attach")
-    _tell_who_waits(say)
+    _notify_waiting(say)
     return from_bytes("stdin", sys.stdin.buffer.read(PDF_LIMIT + 1))
 
 
 def stdin_is_given() -> bool:
-    """True if stdin is a pipe or a file, and so contains input.
+    """Whether stdin is a pipe or a file, and so contains input.
 
     A terminal, a socket or /dev/null may be connected without any input, and is not read. A pipe is read to its end, as
-    every filter does, however long its writer takes; if it stays open without a writer, as in ``ssh HOST bitnet-chat
-    ...`` without -n, a line reports the wait.
+    by every filter. If it stays open without a writer, as in ``ssh HOST bitnet-chat ...`` without -n, a message reports
+    the wait.
     """
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):  # closed, or a stand-in without a descriptor
+    except (OSError, ValueError, AttributeError):  # closed, or an object without a descriptor
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def from_bytes(name: str, data: bytes) -> Attachment:
-    """Raises UsageError for data that is empty, too large or not a text."""
+    """Make an attachment of ``data``. Raises UsageError for data that is empty, too large or not a text."""
     if not data:
         raise EmptyFileError(f"{name} is empty: nothing to attach")
     if _PDF in data[:_HEAD]:
@@ -140,13 +143,13 @@ _KINDS = (
 )
 
 
-def _opened(place: Path, name: str) -> BinaryIO:
-    """The file, opened without blocking; checked before, because opening has an effect on some devices."""
-    _must_be_file(place.stat().st_mode, name)
+def _open(location: Path, name: str) -> BinaryIO:
+    """Open a file without blocking. Its kind is checked first, because opening has an effect on some devices."""
+    _must_be_file(location.stat().st_mode, name)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
-    file = open(os.open(place, flags), "rb", closefd=True)  # noqa: PTH123, SIM115 -- of a descriptor; the caller closes
+    file = open(os.open(location, flags), "rb", closefd=True)  # noqa: PTH123, SIM115 -- of a descriptor; the caller closes
     try:
-        _must_be_file(os.fstat(file.fileno()).st_mode, name)  # it may have been replaced in between
+        _must_be_file(os.fstat(file.fileno()).st_mode, name)  # again, since the file may have been replaced
     except BaseException:
         file.close()
         raise
@@ -166,19 +169,17 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _tell_who_waits(say: Callable[[str], None]) -> None:
+def _notify_waiting(say: Callable[[str], None]) -> None:
     if sys.stdin.isatty():
         say("reading the attachment from the terminal; Ctrl-D ends the input")
-    elif sys.platform != "win32":  # where select knows sockets only
+    elif sys.platform != "win32":  # on Windows, select supports sockets only
         import select
 
-        if not select.select([sys.stdin], [], [], _PATIENCE)[0]:
+        if not select.select([sys.stdin], [], [], _NOTICE_SECONDS)[0]:
             say("waiting for stdin, an open pipe; use </dev/null if it has no data")
 
 
-# Bytes of a file become text, or a word for what they are instead. Pure.
-
-# From the registries and specifications of the formats. What begins like text and is none is told by its bytes.
+# First bytes of file formats, from their registries and specifications.
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
@@ -214,82 +215,87 @@ _SIGNATURES = (
 _FORMATS_AT_4 = ((b"ftyp", "MP4 or QuickTime video, or a HEIC picture"),)
 
 _BOMS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, since it begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8"),
 )
-# Encodings of real files. With all encodings of Python as candidates, charset-normalizer 3.5.2 detects short Western
-# texts as cp1006 and hp_roman8, and KOI8-R as Japanese.
+# Encodings that are in use. With all encodings of Python as candidates, charset-normalizer 3.5.2 takes short Western
+# texts for cp1006 and hp_roman8, and KOI8-R for Japanese.
 _CANDIDATES = [
     *("cp1252", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
     *("cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "iso8859_2", "iso8859_5"),
 ]
 _SAMPLE = 64_000
-"""Bytes from which the encoding is detected: detection takes seconds per megabyte."""
+"""Number of bytes from which the encoding is detected, since detection takes seconds per megabyte."""
 
-_CONTROL = re.compile(rb"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f]")  # of a text may be: \b \t \n \f \r ESC
+_CONTROL = re.compile(rb"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f]")  # texts may contain \b \t \n \f \r ESC
 
 
 class NotTextError(Exception):
-    """``str(error)`` is the apparent format: ``a PNG picture``."""
+    """The data is not a text. The message is the apparent format: ``a PNG picture``."""
 
 
 def decoded(data: bytes) -> tuple[str, str]:
-    r"""The text, with line ends as ``\n``, and its encoding: UTF-8 if valid. Raises NotTextError."""
-    text, encoding = _decoded(data)
+    r"""Return the text, with ``\n`` as line ends, and its encoding: UTF-8 if valid, else detected. Raises
+    NotTextError."""
+    text, encoding = _decode(data)
     return text.replace("\r\n", "\n"), encoding
 
 
-def _decoded(data: bytes) -> tuple[str, str]:
+def _decode(data: bytes) -> tuple[str, str]:
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             try:
                 return data.decode("utf-8-sig" if encoding == "utf-8" else encoding), encoding
             except UnicodeDecodeError:
-                break  # chance, or a damaged file: what the rest says
+                break  # a coincidence, or a damaged file: continue with other methods
     if b"\0" in data:
-        return _utf_16_without_a_mark(data)
-    # Made of ASCII bytes alone; no other text has this sequence.
+        return _decode_utf_16(data)
+    # ISO-2022-JP consists of ASCII bytes; other texts do not contain this sequence.
     encodings = ("iso2022_jp", "utf-8") if b"\x1b$" in data else ("utf-8",)
     for encoding in encodings:
         try:
             return data.decode(encoding), encoding.replace("_", "-")
         except UnicodeDecodeError:
             pass
-    what = _named(data, beyond_doubt=True)
+    what = _identify(data, unambiguous=True)
     if what or len(_CONTROL.findall(data[:_SAMPLE])) > len(data[:_SAMPLE]) / 50:
         raise NotTextError(what or "binary data")
-    return _guessed(data)
+    return _detect(data)
 
 
-def _named(data: bytes, *, beyond_doubt: bool = False) -> str:
-    """``beyond_doubt``: not by letters alone, with which a text may begin, too: ``BMW``."""
+def _identify(data: bytes, *, unambiguous: bool = False) -> str:
+    """Return the file format of ``data``; empty if unknown.
+
+    ``unambiguous``: ignore signatures of letters, with which a text may begin (``BMW``).
+    """
     for signature, what in _SIGNATURES:
-        if data.startswith(signature) and not (beyond_doubt and signature.decode("latin-1").isprintable()):
+        if data.startswith(signature) and not (unambiguous and signature.decode("latin-1").isprintable()):
             return what
     return next((what for signature, what in _FORMATS_AT_4 if data[4:].startswith(signature)), "")
 
 
-def _utf_16_without_a_mark(data: bytes) -> tuple[str, str]:
-    """A text in which nearly every second byte is NUL is UTF-16: no other text has any."""
+def _decode_utf_16(data: bytes) -> tuple[str, str]:
+    """Decode UTF-16 without a byte order mark. Recognized by NUL in nearly every second byte. Raises NotTextError."""
     head = data[:_SAMPLE]
     high, low = head[0::2].count(0), head[1::2].count(0)
     for encoding, zeros, others in (("utf-16-le", low, high), ("utf-16-be", high, low)):
-        if not _named(data) and len(data) % 2 == 0 and zeros > len(head) / 5 and others < len(head) / 100:
+        if not _identify(data) and len(data) % 2 == 0 and zeros > len(head) / 5 and others < len(head) / 100:
             try:
                 return data.decode(encoding), encoding
             except UnicodeDecodeError:
                 break
-    raise NotTextError(_named(data) or "binary data")
+    raise NotTextError(_identify(data) or "binary data")
 
 
-def _guessed(data: bytes) -> tuple[str, str]:
+def _detect(data: bytes) -> tuple[str, str]:
+    """Detect the encoding. Raises NotTextError."""
     from charset_normalizer import from_bytes  # imported late: most files are UTF-8
 
-    # The sample is taken around the first byte that is not ASCII, and ends with a line: a cut through a character
-    # would speak against every encoding that has longer ones.
+    # The sample begins at the line of the first byte that is not ASCII, and ends with a line: an incomplete character
+    # would rule out all multibyte encodings.
     first = re.search(rb"[\x80-\xff]", data)
     start = data.rfind(b"\n", 0, first.start() if first else 0) + 1
     sample = data[start : start + _SAMPLE]
@@ -298,8 +304,8 @@ def _guessed(data: bytes) -> tuple[str, str]:
     found = list(from_bytes(sample, cp_isolation=_CANDIDATES))
     guesses = [match.encoding for match in found]
     western = from_bytes(sample, cp_isolation=["cp1252"]).best()
-    # Of two that fit alike the most common one: the order of the guesses is then by chance. Turkish differs from it in
-    # six letters only; where it is found, they were there.
+    # If windows-1252 fits as well as the best guess, prefer it as the most common one. Not to Turkish (cp1254), which
+    # differs in six letters only, and is only detected if they occur.
     if western is not None and guesses[:1] != ["cp1254"]:
         best = found[0] if found else western
         if western.chaos <= best.chaos and western.coherence >= best.coherence - 0.1:
@@ -313,7 +319,7 @@ def _guessed(data: bytes) -> tuple[str, str]:
 
 
 def _plain_name(encoding: str) -> str:
-    """The usual spelling: ``windows-1252``, ``Shift-JIS``."""
+    """Return the usual name of an encoding: ``windows-1252``, ``Shift-JIS``."""
     names = {"cp932": "shift-jis", "cp949": "euc-kr", "gb18030": "gb18030", "latin-1": "iso-8859-1"}
     if encoding in names:
         return names[encoding]

@@ -55,7 +55,7 @@ def model_path(
 
     ``notify`` gets one line with the reason where several were possible. Raises ModelError where none was found.
     """
-    if settings.model and (path := paths.meant(settings.model)).is_file():  # the usual case, without an import
+    if settings.model and (path := paths.expand(settings.model)).is_file():  # the usual case, without an import
         return path
     from bitnet_chat.models.resolve import resolve
 

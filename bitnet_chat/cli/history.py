@@ -155,7 +155,7 @@ def _search(journal: Journal, flags: argparse.Namespace) -> int:
 def _export(stored: StoredConversation, flags: argparse.Namespace) -> int:
     if stored.state is ReplyState.ANSWERING:
         _say("a reply is running: the export contains only its text so far")
-    target = None if flags.output == "-" else paths.meant(flags.output)
+    target = None if flags.output == "-" else paths.expand(flags.output)
     ending = target.suffix.lstrip(".").lower() if target is not None else ""
     format = flags.format or (ending if ending in FORMATS else "json" if flags.json else "md")
     text = _exported(stored, format)

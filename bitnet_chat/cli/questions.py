@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, TextIO
 
 from bitnet_chat import batch, paths, terminal
 from bitnet_chat.attachments import Attachment, with_attachments
-from bitnet_chat.attachments.reading import meant
+from bitnet_chat.attachments.reading import file_mentions
 from bitnet_chat.backend import Backend
 from bitnet_chat.backends.factory import expect, open_backend, open_batch, open_interactive, open_journal, reply_options
 from bitnet_chat.backends.wrappers.runaway_guard import TOLD
@@ -100,7 +100,7 @@ async def _answer_one(
             _print(answer, page, streamed=not hasattr(flags, "no_stream"))
         _tell_failure(answer)
         sys.stdout.flush()
-        return answer.reason.exit_code or (FinishReason.JOURNAL.exit_code if recorder.unkept else 0)
+        return answer.reason.exit_code or (FinishReason.JOURNAL.exit_code if recorder.unsaved else 0)
     finally:
         await recorder.close()
         await backend.close()
@@ -141,8 +141,8 @@ def _tell_failure(answer: batch.Answer) -> None:
 
 def _where_kept(recorder: JournalRecorder) -> dict[str, object]:
     """The fields of ``--json`` about the journal."""
-    kept: dict[str, object] = {"conversation": recorder.id, "kept": recorder.id is not None and not recorder.unkept}
-    return kept | ({"not_kept": well_formed(recorder.unkept)} if recorder.unkept else {})
+    kept: dict[str, object] = {"conversation": recorder.id, "kept": recorder.id is not None and not recorder.unsaved}
+    return kept | ({"not_kept": well_formed(recorder.unsaved)} if recorder.unsaved else {})
 
 
 def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
@@ -153,7 +153,7 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
             raise UsageError("give the question or --file, not both")
         text = " ".join(flags.question)
     elif not from_stdin:
-        path = paths.meant(flags.file)
+        path = paths.expand(flags.file)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -168,7 +168,7 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
     if batch.is_blank(text):
         raise UsageError("the question is empty")
     files = read_attachments(flags, _say, stdin_is_taken=from_stdin)
-    for mention in meant(text):
+    for mention in file_mentions(text):
         if mention not in {each.name for each in files}:
             _say(f"@{mention} is sent as text, without a file: -a {mention} attaches one")
     return text, files
@@ -194,7 +194,7 @@ def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) 
 def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
     """Report all mentions in one line. They are not attached: a prompt may be foreign text."""
     asked = [(job.index, job.conversation.last) for job in jobs if job.conversation is not None]
-    lines = [(index, path) for index, last in asked if last is not None for path in meant(last.content)[:1]]
+    lines = [(index, path) for index, last in asked if last is not None for path in file_mentions(last.content)[:1]]
     if lines:
         (index, path), more = lines[0], len(lines) - 1
         others = f", and so are those in {more} more line{'s' * (more > 1)}" if more else ""
@@ -258,7 +258,7 @@ async def _answer_rest(
 
 def _output_path(flags: argparse.Namespace) -> Path | None:
     name = getattr(flags, "output", "-")
-    return None if name == "-" else paths.meant(name)
+    return None if name == "-" else paths.expand(name)
 
 
 class _Engines:
@@ -351,7 +351,7 @@ class _ProgressBar:
 def _input_lines(name: str) -> list[bytes]:
     if name == "-":
         return sys.stdin.buffer.readlines()
-    path = paths.meant(name)
+    path = paths.expand(name)
     try:
         return path.read_bytes().splitlines(keepends=True)
     except OSError as error:

@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
 def _entries(flags: argparse.Namespace) -> list[TraceEntry]:
     if flags.file is None:
         return recorder.read(recorder.session(1))
-    path = paths.meant(flags.file)
+    path = paths.expand(flags.file)
     if path.is_dir():
         return recorder.read(path)
     try:

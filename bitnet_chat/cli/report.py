@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.output == "-":
         sys.stdout.write(text)
         return 0
-    path = paths.meant(flags.output or f"bitnet-chat-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl")
+    path = paths.expand(flags.output or f"bitnet-chat-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl")
     write_exclusive(path, text, force=flags.force)
     for line in _told(path, text, entries, with_text=flags.with_text):
         print(line)

@@ -24,7 +24,7 @@ def toolbox(flags: argparse.Namespace, settings: Settings) -> tuple[Toolbox | No
         return None, ()
     from bitnet_chat.tools.loading import load
 
-    box = load(paths.meant(settings.tools))
+    box = load(paths.expand(settings.tools))
     names = tuple(name.strip() for name in (given or "").split(",") if name.strip())
     if names == ("all",):
         return box, box.names

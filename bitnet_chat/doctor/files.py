@@ -82,7 +82,7 @@ def journal(*, wanted: bool) -> Finding:
 def set_aside() -> Iterator[Finding]:
     """Damaged journals that were moved aside."""
     from bitnet_chat.journal.database import SET_ASIDE
-    from bitnet_chat.journal.salvage import rest_of
+    from bitnet_chat.journal.salvage import recovery_advice
 
     found = sorted(paths.data_dir().glob(f"journal.db{SET_ASIDE}*"))
     for path in found:
@@ -91,7 +91,7 @@ def set_aside() -> Iterator[Finding]:
                 _GROUP,
                 "set aside",
                 f"{path} is a damaged journal, {in_words(path.stat().st_size)}",
-                f"{rest_of(path)}; remove it if it is not needed",
+                f"{recovery_advice(path)}; remove it if it is not needed",
             )
 
 

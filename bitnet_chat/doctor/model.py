@@ -9,7 +9,7 @@ from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.models.engine_support import PULL, obstacle
 from bitnet_chat.models.incompatibility import misfit
 from bitnet_chat.models.info import ModelInfo
-from bitnet_chat.models.known_faults import faults_in, mended
+from bitnet_chat.models.known_faults import faults_in, repair
 from bitnet_chat.models.template_selection import flaws_of
 from bitnet_chat.models.verify import lack
 from bitnet_chat.templates.checks import OTHER
@@ -88,12 +88,12 @@ def _faults(info: ModelInfo, names: frozenset[str] | None) -> Iterator[Finding]:
     """``names``: see :func:`judge`; without an engine only faults that concern any engine."""
     for fault in faults_in(info.header, lambda word: names is None or word in names):
         other = "bitnet-chat corrects it; other programs may not"
-        yield warn(_GROUP, "metadata", f"{fault.wrong} ({fault.mended})", other, source=fault.source)
+        yield warn(_GROUP, "metadata", f"{fault.description} ({fault.correction})", other, source=fault.source)
 
 
 def _template(info: ModelInfo) -> Finding:
     """The finding about the corrected template, if the file has a known fault."""
-    header = mended(info.header).header
+    header = repair(info.header).header
     if header.chat_template:
         found = flaws_of(header)
         if found:

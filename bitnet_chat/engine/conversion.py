@@ -34,7 +34,7 @@ from bitnet_chat.errors import ModelError
 from bitnet_chat.models import store, tensor_types
 from bitnet_chat.models.gguf import GGUFTensor, opened, read_header
 from bitnet_chat.models.info import ModelInfo, read_info
-from bitnet_chat.models.known_faults import mended
+from bitnet_chat.models.known_faults import repair
 from bitnet_chat.models.registry import CONVERTED
 from bitnet_chat.models.store import write_json
 from bitnet_chat.util import file_lock, pip
@@ -165,7 +165,7 @@ def _convert(
     if shutil.disk_usage(target.parent).free < (needed := _expected(info) + _MARGIN):
         raise _no_space(target.parent, needed)
     part = target.with_suffix(".part")
-    better = mended(info.header)
+    better = repair(info.header)
     clock.step(f"Converting {source.stem}")
     try:
         _quantize(source, part, engine, better.overrides, clock.at)

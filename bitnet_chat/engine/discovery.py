@@ -84,7 +84,7 @@ def named(written: str) -> Path:
     """The absolute path of an engine that a user wrote, links unresolved. A bare name is a file or folder in the
     working directory, or else a prebuilt engine of that name, or else a program on PATH. Raises EngineNotFoundError
     where that directory was removed, and for a prebuilt engine that is not installed."""
-    path = paths.meant(written)
+    path = paths.expand(written)
     try:
         here = path.absolute()
     except OSError:

@@ -1,8 +1,9 @@
-"""The join between a cut reply and its continuation. Pure.
+"""The boundary between a reply that was cut off and its continuation. Pure.
 
-An engine reads a reply that it shall go on with as a text, and cuts it into tokens. Two ends would be cut into other
-tokens there than in the middle of a text, or not be read at all: white space, and the first bytes of a character whose
-last are missing. Such an end is kept from the engine, which makes it again, and is then taken out of what it says.
+An engine that continues a reply reads it as text and tokenizes it. Two kinds of endings would be tokenized differently
+there than within a text, or cannot be read at all: trailing white space, and the first bytes of an incomplete
+character. Such an ending (the overlap) is not sent. The engine generates it again, and :class:`OverlapRemover` removes
+it from the continuation.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ _FIRST_BYTES = re.compile(r"(?:[\udcc2-\udcf4][\udc80-\udcbf]{0,2})?\Z")
 
 
 def split_overlap(reply: str) -> tuple[str, str]:
-    """The part of a cut reply that the engine gets, and the rest of it."""
+    """Split a reply into the part to send to the engine and the overlap."""
     match = _FIRST_BYTES.search(reply, max(0, len(reply) - 3))
-    kept = (reply[: match.start()] if match else reply).rstrip()
-    return kept, reply[len(kept) :]
+    sent = (reply[: match.start()] if match else reply).rstrip()
+    return sent, reply[len(sent) :]
 
 
 def paragraph_break(text: str) -> str:
@@ -27,7 +28,7 @@ def paragraph_break(text: str) -> str:
 
 
 class OverlapRemover:
-    """Takes the loose end ``end`` out of what follows it, where it is there again. Feed text as it comes."""
+    """Removes the overlap ``end`` from the beginning of a continuation, if the engine has generated it again."""
 
     def __init__(self, end: str) -> None:
         self._end = encode(end)
@@ -35,6 +36,7 @@ class OverlapRemover:
         self._held = b""
 
     def feed(self, text: str) -> str:
+        """Return the text that is new."""
         if not self._end:
             return text
         self._held += encode(text)

@@ -1,25 +1,24 @@
-"""Text that has begun to repeat itself without end. Pure, at the same cost for each character of any long text.
+"""Detection of text that repeats itself without end. Pure; the cost per character does not grow with the text.
 
-The end of the text is checked every 127 characters, or every 31 where they are not English words and may be one token
-each or more. Once it is some unit twice over, each further step only has to compare the new characters with those
-one unit before. What a repetition may be is limited in characters and in tokens, whichever is reached first: a token of
-prose has four characters, an emoji may be three tokens. With a limit of N (12 unless told otherwise) the text has run
-away when its end is
+The end of the text is checked every 127 characters; every 31 if it is not English words, because there each character
+may be one token or more. Once the end is some unit twice, each further check compares only the new characters with
+those one unit earlier. The limits are in characters and in tokens, and the first one reached counts: a token of prose
+has four characters, an emoji may be three tokens. With a limit of N (default 12) a text is a runaway if its end is
 
-- N repetitions of one unit that make 40·N characters (480) or 10·N tokens (120), or
-- N/4 repetitions, at least 3, of a longer unit that make 160·N characters (1,920) or 24·N tokens (288), or
-- 3·N repetitions that differ in a number which counts upwards (``1. the same 2. the same``), that make 80·N
-  characters (960), or N/2 of them that make 24·N tokens (288), in a unit of at least four words, or
-- 25·N words in one line that are only three to N different ones: the stammer of a model that has lost its thread.
+- N repetitions of one unit with 40·N characters (480) or 10·N tokens (120), or
+- N/4 repetitions, at least 3, of a longer unit with 160·N characters (1,920) or 24·N tokens (288), or
+- 3·N repetitions that differ in a number that counts up (``1. the same 2. the same``) with 80·N characters (960),
+  or N/2 of them with 24·N tokens (288), of a unit of at least four words, or
+- 25·N words in one line of which only three to N are different ("stammer").
 
-Drawings, rules, tables without words, rows of zeros and laughter repeat themselves as well: where the unit has no
-letters, all has to be 4 times as long, in tokens 3 times; with one or two different letters, twice as long. In a fenced
-code block all has to be 8 times as long, but for N/3 repetitions of a unit that code has no use for: of at least 8
-different words, or of 12 tokens without a line break. Tokens of fewer than three letters count for nothing there, nor
-where there are line breaks between them: arrays of zeros and drawings; 80·N repetitions of at most 8 characters are too
-many even so. Nothing is a stammer in a code block.
+Drawings, rulers, tables without words, rows of zeros and laughter repeat legitimately. For a unit without letters, 4
+times as many characters and 3 times as many tokens are required; for one or two different letters, twice as many of
+both. In a fenced code block 8 times as many of both are required, except for N/3 repetitions of a unit that is not
+plausible in code: at least 8 different words, or 12 tokens without a line break. In a code block, or with line breaks
+in the unit, tokens of a unit with fewer than three different letters do not count, because of arrays of zeros and
+drawings; 80·N repetitions of at most 8 characters exceed the limit even there. A code block is never a stammer.
 
-A unit has at most 4,096 characters; repetitions with a number are followed over the last 8,000 characters.
+A unit has at most 4,096 characters. Repetitions with a number are searched in the last 8,000 characters.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from collections.abc import Callable
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.filters.role_markers import FenceTracker
 
-_STEP, _STEP_OF_OTHERS = 127, 31  # prime numbers: a unit of nearly any length is met in each of its phases
+_STEP, _SHORT_STEP = 127, 31  # prime numbers, so that the checks fall on all offsets within a unit
 _KEY = 32
 _LONGEST_UNIT = 4096
 _WINDOW = 2 * _LONGEST_UNIT + _STEP
@@ -39,11 +38,11 @@ _LENGTH, _LENGTH_OF_LONG = 40, 160
 _TOKENS, _TOKENS_OF_LONG = 10, 24
 _DRAWING, _LAUGHTER, _CODE = (4, 3), (2, 2), 8
 _WORDS_OF_CODE, _TOKENS_IN_LINE = 8, 12
-_SIGNS, _FEW_SIGNS = 80, 8
-_COUNTED = 256  # characters of repetitions whose tokens are counted: where one ends the next may begin within a token
-_STAMMER_WORDS, _STAMMER_SIGNS = 25, 20
-_RARE_STEP = 2  # counters and stammer are looked for at each 2nd step; for a counter in so much of the end:
-_COUNTER_REACH = 256
+_TINY_REPETITIONS, _TINY_UNIT = 80, 8
+_COUNTED = 256  # characters whose tokens are counted; several repetitions, since a token may span two of them
+_STAMMER_WORDS, _STAMMER_CHARACTERS = 25, 20
+_RARE_STEP = 2  # every 2nd check also searches for counters and stammer
+_COUNTER_REACH = 256  # characters at the end that are examined first, because this rules out most texts
 _COUNTER_REPETITIONS, _COUNTER_LENGTH, _COUNTER_WORDS = 3, 80, 4
 _NUMBERS_IN_UNIT = 6
 _NUMBER = re.compile(r"([0-9]{1,9})")
@@ -51,34 +50,38 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class RepetitionDetector:
-    """Feed it a text piece by piece; the finding does not depend on the pieces."""
+    """Detects a runaway in a text that is fed in pieces."""
 
     def __init__(self, limit: int, before: str = "", count: Callable[[str], int] | None = None) -> None:
-        """``limit``: see the module; 0 finds nothing. ``before``: text that comes first and is not judged. ``count``:
-        tokens of a text, for what has repeated itself."""
+        """Start detection in a new text.
+
+        ``limit``: N of the module docstring; 0 disables detection. ``before``: preceding text, which is not judged.
+        ``count``: counts the tokens of a text; the default estimates them from its length.
+        """
         self._limit = limit
         self._count = count or (lambda text: by_length(text).count)
         self._lines = FenceTracker()
         self._lines.feed(before)
         self._read = 0
-        """Up to where in the data of this moment ``_lines`` has come: they are read only where it matters."""
+        """Position in the current data up to which ``_lines`` was fed. It is fed only when its answer is needed."""
         self._seen = ""
-        """The last characters up to the last step; ``_pending`` came after it."""
+        """The last characters before the latest check; ``_pending`` has the text after it."""
         self._pending: list[str] = []
-        self._step_size = self._left = _STEP_OF_OTHERS
-        """Characters between the last step and the next one, and from here to it."""
+        self._step_size = self._left = _SHORT_STEP
+        """Characters between the latest check and the next one; ``_left``: those that are still missing."""
         self._steps = 0
         self._period = 0
-        """Length of the unit that the text ends with twice or more; 0: there is none."""
+        """Length of the unit that ends the text at least twice; 0 without one."""
         self._run = 0
-        """Length of all these repetitions."""
+        """Length of all these repetitions together."""
         self._density = 0.0
-        """Tokens of each character of them."""
+        """Tokens per character in the repetitions."""
         self.repetitions = 0
-        """Of the unit, once it was found."""
+        """Number of repetitions, once a runaway was detected."""
 
     def feed(self, text: str) -> int | None:
-        """None, or the length of ``text`` at which it had run away; no text may be fed after that."""
+        """Return None, or the number of characters of ``text`` after which it is a runaway. Do not call it again after
+        that."""
         if not self._limit:
             return None
         if len(text) < self._left:
@@ -88,13 +91,13 @@ class RepetitionDetector:
         self._read = known = len(self._seen)
         at = self._left  # in ``text``
         data = "".join((self._seen, *self._pending, text))
-        end = known + self._step_size  # the same place in ``data``
+        end = known + self._step_size  # the same position in ``data``
         while at <= len(text):
             if self._step(data, end):
                 return at
-            # The same wherever the text is cut into pieces.
+            # Depends on the text before this check only, not on the pieces.
             before, key = end, data[max(0, end - _KEY) : end]
-            self._step_size = _STEP if key.isascii() and key.lower() != key.upper() else _STEP_OF_OTHERS
+            self._step_size = _STEP if key.isascii() and key.lower() != key.upper() else _SHORT_STEP
             at += self._step_size
             end += self._step_size
         end = before
@@ -105,7 +108,7 @@ class RepetitionDetector:
         return None
 
     def _step(self, data: str, end: int) -> bool:
-        """Whether ``data[:end]`` has run away."""
+        """Whether ``data[:end]`` is a runaway."""
         self._steps += 1
         period, size = self._period, self._step_size
         if period and data.endswith(data[max(0, end - size - period) : end - period], 0, end):
@@ -113,11 +116,11 @@ class RepetitionDetector:
         else:
             self._period = period = _period(data, end)
             self._run = _run(data, end, period) if period else 0
-            self._density = self._density_of(data[end - min(self._run, _COUNTED) : end]) if period else 0.0
+            self._density = self._token_density(data[end - min(self._run, _COUNTED) : end]) if period else 0.0
         if period and self._is_too_long(data, end):
             self.repetitions = self._run // period
             return True
-        return self._steps % _RARE_STEP == 0 and (self._counts_on(data, end) or self._stammers(data, end))
+        return self._steps % _RARE_STEP == 0 and (self._has_counter(data, end) or self._is_stammer(data, end))
 
     def _is_too_long(self, data: str, end: int) -> bool:
         limit, run = self._limit, self._run
@@ -128,26 +131,27 @@ class RepetitionDetector:
             characters, tokens = _LENGTH_OF_LONG * limit, _TOKENS_OF_LONG * limit
         else:
             return False
-        if count >= _SIGNS * limit and self._period <= _FEW_SIGNS:
+        if count >= _TINY_REPETITIONS * limit and self._period <= _TINY_UNIT:
             return True
-        made = run * self._density
-        if run < characters and made < tokens:
+        tokens_made = run * self._density
+        if run < characters and tokens_made < tokens:
             return False
         unit = data[end - self._period : end]
         in_code, letters = self._in_code(data, end), sum(map(str.isalpha, set(unit)))
         is_drawing = letters < 3
-        if in_code and (3 * count < limit or not self._is_no_code(unit)):
+        if in_code and (3 * count < limit or not self._is_implausible_in_code(unit)):
             characters, tokens = characters * _CODE, tokens * _CODE
         if is_drawing:
             more, more_tokens = _LAUGHTER if letters else _DRAWING
             characters, tokens = characters * more, tokens * more_tokens
-        return run >= characters or (made >= tokens and not (is_drawing and (in_code or "\n" in unit)))
+        return run >= characters or (tokens_made >= tokens and not (is_drawing and (in_code or "\n" in unit)))
 
-    def _is_no_code(self, unit: str) -> bool:
+    def _is_implausible_in_code(self, unit: str) -> bool:
+        """Whether ``unit`` is not plausible in a code block."""
         is_long = "\n" not in unit and len(unit) * self._density >= _TOKENS_IN_LINE
         return is_long or len(set(_WORD.findall(unit))) >= _WORDS_OF_CODE
 
-    def _density_of(self, text: str) -> float:
+    def _token_density(self, text: str) -> float:
         return self._count(text) / len(text)
 
     def _in_code(self, data: str, end: int) -> bool:
@@ -155,10 +159,11 @@ class RepetitionDetector:
         self._read = end
         return self._lines.in_code
 
-    def _counts_on(self, data: str, end: int) -> bool:
+    def _has_counter(self, data: str, end: int) -> bool:
+        """Whether the end repeats a unit with a number that counts up."""
         wanted = max(3, self._limit // 2)
         texts = _NUMBER.split(data[max(0, end - _COUNTER_REACH) : end])[::2]
-        # Nearly always this is all: of something that counts on, the longest part without a number recurs.
+        # Rules out nearly all texts: in a repetition with a counter, the longest part without a number recurs.
         if len(texts) == 1 or _words(texts) < _COUNTER_WORDS:
             return False
         if data.count(max(texts, key=len), max(0, end - _WINDOW), end) < wanted - 1:
@@ -173,26 +178,27 @@ class RepetitionDetector:
             unit = texts[-size:]
             if _words(unit) < _COUNTER_WORDS:
                 continue
-            count = 1 + _same(texts, numbers[:-1], size) // size
+            count = 1 + _matching_length(texts, numbers[:-1], size) // size
             if count < wanted:
                 continue
             length = sum(map(len, parts[-2 * size * count :]))
             factor = self._limit * (_CODE if self._in_code(data, end) else 1)
             is_often = count >= _COUNTER_REPETITIONS * self._limit
             if (is_often and length >= _COUNTER_LENGTH * factor) or (
-                length * self._density_of(data[max(0, end - _COUNTED) : end]) >= _TOKENS_OF_LONG * factor
+                length * self._token_density(data[max(0, end - _COUNTED) : end]) >= _TOKENS_OF_LONG * factor
             ):
                 self.repetitions = count
                 return True
         return False
 
-    def _stammers(self, data: str, end: int) -> bool:
-        # Nearly always the first look is all: prose has more different signs than that.
-        if len(set(data[max(0, end - _COUNTER_REACH) : end])) > _STAMMER_SIGNS:
+    def _is_stammer(self, data: str, end: int) -> bool:
+        """Whether the end of the current line is a stammer."""
+        # Rules out nearly all texts: prose has more different characters.
+        if len(set(data[max(0, end - _COUNTER_REACH) : end])) > _STAMMER_CHARACTERS:
             return False
         wanted = _STAMMER_WORDS * max(2, self._limit)
         start = data.rfind("\n", max(0, end - _WINDOW), end) + 1
-        words = data[max(start, end - _WINDOW) : end].split()[-wanted - 1 : -1]  # the last one may be cut
+        words = data[max(start, end - _WINDOW) : end].split()[-wanted - 1 : -1]  # the last one may be incomplete
         if len(words) < wanted or self._in_code(data, end):
             return False
         different = {word for word in words if any(map(str.isalpha, word))}
@@ -203,8 +209,10 @@ class RepetitionDetector:
 
 
 def _period(data: str, end: int) -> int:
-    """The length of the shortest unit with which ``data[:end]`` ends twice, and at least with ``_KEY`` characters of
-    its repetition; 0 where there is none, or only behind ``_TRIES`` that seemed to be one."""
+    """Length of the shortest unit that ends ``data[:end]`` twice, in at least ``_KEY`` repeated characters.
+
+    0 if there is none among the first ``_TRIES`` candidates.
+    """
     key = data[max(0, end - _KEY) : end]
     before = end - 1
     for _ in range(_TRIES):
@@ -220,7 +228,8 @@ def _period(data: str, end: int) -> int:
 
 
 def _run(data: str, end: int, period: int) -> int:
-    """How much of the end of ``data[:end]``, which is a unit of ``period`` characters twice, consists of it."""
+    """Length of the end of ``data[:end]`` that repeats its last ``period`` characters, which occur there at least
+    twice."""
     least, most = period + max(_KEY, period), end
     while least < most:
         middle = 2 * least if 2 * least < most else (least + most + 1) // 2
@@ -232,13 +241,16 @@ def _run(data: str, end: int, period: int) -> int:
 
 
 def _words(texts: list[str]) -> int:
-    """Words in texts that have numbers between them."""
+    """Count the words in texts that were separated by numbers."""
     return sum(any(map(str.isalpha, word)) for word in "0".join(texts).split())
 
 
-def _same(texts: list[str], numbers: list[int], size: int) -> int:
-    """How many places at the end agree with those ``size`` before: texts alike, and of the ``size`` numbers of each
-    unit always the same ones alike and the others one more. 0 where all numbers are alike."""
+def _matching_length(texts: list[str], numbers: list[int], size: int) -> int:
+    """Count the positions at the end that agree with those ``size`` earlier.
+
+    Texts agree if they are equal. Of the ``size`` numbers of a unit, some must increase by one from unit to unit,
+    always the same ones, and the others stay equal. Returns 0 if no number increases.
+    """
     growths = [numbers[-1 - at] - numbers[-1 - at - size] for at in range(size)]
     count, most = 0, len(texts) - size
     if set(growths) <= {0, 1} and any(growths):

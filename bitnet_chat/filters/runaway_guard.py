@@ -1,4 +1,4 @@
-"""The guard of one reply: the part of it that may be shown, and the reason to stop it. Pure."""
+"""The guard of one reply: decides which part may be shown, and when to stop the reply. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ _CHUNK = 4096
 
 
 class LengthLimit:
-    """The limit on the length of a reply, thinking included: a reply with more tokens than ``most()``, the window's
-    size, cannot be a model's. Counted in pieces of 4,096 characters; ``most`` is called when the first one is full."""
+    """The limit on the length of a reply, thinking included.
+
+    A reply with more tokens than the context window cannot come from the model alone. Tokens are counted in pieces of
+    4,096 characters.
+    """
 
     def __init__(self, most: Callable[[], int], count: Callable[[str], int]) -> None:
-        """``count``: tokens of a text, at the least."""
+        """Start a reply.
+
+        ``most``: returns the maximum number of tokens; called after each full piece. ``count``: returns a lower bound
+        of the number of tokens of a text.
+        """
         self._most, self._count = most, count
         self._pending: list[str] = []
         self._left, self._tokens = _CHUNK, 0
 
     def feed(self, text: str) -> int | None:
-        """None, or how many characters of ``text`` there were when it had become too long."""
+        """Return None, or the number of characters of ``text`` after which the reply is too long."""
         at = 0
         while len(text) - at >= self._left:
             end = at + self._left
@@ -37,8 +44,10 @@ class LengthLimit:
 
 
 class ReplyGuard:
-    """Feed it the reply; show what it gives back, and stop when ``finding`` is set. It does not matter in which
-    pieces the reply comes."""
+    """Applies all checks to a reply: show the text that :meth:`feed` returns, and stop when ``finding`` is set.
+
+    The result does not depend on the pieces of the reply.
+    """
 
     def __init__(
         self,
@@ -49,32 +58,33 @@ class ReplyGuard:
         count: Callable[[str], int] | None = None,
         length: LengthLimit | None = None,
     ) -> None:
-        """``markers``: as :func:`~bitnet_chat.filters.role_markers.relevant` gives them. ``repeat_limit``: 0 is none.
-        ``before``: the part of the reply that was there already, where it is continued. ``stops``: texts that end the
-        reply where they begin. ``count``: tokens of a text. ``length``: None means no
-        limit."""
+        """Start a reply.
+
+        ``markers``: result of :func:`~bitnet_chat.filters.role_markers.relevant`. ``repeat_limit``: 0 disables the
+        check. ``before``: the existing part of a reply that is continued. ``stops``: texts that end the reply.
+        ``count``: returns the number of tokens of a text. ``length``: None means no limit.
+        """
         self._stops = StopTextScanner(stops)
         self._scanner = RoleMarkerScanner(markers, before)
         self._text = RepetitionDetector(repeat_limit, before, count)
         self._thoughts = RepetitionDetector(repeat_limit, count=count)
         self._length = length
         self.finding: FinishReason | None = None
-        """ROLE_MARKER, REPETITION, CONTEXT_OVERFLOW, or STOP for a stop text, once there is one."""
+        """ROLE_MARKER, REPETITION, CONTEXT_OVERFLOW, or STOP for a stop text; None until then."""
         self.repetitions = 0
-        """Number of repetitions at that point."""
+        """Number of repetitions for REPETITION."""
 
     def feed(self, text: str) -> str:
-        """The characters that may be shown by now. Neither a role marker nor a stop text is among them, a
-        repetition is."""
+        """Return the text that may be shown. It excludes role markers and stop texts, and includes a repetition."""
         text = self._scanner.feed(self._stops.feed(text))
         return self._checked(text + self._scanner.flush() if self._stops.found else text)
 
     def flush(self) -> str:
-        """The held-back characters, at the end of the text or before other events."""
+        """Return the text that was held back, at the end of the text or before other events."""
         return self._checked(self._scanner.feed(self._stops.flush()) + self._scanner.flush())
 
     def think(self, text: str) -> str:
-        """The same as ``feed`` for thinking, in which role markers are harmless."""
+        """Like :meth:`feed` for thinking, in which role markers are harmless."""
         return self._until_repetition(self._thoughts, text)
 
     def _checked(self, text: str) -> str:

@@ -1,6 +1,6 @@
-"""Texts that end a reply where they begin. Pure.
+"""Texts that end a reply. Pure.
 
-The one that is complete first ends it, whatever the pieces in which the reply comes, and no part of it is passed on.
+The stop text that is complete first ends the reply, independent of the pieces; no part of it is passed on.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from collections.abc import Iterable
 
 
 class StopTextScanner:
-    """Passes a reply on, up to the first stop text; only what may be the beginning of one waits for more."""
+    """Passes a reply on up to the first stop text. Holds back only text that may be the beginning of one."""
 
     def __init__(self, stops: Iterable[str]) -> None:
-        """Empty texts are ignored."""
+        """Set the stop texts; empty ones are ignored."""
         self._stops = tuple(dict.fromkeys(filter(None, stops)))
         self._reach = max(map(len, self._stops), default=0) - 1
         self._held = ""
         self.found = ""
-        """The text that ended the reply; nothing is passed on any more."""
+        """The stop text that ended the reply; no text is passed on after it."""
 
     def feed(self, text: str) -> str:
-        """The part of the reply that can be shown by now."""
+        """Return the text that can be shown."""
         if not self._stops:
             return text
         if self.found:
@@ -31,16 +31,16 @@ class StopTextScanner:
             _, at, self.found = min(ends)
             self._held = ""
             return text[:at]
-        cut = len(text) - self._open(text)
+        cut = len(text) - self._open_length(text)
         self._held = text[cut:]
         return text[:cut]
 
     def flush(self) -> str:
-        """The held-back characters at the end of the reply."""
+        """Return the text that was held back, at the end of the reply."""
         text, self._held = self._held, ""
         return text
 
-    def _open(self, text: str) -> int:
+    def _open_length(self, text: str) -> int:
         """Length of the end of ``text`` that may be the beginning of a stop text."""
         for length in range(min(self._reach, len(text)), 0, -1):
             tail = text[-length:]

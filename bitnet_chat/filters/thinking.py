@@ -1,9 +1,9 @@
-"""The separation of a model's thinking from its answer. Pure.
+"""Separation of the thinking of a model from its answer. Pure.
 
-Models that think write ``<think>`` at the very beginning of a reply, their thoughts, ``</think>`` and the answer; with
-some templates the prompt ends with the opening tag, and the reply begins with thoughts. Only a tag at the beginning
-opens, and only the first that closes ends: later ones are text about tags. The white space around the thoughts belongs
-to the tags. A reply whose thinking does not end has no answer.
+Models that think generate ``<think>`` at the very beginning of a reply, then their thinking, ``</think>`` and the
+answer. With some templates the prompt ends with the opening tag, and the reply begins with thinking. Only a tag at the
+beginning opens, and only the first closing tag closes; later ones are text. White space around the thinking belongs to
+the tags. A reply whose thinking does not end has no answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 from bitnet_chat.engine_frames import Frame, Framer, ReplyText, ThinkingText, TurnEnd, held_length
 
-# As the templates that llama.cpp brings for its tests have them, the most frequent first.
+# The tags in the templates of the test suite of llama.cpp (models/templates), most frequent first.
 _TAGS = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
@@ -25,10 +25,11 @@ _TAGS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 Tags = tuple[str, str]
+"""The opening and the closing tag."""
 
 
 def thinking_tags(*templates: str) -> Tags | None:
-    """The opening and the closing tag that one of ``templates`` names; None for a model that does not think aloud."""
+    """Return the tags that occur in one of ``templates``; None for a model without visible thinking."""
     for tags in _TAGS:
         if any(tags[1] in template for template in templates):
             return tags
@@ -36,7 +37,7 @@ def thinking_tags(*templates: str) -> Tags | None:
 
 
 def leaves_open(prompt: str, tags: Tags) -> bool:
-    """Whether a reply to ``prompt`` begins with thoughts, since it ends with the opening tag."""
+    """Whether ``prompt`` ends with the opening tag, so that the reply begins with thinking."""
     return prompt.rstrip().endswith(tags[0])
 
 
@@ -48,17 +49,18 @@ class _ThinkingState(Enum):
 
 
 class ThinkingSplitter:
-    """``feed`` a reply as it comes, ``flush`` at its end: thoughts and text as frames. ``is_open``: it begins with
-    thoughts."""
+    """Splits a reply into frames of thinking and text."""
 
     def __init__(self, tags: Tags, *, is_open: bool) -> None:
+        """Start a reply. ``is_open``: it begins with thinking, without an opening tag."""
         self._opening, self._closing = tags
         self._is_open = is_open
         self._state = _ThinkingState.START
         self._held = ""
-        self._has_thought = False
+        self._has_text = False
 
     def feed(self, text: str) -> list[Frame]:
+        """Return the frames of the next text."""
         frames: list[Frame] = []
         text = self._held + text
         self._held = ""
@@ -75,10 +77,10 @@ class ThinkingSplitter:
         return frames
 
     def flush(self) -> list[Frame]:
-        """The held-back characters, at the end of the reply."""
+        """Return the text that was held back, at the end of the reply."""
         held, self._held = self._held, ""
         if self._state is _ThinkingState.THINKING or (self._state is _ThinkingState.START and self._is_open):
-            return self._thought(held.rstrip())
+            return self._make_frames(held.rstrip())
         return [ReplyText(held)] if held else []
 
     def _start(self, text: str, frames: list[Frame]) -> str:
@@ -95,23 +97,26 @@ class ThinkingSplitter:
     def _think(self, text: str, frames: list[Frame]) -> str:
         at = text.find(self._closing)
         if at >= 0:
-            frames += self._thought(text[:at].rstrip())
+            frames += self._make_frames(text[:at].rstrip())
             self._state = _ThinkingState.BETWEEN
             return text[at + len(self._closing) :]
         kept = text[: len(text) - held_length(text, (self._closing,))].rstrip()
-        frames += self._thought(kept)
+        frames += self._make_frames(kept)
         self._held = text[len(kept) :]
         return ""
 
-    def _thought(self, text: str) -> list[Frame]:
-        if not self._has_thought:
+    def _make_frames(self, text: str) -> list[Frame]:
+        if not self._has_text:
             text = text.lstrip()
-        self._has_thought = self._has_thought or bool(text)
+        self._has_text = self._has_text or bool(text)
         return [ThinkingText(text)] if text else []
 
 
 class ThinkingFramer:
-    """A framer whose replies may begin with thoughts. ``is_open``: those to messages always do."""
+    """A :class:`~bitnet_chat.engine_frames.Framer` that splits thinking from the replies of ``inner``.
+
+    ``is_open``: replies to messages begin with thinking, without an opening tag.
+    """
 
     def __init__(self, inner: Framer, tags: Tags, *, is_open: bool) -> None:
         self.inner, self.tags, self.is_open = inner, tags, is_open
@@ -139,7 +144,7 @@ class ThinkingFramer:
         self.inner.sent(data)
 
     def continued(self, data: bytes = b"") -> None:
-        self._splitter = None  # the thoughts are over: what goes on is an answer
+        self._splitter = None  # the thinking has ended: a continued reply is an answer
         self.inner.continued(data)
 
     def commanded(self, data: bytes = b"") -> None:
@@ -171,13 +176,15 @@ class ThinkingFramer:
 
 
 class DuplicatePrefixFilter:
-    """The thoughts of another attempt at a reply whose first, ``told``, were shown already: only what is different."""
+    """Removes from the thinking of a repeated attempt the beginning that equals the thinking already shown
+    (``shown``)."""
 
-    def __init__(self, told: str) -> None:
-        self._left = told
-        self._differs = not told
+    def __init__(self, shown: str) -> None:
+        self._left = shown
+        self._differs = not shown
 
     def feed(self, text: str) -> str:
+        """Return the text that was not shown before. A difference in the middle starts a new paragraph."""
         if self._differs:
             return text
         if self._left.startswith(text):

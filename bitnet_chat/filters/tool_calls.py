@@ -1,11 +1,12 @@
-"""The separation of tool calls from the text of a reply. Pure.
+"""Separation of tool calls from the text of a reply. Pure.
 
-The format is the one that Hermes and Qwen models were trained on: ``<tool_call>``, a JSON object with ``name`` and
-``arguments``, ``</tool_call>``. Nothing of it is ever text: what may be the beginning of a tag waits, and so does white
-space, since what stands around calls belongs to them. A closing tag inside a JSON string is text of that string; a
-quotation mark that is not closed in its line begins no string, so that one slip does not swallow the rest of a reply.
+The format is that of Hermes and Qwen models: ``<tool_call>``, a JSON object with ``name`` and ``arguments``,
+``</tool_call>``. No part of a call is returned as text: text that may be the beginning of a tag is held back, and so is
+white space, because white space around calls belongs to them. A closing tag inside a JSON string is part of the string.
+A quotation mark that is not closed in its line does not begin a string, so that one error does not swallow the rest of
+the reply.
 
-The result does not depend on the pieces in which a reply comes.
+The result does not depend on the pieces of the reply.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ _IN_STRING = re.compile(r'(?:\\[^\n]|[^"\\\n])*')
 
 @dataclass(frozen=True, slots=True)
 class PlainText:
-    """The next characters of the reply, never empty."""
+    """Text of the reply, never empty."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
-    """A whole call. ``arguments``: a JSON object, as text."""
+    """A complete call. ``arguments``: a JSON object as text."""
 
     name: str
     arguments: str
@@ -43,34 +44,35 @@ class ParsedCall:
 
 @dataclass(frozen=True, slots=True)
 class MalformedCall:
-    """Text between the tags that is not a call. ``why``: a line for the model."""
+    """Text between the tags that is not a valid call. ``why``: the error as a line for the model."""
 
     text: str
     why: str
 
 
 Piece = PlainText | ParsedCall | MalformedCall
+"""A part of a reply."""
 
 
 class ToolCallSplitter:
-    """``feed`` a reply as it comes, ``flush`` at its end."""
+    """Splits a reply into text and calls: :meth:`feed` for each piece, :meth:`flush` at the end."""
 
     def __init__(self) -> None:
         self._held = ""
-        """Not told apart yet: the end of the text, or what has come of a call behind its opening tag."""
+        """Input that is not processed yet: the end of the text, or the beginning of a call after its opening tag."""
         self._space = ""
-        """White space in front of a call, which is text only if more text follows."""
+        """White space before a call, which is text only if more text follows."""
         self._in_call = False
-        self._at = 0
-        """So much of a call has been looked at."""
+        self._scanned = 0
+        """Number of characters of the call that were scanned."""
         self._string = -1
-        """Where in the call a string began that is open; -1: none."""
-        self._said = False
-        """Text has come."""
-        self._called = False
-        """A call has come."""
-        self._apart = False
-        """A call has come since the last text."""
+        """Position in the call of the quotation mark of an open string; -1 without one."""
+        self._has_text = False
+        """Whether text was returned."""
+        self._has_call = False
+        """Whether a call was found."""
+        self._after_call = False
+        """Whether a call was found after the last text."""
 
     @property
     def call_size(self) -> int:
@@ -78,83 +80,87 @@ class ToolCallSplitter:
         return len(self._held) if self._in_call else 0
 
     def feed(self, text: str) -> list[Piece]:
+        """Return the parts that are complete."""
         self._held += text
         pieces: list[Piece] = []
-        self._go_on(pieces)
+        self._process(pieces)
         return pieces
 
     def flush(self, *, whole: bool) -> list[Piece]:
-        """The reply is over. ``whole``: it came to its own end, so that a call which only lacks its closing tag is one;
-        otherwise it was cut, and a call that has not ended never was, nor was what may have been a tag."""
+        """Return the rest at the end of the reply.
+
+        ``whole``: the model ended the reply, so a call that lacks only its closing tag is valid. Otherwise the reply
+        was cut off: an incomplete call or tag is dropped.
+        """
         pieces: list[Piece] = []
-        while self._in_call and self._string >= 0:  # it began no string
-            self._at, self._string = self._string + 1, -1
-            self._go_on(pieces)
+        while self._in_call and self._string >= 0:  # the quotation mark did not begin a string
+            self._scanned, self._string = self._string + 1, -1
+            self._process(pieces)
         held, self._held = self._held, ""
         if not self._in_call:
             if not whole and (open_tag := held_length(held, (OPENING, CLOSING))):
                 held = held[:-open_tag].rstrip(_SPACE)
-            self._say(held, pieces, at_end=True)
+            self._add_text(held, pieces, at_end=True)
         elif whole:
             pieces.append(parse(held[: len(held) - held_length(held, (CLOSING,))]))
         self._in_call = False
         return pieces
 
-    def _go_on(self, pieces: list[Piece]) -> None:
-        while self._call(pieces) if self._in_call else self._text(pieces):
+    def _process(self, pieces: list[Piece]) -> None:
+        while self._process_call(pieces) if self._in_call else self._process_text(pieces):
             pass
 
-    def _text(self, pieces: list[Piece]) -> bool:
-        """Take complete pieces of the text. Return whether more can be taken at once."""
+    def _process_text(self, pieces: list[Piece]) -> bool:
+        """Process text outside calls. Returns whether more can be processed at once."""
         match = _TAG.search(self._held)
         if match is None:
             cut = len(self._held) - held_length(self._held, (OPENING, CLOSING))
             cut = len(self._held[:cut].rstrip(_SPACE))
-            self._say(self._held[:cut], pieces)
+            self._add_text(self._held[:cut], pieces)
             self._held = self._held[cut:]
             return False
-        self._say(self._held[: match.start()], pieces)
+        self._add_text(self._held[: match.start()], pieces)
         tag = match.group().strip(_SPACE)
         self._space += match.group().removesuffix(tag)
         self._held = self._held[match.end() :]
         self._in_call = tag == OPENING
-        self._called = self._apart = True
-        self._at, self._string = 0, -1
+        self._has_call = self._after_call = True
+        self._scanned, self._string = 0, -1
         return True
 
-    def _say(self, text: str, pieces: list[Piece], *, at_end: bool = False) -> None:
-        if not text or (self._called and at_end and not text.strip(_SPACE)):
+    def _add_text(self, text: str, pieces: list[Piece], *, at_end: bool = False) -> None:
+        if not text or (self._has_call and at_end and not text.strip(_SPACE)):
             return
-        if self._apart:
-            # Words on both sides of a call stay apart; before the first ones there is nothing to be apart from.
+        if self._after_call:
+            # Keep words on both sides of a call apart; no space is needed before the first text.
             gap = self._space + text[: len(text) - len(text.lstrip(_SPACE))]
-            text = ((gap or " ") if self._said else "") + text.lstrip(_SPACE)
-            self._space, self._apart = "", False
-        self._said = True
+            text = ((gap or " ") if self._has_text else "") + text.lstrip(_SPACE)
+            self._space, self._after_call = "", False
+        self._has_text = True
         pieces.append(PlainText(text))
 
-    def _call(self, pieces: list[Piece]) -> bool:
-        """The same for a call."""
+    def _process_call(self, pieces: list[Piece]) -> bool:
+        """Process text inside a call. Returns whether more can be processed at once."""
         held = self._held
         while True:
             if self._string >= 0:
-                match = _IN_STRING.match(held, self._at)
-                self._at = match.end() if match else self._at
-                if self._at == len(held) or (held[self._at] == "\\" and self._at + 1 == len(held)):
+                match = _IN_STRING.match(held, self._scanned)
+                self._scanned = match.end() if match else self._scanned
+                if self._scanned == len(held) or (held[self._scanned] == "\\" and self._scanned + 1 == len(held)):
                     return False
-                # A newline, which no string has: it was no string, and what looked like one is looked at again.
-                self._at = self._at + 1 if held[self._at] == '"' else self._string + 1
+                # Strings do not contain newlines: this was not a string, and its characters are scanned again.
+                self._scanned = self._scanned + 1 if held[self._scanned] == '"' else self._string + 1
                 self._string = -1
-            mark = _MARK.search(held, self._at)
+            mark = _MARK.search(held, self._scanned)
             if mark is None:
-                self._at = max(self._at, len(held) - held_length(held, (CLOSING,)))
+                self._scanned = max(self._scanned, len(held) - held_length(held, (CLOSING,)))
                 return False
-            self._at = mark.end()
+            self._scanned = mark.end()
             if mark.group() == CLOSING:
                 end = mark.start()
                 piece = parse(held[:end])
                 if isinstance(piece, MalformedCall) and CLOSING in piece.text:
-                    end = piece.text.index(CLOSING)  # that was no string either
+                    end = piece.text.index(CLOSING)  # that was not a string either
                     piece = parse(held[:end])
                 pieces.append(piece)
                 self._held, self._in_call = held[end + len(CLOSING) :], False
@@ -165,8 +171,8 @@ class ToolCallSplitter:
 def parse(text: str) -> ParsedCall | MalformedCall:
     """Parse the text between the tags."""
     try:
-        # Models break lines inside of strings, which the strict form of JSON forbids.
-        value = json.loads(text, strict=False, parse_constant=_refuse)
+        # strict=False: models write line breaks in strings, which JSON forbids.
+        value = json.loads(text, strict=False, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         return MalformedCall(text, f"it is no JSON ({error})")
     if not isinstance(value, dict):
@@ -187,7 +193,7 @@ def arguments_of(value: object, *, strict: bool = True) -> dict[str, Any]:
     Raises ValueError with a line for the model."""
     if isinstance(value, str):
         try:
-            value = json.loads(value, strict=strict, parse_constant=_refuse) if value.strip() else None
+            value = json.loads(value, strict=strict, parse_constant=_reject_constant) if value.strip() else None
         except (ValueError, RecursionError) as error:
             raise ValueError(f"its arguments are no JSON ({error})") from None
     if value is not None and not isinstance(value, dict):
@@ -195,5 +201,5 @@ def arguments_of(value: object, *, strict: bool = True) -> dict[str, Any]:
     return value or {}
 
 
-def _refuse(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")

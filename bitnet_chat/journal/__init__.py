@@ -1,8 +1,8 @@
-"""The journal: every conversation in one SQLite file, written while it happens.
+"""The journal: all conversations in one SQLite file, written while they happen.
 
-It is the authoritative copy of a conversation; an engine's cache may be discarded. Front ends write through a
-:class:`JournalRecorder`, which never waits and never raises, and read through a :class:`JournalStore`. The package
-depends on neither front ends nor engines.
+The journal is the authoritative copy of a conversation; the cache of an engine can be discarded at any time. Front ends
+write through a :class:`JournalRecorder`, whose methods do not block and do not raise, and read through a
+:class:`JournalStore`. The package depends on neither front ends nor engines.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = [
     "StoredConversation",
 ]
 
-_HOMES = dict.fromkeys(("JournalEntry", "SearchHit", "MessageRecord", "ReplyState", "StoredConversation"), "records")
-_HOMES |= {"Journal": "journal", "JournalStore": "journal", "JournalRecorder": "recorder"}
+_MODULES = dict.fromkeys(("JournalEntry", "SearchHit", "MessageRecord", "ReplyState", "StoredConversation"), "records")
+_MODULES |= {"Journal": "journal", "JournalStore": "journal", "JournalRecorder": "recorder"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import each name at its first use: the REPL's prompt needs few of them."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    """Import the module of ``name`` at its first use. Importing all of them would delay the prompt of the REPL."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

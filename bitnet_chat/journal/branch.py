@@ -1,4 +1,8 @@
-"""Reads the present line of a conversation: from the first message to the last reply."""
+"""Reading of the current branch of a conversation, from its first message to its head.
+
+Messages form a tree (see :mod:`bitnet_chat.journal.schema`). A branch is read by following the parents of the head.
+Rows that are damaged or out of place are reported and skipped, so that the rest of the conversation stays usable.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from bitnet_chat.conversation import Conversation, Message, Role, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal.codec import decode_text, decode_tool_calls, encode_tool_calls
 from bitnet_chat.journal.columns import Columns, number
-from bitnet_chat.journal.database import named
+from bitnet_chat.journal.database import rows_as_dicts
 from bitnet_chat.journal.records import MessageRecord, ReplyState, StoredConversation
 from bitnet_chat.journal.recovery import is_alive, joined_chunks
 
@@ -24,20 +28,20 @@ _ROLES: tuple[str, ...] = get_args(Role)
 
 @dataclass(slots=True)
 class _Branch:
-    """The part of the line read so far."""
+    """The branch, as far as it has been read."""
 
     records: list[MessageRecord] = field(default_factory=list)
     passed_over: list[MessageRecord] = field(default_factory=list)
     misplaced: list[MessageRecord] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     writing: bool = False
-    """A running program is writing the last reply."""
+    """Whether a running program is still writing the last reply."""
 
 
 def stored(connection: Connection, id: int) -> StoredConversation | None:
-    """None: the conversation does not exist."""
-    connection.execute("BEGIN")  # a consistent snapshot, though another program writes
-    rows = named(connection.execute("SELECT * FROM conversations WHERE id = ?", (id,)))
+    """Read conversation ``id`` with its current branch. Returns None if it does not exist."""
+    connection.execute("BEGIN")  # a consistent snapshot while other programs write
+    rows = rows_as_dicts(connection.execute("SELECT * FROM conversations WHERE id = ?", (id,)))
     if not rows:
         return None
     values = Columns(rows[0])
@@ -66,22 +70,23 @@ def stored(connection: Connection, id: int) -> StoredConversation | None:
 
 
 def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) -> _Branch:
+    """Read the branch that ends at row ``head``. ``is_empty``: all messages were undone."""
     line = _Branch()
     if is_empty:  # all messages were undone
         return line
     found = connection.execute("SELECT id, parent, role FROM messages WHERE conversation = ? ORDER BY id", (id,))
-    rows, damage = _followed({row: (parent, decode_text(role)) for row, parent, role in found}, head)
+    rows, damage = _walk_to_root({row: (parent, decode_text(role)) for row, parent, role in found}, head)
     line.damage += [f"conversation {id}: {each}" for each in damage]
     records: list[MessageRecord] = []
     for row in rows:
-        [values] = named(connection.execute("SELECT * FROM messages WHERE id = ?", (row,)))
-        record, damage = _record(connection, values)
+        [values] = rows_as_dicts(connection.execute("SELECT * FROM messages WHERE id = ?", (row,)))
+        record, damage = _parse_row(connection, values)
         line.writing = values["writer"] is not None and is_alive(decode_text(values["writer"]))
         line.damage += [f"conversation {id}, message {row}: {each}" for each in damage]
         if record is not None:
             records.append(record)
     for record in records:
-        if not _fits(record.message, line.records):
+        if not _is_valid_after(record.message, line.records):
             why = f"the role {record.message.role!r} cannot stand there"
             line.damage.append(f"conversation {id}, message {record.row}: {why}")
             line.misplaced.append(record)
@@ -94,8 +99,11 @@ def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) 
     return line
 
 
-def _followed(parents: Mapping[int, tuple[object, str]], head: int | None) -> tuple[list[int], list[str]]:
-    """The rows from the first message to the head. At a broken link it continues with the preceding row."""
+def _walk_to_root(parents: Mapping[int, tuple[object, str]], head: int | None) -> tuple[list[int], list[str]]:
+    """Return the rows from the first message to ``head``, and a line for each broken link.
+
+    ``parents`` gives parent and role of each row. At a broken link the walk continues with the preceding row.
+    """
     known = sorted(parents)
     rows: list[int] = []
     damage: list[str] = []
@@ -110,17 +118,20 @@ def _followed(parents: Mapping[int, tuple[object, str]], head: int | None) -> tu
         if parent is None and role not in ("assistant", "tool"):
             break
         if before is None or before >= at or before not in parents:
-            damage.append(f"message {at}: what it follows cannot be found")
+            damage.append(f"message {at}: its parent cannot be found")
             before = max((row for row in known if row < at), default=None)
         at = before
     return rows[::-1], damage
 
 
-def _record(connection: Connection, row: Mapping[str, object]) -> tuple[MessageRecord | None, list[str]]:
-    """A message and the damage of its row. None: a reply without text, or a row without a role."""
+def _parse_row(connection: Connection, row: Mapping[str, object]) -> tuple[MessageRecord | None, list[str]]:
+    """Return the message of a row and the damage found in it.
+
+    The message is None for a running reply without text, and for a row without a valid role.
+    """
     values = Columns(row)
     role, text, thoughts = values.text("role"), values.text("content"), values.text("thinking")
-    reason, writer = _reason(values.optional("finish")), values.optional("writer")
+    reason, writer = _parse_finish(values.optional("finish")), values.optional("writer")
     id = number(row["id"]) or 0
     if writer is not None:
         text, thoughts = joined_chunks(connection, id, text, thoughts)
@@ -132,7 +143,7 @@ def _record(connection: Connection, row: Mapping[str, object]) -> tuple[MessageR
         return None, values.damage
     work, is_readable = decode_tool_calls(values.text("tools"))
     if not is_readable:
-        values.damage.append("its calls of tools cannot be read")
+        values.damage.append("its tool calls cannot be read")
     record = MessageRecord(
         id, Message(cast(Role, role), text, reason, thoughts, *work), values.seconds("created"),
         values.text("model"), values.text("engine"), values.facts("options"), values.facts("stats"),
@@ -140,8 +151,8 @@ def _record(connection: Connection, row: Mapping[str, object]) -> tuple[MessageR
     return record, values.damage
 
 
-def _fits(message: Message, records: Sequence[MessageRecord]) -> bool:
-    """Whether the message may follow these in a prompt."""
+def _is_valid_after(message: Message, records: Sequence[MessageRecord]) -> bool:
+    """Whether ``message`` may follow ``records`` in a prompt."""
     match message.role:
         case "system":
             return not records
@@ -154,33 +165,35 @@ def _fits(message: Message, records: Sequence[MessageRecord]) -> bool:
 
 
 def _open_calls(records: Sequence[MessageRecord]) -> tuple[ToolCall, ...]:
-    """The finish reason of the last reply, read without the messages before it."""
+    """The tool calls of the last reply that have no result yet. Only the last reply and its tool results are
+    examined."""
     start = len(records)
     while start and records[start - 1].message.role == "tool":
         start -= 1
     return Conversation(tuple(record.message for record in records[max(0, start - 1) :])).open_calls
 
 
-def _reason(name: str | None) -> FinishReason | None:
+def _parse_finish(name: str | None) -> FinishReason | None:
     try:
         return None if name is None else FinishReason(name)
-    except ValueError:  # unknown to this release
+    except ValueError:  # written by a later release
         return FinishReason.INTERRUPTED
 
 
-# A line of messages of a writer, compared with another line, and with a file.
+# Comparison of the branch that a writer holds with a new conversation, and with the file.
 
 Line = tuple[tuple[Message, int], ...]
-"""Messages and the numbers of their rows."""
+"""The messages of a branch, each with its row number."""
 
 
 def key(message: Message) -> tuple[str, str, str]:
-    """The identity of a message, without the finish reason and thinking, in which a front end may differ."""
+    """The identity of a message for comparisons. It excludes finish reason and thinking, which differ between front
+    ends."""
     return message.role, message.content, encode_tool_calls(message)
 
 
-def common_to(line: Line, messages: Sequence[Message]) -> int:
-    """The number of equal messages at the beginning."""
+def common_prefix(line: Line, messages: Sequence[Message]) -> int:
+    """Count the leading messages of ``line`` that equal those of ``messages``."""
     count = 0
     for (mine, _), message in zip(line, messages, strict=False):
         if key(mine) != key(message):
@@ -189,16 +202,22 @@ def common_to(line: Line, messages: Sequence[Message]) -> int:
     return count
 
 
-def is_asked(line: Line) -> bool:
+def has_user_message(line: Line) -> bool:
+    """Whether the branch contains a user message."""
     return any(message.role == "user" for message, _ in line)
 
 
-def end_of(line: Line) -> int | None:
+def last_row(line: Line) -> int | None:
+    """The row of the last message; None for an empty branch."""
     return line[-1][1] if line else None
 
 
-def holds(connection: Connection, id: int, line: Line) -> bool:
-    """Whether the file has this line of conversation ``id``, or had it until another program removed it."""
+def is_in_file(connection: Connection, id: int, line: Line) -> bool:
+    """Whether the file contains this branch of conversation ``id``.
+
+    Also True if another program has removed the conversation: a higher id was assigned in this file, so it is not a
+    file that never had it.
+    """
     if not connection.execute("SELECT 1 FROM conversations WHERE id = ?", (id,)).fetchone():
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'conversations'").fetchone()
         return last is not None and (number(last[0]) or 0) >= id

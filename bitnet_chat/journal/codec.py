@@ -1,8 +1,8 @@
-"""Any text in SQLite and back, exactly.
+"""Conversion of text and tool calls to SQLite values and back, without loss, and the text forms of a search.
 
-SQLite keeps UTF-8, and a lone surrogate (a byte of a reply that was none) is not UTF-8. Such a text becomes a blob;
-all others stay text that any SQLite program can show. Its own functions end at a NUL, so that nothing is joined or
-compared in SQL.
+SQLite stores UTF-8. A reply may contain lone surrogates, which stand for bytes that were not UTF-8; such a text is
+stored as a blob. All other texts are stored as text, which any SQLite program can show. SQL functions stop at a NUL
+character, so texts are joined and compared in Python.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from functools import cache
 
 from bitnet_chat.conversation import Message, ToolCall
 
-# Characters inside of words, or next to them, that a search ignores.
-_JOINTS = "'’-‐‑–_.,:;!?/\"()，。"
+# Punctuation in words, or next to them, that a search ignores.
+_IGNORED_PUNCTUATION = "'’-‐‑–_.,:;!?/\"()，。"
 _UNSEARCHABLE = re.compile("[\x00\ud800-\udfff]")
 
-# Scripts that are written without blanks between the words: each character is a word of its own for the index, and a
-# phrase of them finds any part of a sentence. Thai to Myanmar, Khmer, kana, Han, Hangul, the planes of rare Han.
+# Scripts without spaces between words: each character is indexed as a word, and a phrase of characters finds any part
+# of a sentence. Thai to Myanmar, Khmer, kana, Han, Hangul, and the supplementary planes of Han.
 _UNSPACED = (
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
@@ -29,7 +29,7 @@ _UNSPACED = (
 
 
 def encode_text(text: str) -> str | bytes:
-    """A value for a parameter of a statement."""
+    """Convert a text to a statement parameter: a str, or bytes if it contains lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -38,8 +38,11 @@ def encode_text(text: str) -> str | bytes:
 
 
 def decode_text(value: object) -> str:
-    """The text given to :func:`encode_text`; empty for NULL and for a value that is not text. A byte of another program
-    that is not UTF-8 becomes its surrogate."""
+    """Convert a column value back to the text given to :func:`encode_text`. NULL and non-text values give an empty
+    text.
+
+    Bytes that are not UTF-8, written by another program, become surrogates.
+    """
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8", "surrogatepass")
@@ -48,8 +51,8 @@ def decode_text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def is_whole(value: object) -> bool:
-    """Whether :func:`encode_text` may have made it."""
+def is_valid_text(value: object) -> bool:
+    """Whether ``value`` is a possible result of :func:`encode_text`."""
     try:
         if isinstance(value, bytes):
             value.decode("utf-8", "surrogatepass")
@@ -60,8 +63,8 @@ def is_whole(value: object) -> bool:
     return isinstance(value, bytes | str)
 
 
-def decoded(data: bytes) -> str:
-    """Text factory of SQLite, for any value that another program wrote into a TEXT column."""
+def decode_column(data: bytes) -> str:
+    """Decode a TEXT value; the ``text_factory`` of a connection. Accepts bytes that are not UTF-8."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -71,13 +74,18 @@ def _unspaced() -> re.Pattern[str]:
 
 
 def searchable(text: str) -> str:
-    """The form of a text in the full-text index. It must stay the same: it is needed to delete the entry."""
+    """Convert a text to its form in the full-text index.
+
+    The result must not change between releases: deleting an index entry requires the text that was indexed.
+    """
     return _unspaced().sub(r" \1 ", _UNSEARCHABLE.sub(" ", text))
 
 
-def query(words: Sequence[str]) -> str:
-    """An FTS5 query for all of ``words``, each as the beginning of a word or as a phrase. Empty where none of them has
-    a letter or a digit, which is all that the index knows."""
+def fts_query(words: Sequence[str]) -> str:
+    """Return an FTS5 query for all of ``words``, each as a phrase or as the beginning of a word.
+
+    Empty if no word has a letter or a digit, because the index contains only these.
+    """
     phrases = []
     for word in words:
         if any(character.isalnum() for character in word):
@@ -86,13 +94,15 @@ def query(words: Sequence[str]) -> str:
     return " AND ".join(phrases)
 
 
-def has_signs(word: str) -> bool:
-    """Whether there is more to it than letters, digits and what joins them: ``C++``, ``C#``, an emoji."""
-    return any(unicodedata.category(character)[0] not in "LNM" and character not in _JOINTS for character in word)
+def has_unindexed(word: str) -> bool:
+    """Whether ``word`` has characters that the index does not contain: ``C++``, ``C#``, an emoji."""
+    return any(
+        unicodedata.category(character)[0] not in "LNM" and character not in _IGNORED_PUNCTUATION for character in word
+    )
 
 
-def holder(words: Sequence[str]) -> Callable[[str], bool]:
-    """Make a test for texts that contain all of ``words``, ignoring case."""
+def contains_all(words: Sequence[str]) -> Callable[[str], bool]:
+    """Return a predicate that is True for texts with all of ``words``, ignoring case."""
     folded = [word.casefold() for word in words]
 
     def holds(text: str) -> bool:
@@ -103,10 +113,12 @@ def holder(words: Sequence[str]) -> Callable[[str], bool]:
 
 
 def snippet(text: str, words: Sequence[str], room: int = 100) -> str:
-    """About ``room`` characters on one line around the first of ``words`` that is found, with … where text is left
-    out."""
+    """Return about ``room`` characters of ``text`` on one line, around the first occurrence of any of ``words``.
+
+    … marks omitted text.
+    """
     text = " ".join(text.split())
-    # Folded per character, so that places in the one are places in the other.
+    # Case is folded per character, so that indices into the folded text are valid for the original.
     folded = "".join(character.casefold()[:1] or character for character in text)
     places = [folded.find("".join(each.casefold()[:1] or each for each in word)) for word in words]
     at = min((place for place in places if place >= 0), default=0)
@@ -115,11 +127,8 @@ def snippet(text: str, words: Sequence[str], room: int = 100) -> str:
     return ("…" if start else "") + text[start:end].strip() + ("…" if end < len(text) else "")
 
 
-# Tool calls and results of a message, as the text of one column. Pure.
-
-
 def encode_tool_calls(message: Message) -> str:
-    """JSON; empty for a message without tool calls and results."""
+    """Encode the tool calls and the tool result of a message as JSON; empty for a message without them."""
     fields: dict[str, object] = {}
     if message.tool_calls:
         fields["tool_calls"] = [asdict(call) for call in message.tool_calls]
@@ -130,12 +139,12 @@ def encode_tool_calls(message: Message) -> str:
     return json.dumps(fields) if fields else ""
 
 
-Work = tuple[tuple[ToolCall, ...], str, str]
-"""``tool_calls``, ``call_id`` and ``tool_name`` of a message."""
+ToolFields = tuple[tuple[ToolCall, ...], str, str]
+"""The fields ``tool_calls``, ``call_id`` and ``tool_name`` of a message."""
 
 
-def decode_tool_calls(text: str) -> tuple[Work, bool]:
-    """The values given to :func:`encode_tool_calls`, and whether they can be read."""
+def decode_tool_calls(text: str) -> tuple[ToolFields, bool]:
+    """Return the fields given to :func:`encode_tool_calls`, and whether ``text`` was readable."""
     if not text:
         return ((), "", ""), True
     try:

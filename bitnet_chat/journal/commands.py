@@ -1,4 +1,9 @@
-"""The commands of the journal, one for each change: a :class:`JournalRecorder` makes them, a writer runs them."""
+"""The commands of the journal, one class for each kind of change.
+
+A :class:`JournalRecorder` creates them on the event loop, the writer thread executes them on a
+:class:`ConversationStore`. The fields of a command are the arguments of the store's method of the same name, unless
+stated otherwise.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """See :meth:`ConversationStore.create`; the same below, unless stated otherwise."""
+    """See :meth:`ConversationStore.create`."""
 
     conversation: Conversation
     title: str
@@ -26,24 +31,30 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
+    """See :meth:`ConversationStore.sync`."""
+
     conversation: Conversation
 
 
 @dataclass(frozen=True, slots=True)
 class BeginReply:
+    """See :meth:`ConversationStore.begin_reply`."""
+
     conversation: Conversation
     origin: ReplyOrigin
 
 
 @dataclass(frozen=True, slots=True)
 class AddText:
-    """The part of a reply that waits to be written."""
+    """Write the pending text of a reply."""
 
     text: PendingText
 
 
 @dataclass(frozen=True, slots=True)
 class EndReply:
+    """See :meth:`ConversationStore.end_reply`; ``reason`` is the finish reason."""
+
     reason: FinishReason
     stats: Mapping[str, object]
     text: str | None = None
@@ -54,39 +65,47 @@ class EndReply:
 
 @dataclass(frozen=True, slots=True)
 class ResumeConversation:
+    """See :meth:`ConversationStore.resume`."""
+
     stored: StoredConversation
 
 
 @dataclass(frozen=True, slots=True)
 class Follow:
+    """See :meth:`ConversationStore.follow`."""
+
     row: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class StartNew:
-    """See :meth:`ConversationStore.anew`."""
+    """See :meth:`ConversationStore.start_new`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenameConversation:
+    """See :meth:`ConversationStore.rename`."""
+
     title: str
 
 
 @dataclass(frozen=True, slots=True)
 class ForkConversation:
+    """See :meth:`ConversationStore.fork`."""
+
     title: str
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Changes nothing. ``rows`` is set by the recorder, on its loop, once all before this command is written."""
+    """Change nothing; ``rows`` is resolved on the event loop once all earlier commands are written."""
 
     rows: Future[MessageRows]
 
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Changes nothing: the file is checked as for every command."""
+    """Change nothing. The writer thread checks the file, as it does before every command."""
 
 
 Command = (
@@ -106,7 +125,7 @@ Command = (
 
 
 def run(command: Command, store: ConversationStore) -> None:
-    """Run the command; may be called again after a failure. Raises the errors of ``store``'s methods."""
+    """Execute the command. May be repeated after a failure. Raises the errors of the methods of ``store``."""
     match command:
         case AddText(text):
             text.write(store)
@@ -123,7 +142,7 @@ def run(command: Command, store: ConversationStore) -> None:
         case Follow(row):
             store.follow(row)
         case StartNew():
-            store.anew()
+            store.start_new()
         case RenameConversation(title):
             store.rename(title)
         case ForkConversation(title):

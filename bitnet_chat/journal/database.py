@@ -1,4 +1,4 @@
-"""The file of the journal: made, opened, checked, brought up to date, and set aside when it is damaged."""
+"""The database file of the journal: opening, checking, fingerprinting, and the marker file for unsaved messages."""
 
 from __future__ import annotations
 
@@ -14,54 +14,53 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.errors import JournalTooNewError
 from bitnet_chat.journal import schema
-from bitnet_chat.journal.codec import decoded
+from bitnet_chat.journal.codec import decode_column
 
 if TYPE_CHECKING:
     from sqlite3 import Connection, Cursor
 
 
 BUSY = 2.0
-"""Seconds that a statement waits for the lock of another program. Each holds it for some milliseconds."""
+"""Seconds that a statement waits for the lock of another program. Each program holds the lock for some milliseconds."""
 SET_ASIDE = ".damaged-"
-"""Between the journal's name and a time in the name of a file that was set aside."""
+"""Part of the name of a damaged file that was moved aside: between the name of the journal and the time."""
 _FULL = 1 << 16
-"""Bytes of free space below which SQLite cannot write."""
-_MAGIC = b"SQLite format 3\0"
-_LOOKING = threading.Lock()
-_LOOKED_AT: set[tuple[int, int] | None] = set()
+"""Free bytes on the disk below which a failed write is reported as a full disk."""
+MAGIC = b"SQLite format 3\0"
+_CHECK_LOCK = threading.Lock()
+_CHECKED: set[tuple[int, int] | None] = set()
 
 
 def open_to_read(path: Path, *, busy: float = BUSY) -> Connection:
-    """A connection that changes nothing, to a file that is there, and works where nothing can be written.
-
-    Raises sqlite3.Error.
-    """
+    """Open an existing file read-only; works on read-only media. Raises sqlite3.Error."""
     import sqlite3
     from urllib.request import pathname2url
 
-    # Reading what has no log as unchangeable leaves no -wal and no -shm behind, and works where they cannot be made.
+    # Without a log, "immutable" avoids creating the files -wal and -shm, which may be impossible here.
     log = path.with_name(path.name + "-wal")
-    still = not log.is_file() or log.stat().st_size == 0
-    address = f"file:{pathname2url(str(path))}?mode=ro{'&immutable=1' * still}"
+    is_unchanging = not log.is_file() or log.stat().st_size == 0
+    address = f"file:{pathname2url(str(path))}?mode=ro{'&immutable=1' * is_unchanging}"
     connection = sqlite3.connect(address, uri=True, timeout=busy, isolation_level=None)
-    connection.text_factory = decoded
+    connection.text_factory = decode_column
     return connection
 
 
-def _opened(path: Path, busy: float) -> Connection:
+def open_to_write(path: Path, busy: float) -> Connection:
+    """Open the file for writing, create it if it is missing, and migrate it. Raises the errors of
+    :func:`require_ours`."""
     import sqlite3
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Conversations are private: only the owner may read the file; SQLite gives -wal and -shm its mode.
+    # Only the owner may read conversations. SQLite creates -wal and -shm with the mode of the database.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    _look_at(path)
+    _check_magic(path)
     connection = sqlite3.connect(path, timeout=busy, isolation_level=None)
-    connection.text_factory = decoded
+    connection.text_factory = decode_column
     try:
         require_ours(connection, path)
-        _in_wal(connection, busy)
-        # NORMAL loses nothing when a program is killed, and the last commits, never the file, when the power goes.
+        _enable_wal(connection, busy)
+        # NORMAL loses nothing if a program is killed; a power failure loses at most the last commits, not the file.
         for pragma in ("synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
         schema.migrate(connection)
@@ -72,11 +71,10 @@ def _opened(path: Path, busy: float) -> Connection:
 
 
 def require_ours(connection: Connection, path: Path) -> None:
-    """Check the file as far as that is cheap: SQLite has compared the sizes by now, and reads the schema here.
+    """Check that the file is a journal of a supported version. Reads only the schema.
 
-    Raises :class:`JournalTooNewError`, and the error of SQLite for a database that this program can neither read nor
-    bring up to date: the same for one of another program and for one of ours that has lost a table or names a wrong
-    version.
+    Raises :class:`JournalTooNewError` for a journal of a later release, and sqlite3.DatabaseError (SQLITE_NOTADB) for
+    the database of another program and for a journal that lacks a table or has the tables of another version.
     """
     found = schema.version(connection)
     if schema.is_newer(found):
@@ -87,32 +85,34 @@ def require_ours(connection: Connection, path: Path) -> None:
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if application != schema.APPLICATION and (tables or application):
-        raise _no_database("a database of another program")
+        raise _not_a_database("a database of another program")
     if not schema.fits(connection):
-        raise _no_database(f"its tables are not those of version {found}")
+        raise _not_a_database(f"its tables are not those of version {found}")
 
 
-def _look_at(path: Path) -> None:
-    """Raises the error of SQLite for a file that is not a database, without touching it or its log: SQLite would delete
-    the log, and with it data that can be recovered.
+def _check_magic(path: Path) -> None:
+    """Check the first bytes of the file before SQLite opens it.
 
-    Only once for each file: closing it takes away the locks that any connection of this process has on it
-    (https://www.sqlite.org/howtocorrupt.html, "POSIX advisory locks canceled"), and the first look is before all of
-    them.
+    SQLite deletes the log of a file that is not a database, and with it data that could be recovered. Raises
+    sqlite3.DatabaseError for such a file, OSError for a pipe.
+
+    Each file is checked once, before its first connection: closing a file releases the locks of all connections of this
+    process to it (https://www.sqlite.org/howtocorrupt.html, "POSIX advisory locks canceled").
     """
-    with _LOOKING:
+    with _CHECK_LOCK:
         identity = identity_of(path)
-        if identity in _LOOKED_AT:
+        if identity in _CHECKED:
             return
         if path.is_fifo():
-            raise OSError(errno.EINVAL, "it is a pipe, not a file")
+            raise OSError(errno.EINVAL, "a pipe, not a file")
         with path.open("rb") as file:
-            if file.read(len(_MAGIC)) not in (b"", _MAGIC):
-                raise _no_database("no SQLite file")
-        _LOOKED_AT.add(identity)
+            if file.read(len(MAGIC)) not in (b"", MAGIC):
+                raise _not_a_database("not an SQLite file")
+        _CHECKED.add(identity)
 
 
-def _no_database(what: str) -> Exception:
+def _not_a_database(what: str) -> Exception:
+    """Make the SQLite error for a file that is not a usable database."""
     import sqlite3
 
     error = sqlite3.DatabaseError(what)
@@ -120,8 +120,11 @@ def _no_database(what: str) -> Exception:
     return error
 
 
-def _in_wal(connection: Connection, busy: float) -> None:
-    """Set WAL mode, which is kept in the file. Two programs that do so at once get "locked" without a wait."""
+def _enable_wal(connection: Connection, busy: float) -> None:
+    """Set WAL mode, which the file records. Retries for ``busy`` seconds.
+
+    If two programs do so at once, SQLite reports "locked" without waiting for its busy timeout.
+    """
     import sqlite3
 
     deadline = time.monotonic() + busy
@@ -133,25 +136,25 @@ def _in_wal(connection: Connection, busy: float) -> None:
                 raise
             time.sleep(0.02)
         else:
-            return  # some file systems do not support it: the journal works without
+            return  # also if the file system does not support WAL: the journal works without it
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether SQLite reports that the file is damaged or not a database."""
+    """Whether the error means that the file is damaged or not a database."""
     import sqlite3
 
     if not isinstance(error, sqlite3.DatabaseError):
         return False
     code = getattr(error, "sqlite_errorcode", 0)
-    if code == sqlite3.SQLITE_CORRUPT_VTAB:  # the index of words, which can be made again
+    if code == sqlite3.SQLITE_CORRUPT_VTAB:  # only the full-text index, which can be rebuilt
         return False
     if str(error).startswith(("no such table: ", "no such column: ")) and not str(error).endswith("words"):
-        return True  # another program dropped it from an open file
+        return True  # another program has dropped it while the file was open
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """The identity of the file, which differs for a file that replaces it; None where no file exists."""
+    """Device and inode of the file, which change if the file is replaced; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -161,17 +164,17 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
-    """A cheap fingerprint of a file. Other programs write too: after a change the file is checked again."""
+    """A fingerprint of the database file, cheap to obtain. A change means that the file has to be checked again."""
 
     identity: tuple[int, int] | None
-    """See :func:`identity_of`."""
+    """Device and inode, see :func:`identity_of`."""
     file: tuple[int, int] | None
-    """Size and time of the last change."""
+    """Size in bytes and modification time in nanoseconds."""
     log: tuple[int, int] | None
-    """The same of the log: which file, and its size."""
+    """Inode and size in bytes of the write-ahead log; None without one."""
 
     def has_only_grown(self, before: DatabaseState) -> bool:
-        """Whether the only change since then is an append to the log, by any program."""
+        """Whether the only change since ``before`` is an append to the log, by any program."""
         if (self.identity, self.file) != (before.identity, before.file):
             return False
         if self.log is None or before.log is None:
@@ -180,6 +183,7 @@ class DatabaseState:
 
 
 def state_of(path: Path) -> DatabaseState:
+    """Read the current fingerprint of the file; all fields are None if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -191,29 +195,59 @@ def state_of(path: Path) -> DatabaseState:
     return DatabaseState((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), (log.st_ino, log.st_size))
 
 
-def named(found: Cursor) -> list[dict[str, Any]]:
-    """Its rows, the values by the names of their columns."""
+def rows_as_dicts(found: Cursor) -> list[dict[str, Any]]:
+    """Return the rows of a cursor as dictionaries with the column names as keys."""
     names = [each[0] for each in found.description]
     return [dict(zip(names, row, strict=True)) for row in found]
 
 
 @contextlib.contextmanager
 def transaction(connection: Connection) -> Iterator[None]:
-    """Run the block as one transaction; the lock is taken at its beginning, so that rows read in it are current."""
+    """Run the block as one transaction. It takes the write lock at its beginning, so rows read in the block are
+    current."""
     connection.execute("BEGIN IMMEDIATE")
     with connection:
         yield
 
 
-def problem(error: Exception, path: Path) -> str:
-    """The error as one line for the user."""
+def describe_error(error: Exception, path: Path) -> str:
+    """Describe the error and its likely cause in one line."""
     import shutil
 
     what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    # SQLite's messages, "disk I/O error" and "unable to open database file", do not give the cause.
+    # The messages of SQLite, "disk I/O error" and "unable to open database file", do not name the cause.
     with contextlib.suppress(OSError):
         if shutil.disk_usage(path.parent).free < _FULL:
             what = f"the disk is full ({what})"
         elif not os.access(path.parent, os.W_OK):
             what = f"its folder cannot be written ({what})"
     return f"{what}: {path}"
+
+
+# The marker of unsaved messages: an empty file beside the journal while the last messages are not in it. ``-C``
+# continues the last conversation in the journal, and must warn if the user may mean an unsaved one. An empty file can
+# be created on most full disks.
+
+
+def mark_unsaved(journal: Path) -> None:
+    """Create the marker: a message could not be saved."""
+    with contextlib.suppress(OSError):
+        _marker(journal).touch(mode=0o600)
+
+
+def clear_unsaved(journal: Path) -> None:
+    """Remove the marker: messages are saved again."""
+    with contextlib.suppress(OSError):
+        _marker(journal).unlink(missing_ok=True)
+
+
+def unsaved_since(journal: Path) -> float | None:
+    """Time of the last failed write, in seconds since the epoch; None if everything was saved."""
+    try:
+        return _marker(journal).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _marker(journal: Path) -> Path:
+    return journal.with_name(journal.name + ".not-kept")

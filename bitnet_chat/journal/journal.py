@@ -1,4 +1,4 @@
-"""Stores of conversations: the interface for front ends, and the journal in a file."""
+"""The storage interface for front ends (:class:`JournalStore`), and its implementation in an SQLite file."""
 
 from __future__ import annotations
 
@@ -23,69 +23,75 @@ if TYPE_CHECKING:
 
 
 class JournalStore(Protocol):
-    """Conversations that are kept: in a file (:class:`Journal`), for as long as the program runs
-    (:class:`~bitnet_chat.journal.memory.MemoryJournal`), or by a running server
-    (:class:`~bitnet_chat.backends.attached_server.journal.ServerJournal`).
+    """A collection of stored conversations.
 
-    Every method raises JournalError, or another BitnetChatError, where the conversations cannot be reached.
+    Implementations: in a file (:class:`Journal`), in memory for the life of the program
+    (:class:`~bitnet_chat.journal.memory.MemoryJournal`), and on a running server
+    (:class:`~bitnet_chat.backends.attached_server.journal.ServerJournal`). Every method raises JournalError, or another
+    BitnetChatError, if the conversations cannot be accessed.
     """
 
     def list(self, limit: int | None = None) -> list[JournalEntry]:
-        """List the conversations, the most recently used one first."""
+        """List at most ``limit`` conversations, most recently used first."""
 
     def latest(self) -> StoredConversation | None:
-        """The most recently used conversation; None for an empty journal."""
+        """Load the most recently used conversation. Returns None if the journal is empty."""
         entries = self.list(1)
         return self.load(entries[0].id) if entries else None
 
     def load(self, id: int) -> StoredConversation:
-        """A conversation with its present line. Raises UsageError for an unknown id."""
+        """Load a conversation with its current branch. Raises UsageError for an unknown id."""
 
     def search(self, words: str) -> builtins.list[SearchHit]:
-        """Find the conversations with all of ``words`` in one message or in the title, the most recently used one
-        first. Words are plain, without operators."""
+        """Find conversations that have all words of ``words`` in one message or in the title, most recently used first.
+
+        Words are literal; query operators are not supported. Raises UsageError for a search without words.
+        """
 
     def remove(self, ids: Sequence[int]) -> bool:
-        """Remove conversations for good. False: another program has the file open, and traces stay in its log until it
-        has ended. Raises UsageError, and removes none of them, where one of the ids is unknown."""
+        """Delete conversations permanently.
+
+        Returns False if another program has the file open: deleted text then remains in the write-ahead log until that
+        program ends. Raises UsageError, and deletes nothing, if an id is unknown.
+        """
 
     def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
-        """Make a recorder, which writes; see there."""
+        """Return a recorder that writes to this journal. ``complain`` gets a line for each failure."""
 
     def unsaved_since(self) -> float | None:
-        """Time of the last failure to write, in seconds since the epoch; None: all was kept."""
+        """Time of the last failed write, in seconds since the epoch; None if everything was saved."""
         return None
 
     def read_only_reason(self) -> str:
-        """The reason for which the journal cannot be written at present; empty where it can."""
+        """The reason why the journal cannot be written at present; empty if it can be."""
         return ""
 
 
 class DatabaseJournal(JournalStore):
-    """The common base of the journals in a file and in memory: one database."""
+    """Common base of the journals in a file and in memory."""
 
-    # The modules for the file are imported late: the REPL's prompt does not need them.
+    # Modules that use SQLite are imported in the methods: the prompt of the REPL does not need them.
 
     name: str
-    """Name of the file in messages."""
+    """Name of the journal in messages."""
 
     def __init__(self) -> None:
         self.made_with: Mapping[str, object] = {}
-        """Settings of this program that are kept with each reply."""
+        """Settings of the program, saved with each reply."""
 
     def list(self, limit: int | None = None) -> list[JournalEntry]:
         from bitnet_chat.journal import queries
 
-        with self._opened() as connection:
+        with self._open_connection() as connection:
             return [] if connection is None else queries.entries(connection, limit)
 
     def load(self, id: int) -> StoredConversation:
         from bitnet_chat.journal import branch, queries
 
-        with self._opened() as connection:
+        with self._open_connection() as connection:
             stored = None if connection is None else branch.stored(connection, id)
         if stored is None:
-            raise queries.missing([id])
+            raise queries.unknown_ids([id])
         return stored
 
     def search(self, words: str) -> builtins.list[SearchHit]:
@@ -94,15 +100,15 @@ class DatabaseJournal(JournalStore):
         terms = words.split()
         if not terms:
             raise UsageError("the search has no words", remedy="give one word or more")
-        with self._opened() as connection:
+        with self._open_connection() as connection:
             return [] if connection is None else queries.hits(connection, terms)
 
     def remove(self, ids: Sequence[int]) -> bool:
         from bitnet_chat.journal import queries
 
-        with self._opened(to_write=True) as connection:
+        with self._open_connection(to_write=True) as connection:
             if connection is None:
-                raise queries.missing(ids)
+                raise queries.unknown_ids(ids)
             return queries.remove(connection, ids)
 
     def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
@@ -118,29 +124,30 @@ class DatabaseJournal(JournalStore):
         clock: Callable[[], float],
         on_done: Callable[[WriterJob, ConversationStore], None],
     ) -> WriterThread:
-        """The thread of a recorder."""
+        """Start the writer thread of a recorder. The parameters are those of :class:`WriterThread`."""
 
     @abstractmethod
-    def _opened(self, *, to_write: bool = False) -> AbstractContextManager[Connection | None]:
-        """A connection for the block; None where the file does not exist."""
+    def _open_connection(self, *, to_write: bool = False) -> AbstractContextManager[Connection | None]:
+        """Open a connection for the block; None if the file does not exist."""
 
 
 class Journal(DatabaseJournal):
-    """The conversations in one file. A file that is not there holds none.
+    """The conversations in one file. A missing file counts as an empty journal.
 
-    Every method raises JournalError where the file cannot be used: one that is damaged is set aside first, one of
-    a later release is left unchanged. Each call opens and closes the file, and may be made in any thread.
+    Every method raises JournalError if the file cannot be used. A damaged file is moved aside first; a file of a later
+    release is left unchanged. Each call opens and closes the file, so a journal can be used from any thread.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """None: ``journal.db`` in the data directory. Nothing is opened yet."""
+        """Set the path; the default is ``journal.db`` in the data directory. Does not open the file."""
         super().__init__()
         self.path = path if path is not None else paths.data_dir() / "journal.db"
         self.name = str(self.path)
 
     def check(self) -> str:
-        """Check the whole file, and return the damage, or an empty text. Takes seconds for a gigabyte."""
-        with self._opened() as connection:
+        """Check the whole file and return a description of the damage, empty if there is none. Takes seconds per
+        gigabyte."""
+        with self._open_connection() as connection:
             if connection is None:
                 return ""
             result = connection.execute("PRAGMA quick_check(3)").fetchall()
@@ -159,9 +166,9 @@ class Journal(DatabaseJournal):
         return WriterThread(self.path, complain, on_end, clock, on_done)
 
     def unsaved_since(self) -> float | None:
-        from bitnet_chat.journal import unsaved_marker
+        from bitnet_chat.journal.database import unsaved_since
 
-        return unsaved_marker.since(self.path)
+        return unsaved_since(self.path)
 
     def read_only_reason(self) -> str:
         places = (self.path, self.path.parent)
@@ -170,10 +177,10 @@ class Journal(DatabaseJournal):
         return ""
 
     @contextmanager
-    def _opened(self, *, to_write: bool = False) -> Iterator[Connection | None]:
+    def _open_connection(self, *, to_write: bool = False) -> Iterator[Connection | None]:
         import sqlite3
 
-        from bitnet_chat.journal.database import identity_of, is_damage, problem
+        from bitnet_chat.journal.database import describe_error, identity_of, is_damage
         from bitnet_chat.journal.salvage import open_file, set_aside
 
         identity = None
@@ -184,10 +191,10 @@ class Journal(DatabaseJournal):
             identity = identity_of(self.path)
             try:
                 connection, note = open_file(self.path)
-            except (sqlite3.OperationalError, OSError):  # a full disk, a backup on one that is read-only
+            except (sqlite3.OperationalError, OSError):  # a full disk, or a backup on read-only media
                 if to_write or not self.path.is_file():
                     raise
-                connection, note = self._open_as_it_is(), ""
+                connection, note = self._open_read_only(), ""
             with closing(connection):
                 if note:
                     raise JournalError(note)
@@ -195,10 +202,10 @@ class Journal(DatabaseJournal):
         except (sqlite3.Error, OSError) as error:
             if is_damage(error) and (note := set_aside(self.path, identity)):
                 raise JournalError(note) from None
-            raise JournalError(f"the journal cannot be used: {problem(error, self.path)}") from None
+            raise JournalError(f"the journal cannot be used: {describe_error(error, self.path)}") from None
 
-    def _open_as_it_is(self) -> Connection:
-        """A read-only connection, for a file that cannot be written."""
+    def _open_read_only(self) -> Connection:
+        """Open a read-only connection to a file that cannot be written."""
         from bitnet_chat.journal.database import open_to_read, require_ours
 
         connection = open_to_read(self.path)
@@ -211,5 +218,5 @@ class Journal(DatabaseJournal):
 
 
 def _has_tables(connection: Connection) -> bool:
-    """False for a file without tables, made on a full disk."""
+    """Whether the file has tables. A file that was created on a full disk has none."""
     return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])

@@ -1,6 +1,6 @@
-"""A journal in memory: its conversations exist while the program runs, and are not written to disk.
+"""The journal in memory, for conversations that must not be written to disk.
 
-The same tables and the same code as in a file, with one database in memory. It has one connection, which is locked
+It uses the tables and the code of the journal in a file on one in-memory database. Its single connection is locked
 during each use.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class MemoryJournal(DatabaseJournal):
-    """See :class:`JournalStore`. It may be used from any thread."""
+    """A :class:`JournalStore` in memory. Can be used from any thread."""
 
     name = ":memory:"
 
@@ -31,7 +31,7 @@ class MemoryJournal(DatabaseJournal):
 
         super().__init__()
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        # By default SQLite writes large intermediate results, such as the rows of a sort, to a file.
+        # By default SQLite writes large intermediate results, such as those of a sort, to a temporary file.
         self._connection.execute("PRAGMA temp_store = MEMORY")
         self._connection.execute("PRAGMA foreign_keys = ON")
         schema.migrate(self._connection)
@@ -44,40 +44,40 @@ class MemoryJournal(DatabaseJournal):
         clock: Callable[[], float],
         on_done: Callable[[WriterJob, ConversationStore], None],
     ) -> WriterThread:
-        return _MemoryWriter(self.held, complain, on_end, clock, on_done)
+        return _MemoryWriter(self.locked, complain, on_end, clock, on_done)
 
     @contextmanager
-    def held(self) -> Iterator[Connection]:
-        """The connection, locked for the block."""
+    def locked(self) -> Iterator[Connection]:
+        """Lock the connection for the block and return it."""
         with self._lock:
             try:
                 yield self._connection
             finally:
-                if self._connection.in_transaction:  # a reader's snapshot
+                if self._connection.in_transaction:  # the snapshot of a reader
                     self._connection.rollback()
 
     @contextmanager
-    def _opened(self, *, to_write: bool = False) -> Iterator[Connection | None]:
-        with self.held() as connection:
+    def _open_connection(self, *, to_write: bool = False) -> Iterator[Connection | None]:
+        with self.locked() as connection:
             yield connection
 
 
 class _MemoryWriter(WriterThread):
-    """The thread of a recorder, with a shared connection."""
+    """The writer thread of a recorder, on the shared connection. It neither opens nor checks files."""
 
     def __init__(
         self,
-        held: Callable[[], AbstractContextManager[Connection]],
+        locked: Callable[[], AbstractContextManager[Connection]],
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float],
         on_done: Callable[[WriterJob, ConversationStore], None],
     ) -> None:
-        self._held = held
+        self._locked = locked
         super().__init__(Path(":memory:"), complain, on_end, clock, on_done)
 
     def _do(self, job: WriterJob) -> None:
-        with self._held() as connection:
+        with self._locked() as connection:
             self._store = self._store or ConversationStore(connection)
             super()._do(job)
 

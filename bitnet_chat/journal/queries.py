@@ -1,4 +1,4 @@
-"""Queries of an open journal, and the removal of conversations."""
+"""Queries on an open journal, and the deletion of conversations."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.journal.codec import decode_text, holder, snippet
+from bitnet_chat.journal.codec import contains_all, decode_text, snippet
 from bitnet_chat.journal.columns import LATEST, Columns, number
-from bitnet_chat.journal.database import named, transaction
+from bitnet_chat.journal.database import rows_as_dicts, transaction
 from bitnet_chat.journal.records import JournalEntry, ReplyState, SearchHit
 from bitnet_chat.journal.recovery import is_alive, settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def hits(connection: Connection, words: Sequence[str]) -> list[SearchHit]:
-    """The conversations that contain all of ``words``, the most recently used one first."""
+    """Find the conversations that contain all of ``words``, most recently used first."""
     import sqlite3
 
-    with suppress(sqlite3.OperationalError):  # a file that can be read only
+    with suppress(sqlite3.OperationalError):  # a read-only file
         settle(connection)
     found: dict[int, list[int]] = {}
     for conversation, row in find(connection, words):
         found.setdefault(conversation, []).append(row)
-    result, holds = [], holder(words)
+    result, holds = [], contains_all(words)
     for entry in entries(connection):
         rows = found.get(entry.id, [])
         if rows:
@@ -39,13 +39,13 @@ def hits(connection: Connection, words: Sequence[str]) -> list[SearchHit]:
 
 
 def remove(connection: Connection, ids: Sequence[int]) -> bool:
-    """See :meth:`bitnet_chat.journal.Journal.remove`."""
+    """Delete conversations, see :meth:`bitnet_chat.journal.JournalStore.remove`."""
     import sqlite3
 
     known = {id for (id,) in connection.execute("SELECT id FROM conversations")}
     unknown = [id for id in ids if id not in known]
     if unknown:
-        raise missing(unknown)
+        raise unknown_ids(unknown)
     try:
         _delete(connection, ids)
     except sqlite3.DatabaseError as error:
@@ -53,7 +53,7 @@ def remove(connection: Connection, ids: Sequence[int]) -> bool:
             raise
         drop(connection)
         _delete(connection, ids)
-    # Pages were overwritten (secure_delete); what the log still has of them goes with it.
+    # secure_delete has overwritten the pages; truncating the log removes its copies of them.
     connection.execute("PRAGMA busy_timeout = 300")
     return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
@@ -64,7 +64,8 @@ def _delete(connection: Connection, ids: Sequence[int]) -> None:
         connection.executemany("DELETE FROM conversations WHERE id = ?", [(id,) for id in ids])
 
 
-def missing(ids: Sequence[int]) -> UsageError:
+def unknown_ids(ids: Sequence[int]) -> UsageError:
+    """Make the error for unknown conversation ids."""
     names = ", ".join(map(str, ids))
     what = f"conversation {names} does not exist" if len(ids) == 1 else f"conversations {names} do not exist"
     return UsageError(what, remedy="bitnet-chat history list shows the conversations")
@@ -79,15 +80,15 @@ _ENTRY = (
 
 
 def entries(connection: Connection, limit: int | None = None) -> list[JournalEntry]:
-    """The most recently used one first; those with an invalid time last."""
-    most = -1 if limit is None else limit
-    known = "c.updated BETWEEN 0 AND ?"
-    rows = connection.execute(f"{_ENTRY} {known} ORDER BY c.updated DESC, c.id DESC LIMIT ?", (LATEST, most))
-    found = [_entry(each) for each in named(rows)]
+    """List at most ``limit`` conversations, most recently used first; those with an invalid time come last."""
+    maximum = -1 if limit is None else limit
+    has_time = "c.updated BETWEEN 0 AND ?"
+    rows = connection.execute(f"{_ENTRY} {has_time} ORDER BY c.updated DESC, c.id DESC LIMIT ?", (LATEST, maximum))
+    found = [_entry(each) for each in rows_as_dicts(rows)]
     if limit is None or len(found) < limit:
-        rest = most - len(found) if limit is not None else -1
-        rows = connection.execute(f"{_ENTRY} ({known}) IS NOT TRUE ORDER BY c.id DESC LIMIT ?", (LATEST, rest))
-        found += [_entry(each) for each in named(rows)]
+        rest = maximum - len(found) if limit is not None else -1
+        rows = connection.execute(f"{_ENTRY} ({has_time}) IS NOT TRUE ORDER BY c.id DESC LIMIT ?", (LATEST, rest))
+        found += [_entry(each) for each in rows_as_dicts(rows)]
     return found
 
 

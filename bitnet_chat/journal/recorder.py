@@ -1,4 +1,4 @@
-"""The write interface of the journal for front ends, which neither waits for it nor raises its errors."""
+"""The write interface of the journal for front ends. Its methods neither wait for the disk nor raise errors of it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 
 
 PATIENCE = 3.0
-"""Seconds for which :meth:`JournalRecorder.close` retries to write waiting commands."""
+"""Seconds for which :meth:`JournalRecorder.close` and :meth:`JournalRecorder.rows` wait for pending writes."""
 T = TypeVar("T")
-_LAST_TRY = 0.5
-"""Seconds for the last of these attempts; after them the disk counts as hanging."""
+_CLOSE_GRACE = 0.5
+"""Further seconds that :meth:`JournalRecorder.close` allows for a write in progress; then the disk counts as
+hanging."""
 
 
 class JournalRecorder:
-    """Writes the changes of a conversation, in order, in a separate thread. All methods belong to the event loop.
+    """Writes the changes of a conversation, in order, from a separate thread. Its methods must be called on the event
+    loop.
 
-    The conversation is made at the first message of the user; the thread starts and the file is opened no earlier. Text
-    of a reply is in the file within 200 ms. Where another program has changed the conversation since it was read, all
-    later messages are kept in a copy, and ``complain`` gets a line about it.
+    The conversation is created with the first user message; until then neither the thread nor the file is opened. The
+    text of a reply is in the file within 200 ms. If another program has changed the conversation since it was read, all
+    later messages are saved in a copy, and ``complain`` gets a line about that.
     """
 
     def __init__(
@@ -47,8 +49,11 @@ class JournalRecorder:
         clock: Callable[[], float] = time.monotonic,
         slot: ConversationSlot | None = None,
     ) -> None:
-        """``journal``: None keeps no conversation. ``complain`` gets a line, on the event loop, for each failure.
-        ``slot``: holds the present conversation, for other objects to read."""
+        """Prepare a recorder.
+
+        ``journal``: None saves nothing. ``complain`` gets a line, on the event loop, for each failure. ``slot``
+        receives id and title of the current conversation, for other objects to read.
+        """
         self._journal = journal
         self._complain = complain
         self._clock = clock
@@ -57,22 +62,22 @@ class JournalRecorder:
         self._closed = False
         self._writer: WriterThread | None = None
         self._slot = slot or ConversationSlot()
-        self._pieces: PendingText | None = None
+        self._pending: PendingText | None = None
         self._calls: list[ToolCall] = []
         self._named = False
         self._asked = self._answered = 0
-        """Number of replies begun, by the recorder and in the file."""
-        self.unkept = ""
-        """After :meth:`close`: the line about messages that were not kept; empty where all were."""
+        """Number of replies begun by the front end; ``_answered``: number of those begun in the file."""
+        self.unsaved = ""
+        """After :meth:`close`: a line about messages that were not saved; empty if all were."""
 
     @property
     def id(self) -> int | None:
-        """Id of the present conversation; None until its first message is in the file."""
+        """Id of the current conversation; None until its first message is in the file."""
         return self._slot.id
 
     @property
     def title(self) -> str:
-        """Title of the present conversation; empty before its first message."""
+        """Title of the current conversation; empty before its first message."""
         return self._slot.title
 
     @title.setter
@@ -80,20 +85,20 @@ class JournalRecorder:
         self._slot.title = title
 
     def sync(self, conversation: Conversation) -> None:
-        """Set the present line to this conversation: undone turns stay in the journal as another branch."""
-        self._title(conversation)
+        """Make ``conversation`` the current branch. Undone turns stay in the journal as another branch."""
+        self._update_title(conversation)
         if self._writer is not None or any(message.role == "user" for message in conversation.messages):
             from bitnet_chat.journal.commands import Sync
 
             self._put(Sync(conversation))
 
     def create(self, conversation: Conversation, *, title: str = "", model: str = "") -> None:
-        """Create a conversation now, before its first message. Empty ``title``: that of the first message."""
+        """Create a conversation before its first message. Without ``title``, its first message becomes the title."""
         from bitnet_chat.journal.commands import Create
 
-        self._leave(ConversationSlot(title=title))
+        self._switch_to(ConversationSlot(title=title))
         self._named = bool(title)
-        self._title(conversation)
+        self._update_title(conversation)
         self._put(Create(conversation, title, model))
 
     def begin_reply(
@@ -104,12 +109,12 @@ class JournalRecorder:
         engine: str = "",
         options: Mapping[str, object] | None = None,
     ) -> None:
-        """Begin a reply to ``conversation``. Where its last message is a reply, that one is continued.
+        """Begin a reply to ``conversation``, or continue its last message if that is a reply.
 
-        ``options``: what this reply is made with, beside the settings of the program: anything that JSON can hold, or
-        that has a text.
+        ``options``: the options of this reply, in addition to the settings of the program. Values that are not JSON are
+        saved as their ``str``.
         """
-        self._title(conversation)
+        self._update_title(conversation)
         if self._journal is None:
             return
         from bitnet_chat.journal.commands import BeginReply
@@ -117,7 +122,7 @@ class JournalRecorder:
         from bitnet_chat.journal.writer_thread import PendingText
 
         origin = ReplyOrigin(model, engine, self._made_with(options or {}))
-        self._pieces, self._calls = PendingText(), []
+        self._pending, self._calls = PendingText(), []
         self._asked += 1
         self._put(BeginReply(conversation, origin))
 
@@ -126,15 +131,16 @@ class JournalRecorder:
         return json.dumps(settings | dict(options), default=str)
 
     def text(self, piece: str) -> None:
-        """Add the next characters of the reply."""
-        self._piece(False, piece)
+        """Append text to the reply."""
+        self._append(False, piece)
 
     def thinking(self, piece: str) -> None:
-        """Add the next characters of the model's thinking."""
-        self._piece(True, piece)
+        """Append text to the thinking of the reply."""
+        self._append(True, piece)
 
     def tool_call(self, call: ToolCall) -> None:
-        """Add a tool call of the reply. It is written at the reply's end, unless that is cut: it is not made then."""
+        """Add a tool call of the reply. It is written at the end of the reply, and only if the reply ends with tool
+        calls."""
         self._calls.append(call)
 
     def end_reply(
@@ -146,17 +152,19 @@ class JournalRecorder:
         thinking: str | None = None,
         options: Mapping[str, object] | None = None,
     ) -> None:
-        """End the reply. ``text``: all new text of it, where that differs from the calls of :meth:`text`.
-        ``options``: see :meth:`begin_reply`; None: as given there.
+        """End the reply.
 
-        A stopped or failed reply without text is not kept in the conversation; its message stays the last one until
-        the next :meth:`sync`.
+        ``text`` and ``thinking`` replace what was appended by the methods of these names; None keeps that. ``options``
+        replaces the options given to :meth:`begin_reply`; None keeps those.
+
+        A stopped or failed reply without text is not part of the conversation; its user message stays the last one
+        until the next :meth:`sync`.
         """
-        if self._pieces is None:
+        if self._pending is None:
             return
         from bitnet_chat.journal.commands import EndReply
 
-        self._pieces = None
+        self._pending = None
         figures = {} if stats is None else {key: value for key, value in asdict(stats).items() if value is not None}
         calls = tuple(self._calls) if reason is FinishReason.TOOL_CALLS else ()
         made_with = None if options is None else self._made_with(options)
@@ -166,44 +174,49 @@ class JournalRecorder:
         """Continue a conversation that was read from the journal."""
         from bitnet_chat.journal.commands import ResumeConversation
 
-        self._leave(ConversationSlot(stored.id, stored.title))
+        self._switch_to(ConversationSlot(stored.id, stored.title))
         self._named = stored.is_named
         self._put(ResumeConversation(stored))
 
     def follow(self, row: int | None) -> None:
-        """Set the row that the next user message follows, unless it is in the file already: a message without a reply,
-        or the row before a message that it replaces. None: it is the first."""
+        """Set the parent row of the next user message.
+
+        Used for a message after one without a reply, and for a message that replaces another one. None: the message is
+        the first. No effect if the message is already in the file.
+        """
         from bitnet_chat.journal.commands import Follow
 
         self._put(Follow(row))
 
-    def anew(self) -> None:
-        """Begin another conversation with the next message."""
-        self._leave(ConversationSlot())
+    def start_new(self) -> None:
+        """Start another conversation with the next message."""
+        self._switch_to(ConversationSlot())
         if self._writer is not None:
             from bitnet_chat.journal.commands import StartNew
 
             self._put(StartNew())
 
     def rename(self, title: str) -> None:
-        """Change the title, also of a conversation that has not begun."""
+        """Change the title, also before the first message."""
         from bitnet_chat.journal.commands import RenameConversation
 
         self.title, self._named = title, True
         self._put(RenameConversation(title))
 
     def fork(self, title: str = "") -> None:
-        """Continue in a copy of the conversation; the present one stays unchanged."""
+        """Continue in a copy of the conversation; the original stays unchanged."""
         from bitnet_chat.journal.commands import ForkConversation
 
         named = self._named or bool(title)
-        self._leave(ConversationSlot(title=title or self.title))
+        self._switch_to(ConversationSlot(title=title or self.title))
         self._named = named
         self._put(ForkConversation(title))
 
     async def rows(self) -> MessageRows | None:
-        """Return the rows of the conversation in the file, once all changes so far are written. None: no journal, or
-        not written within 3 seconds."""
+        """Return the row numbers of the conversation once all changes so far are written.
+
+        None without a journal, and if writing takes more than 3 seconds.
+        """
         if self._writer is None:
             return None
         from bitnet_chat.journal.commands import Report
@@ -216,12 +229,14 @@ class JournalRecorder:
             return None
 
     async def settled(self) -> bool:
-        """Wait until all changes so far are written, 3 seconds at most. False: they are not."""
+        """Wait at most 3 seconds until all changes so far are written. Returns False if they are not."""
         return self._writer is None or await self.rows() is not None
 
     async def close(self) -> None:
-        """Wait until all is written, with retries for 3 seconds; then ``complain`` gets a line about what is not kept.
-        A reply that is still open ends as interrupted."""
+        """Wait until all changes are written, for at most 3.5 seconds including retries.
+
+        ``complain`` gets a line about what was not saved. An open reply ends as interrupted.
+        """
         writer = self._writer
         if writer is None or self._closed:
             return
@@ -229,18 +244,19 @@ class JournalRecorder:
         self.end_reply(FinishReason.INTERRUPTED)
         writer.stop(PATIENCE)
         try:
-            await asyncio.wait_for(self._ended.wait(), PATIENCE + _LAST_TRY)
+            await asyncio.wait_for(self._ended.wait(), PATIENCE + _CLOSE_GRACE)
         except TimeoutError:
             assert self._journal is not None
             writer.off = True
             why = f"{self._journal.name} does not answer"
         else:
             why = writer.trouble and f"the journal cannot be written: {writer.trouble}"
-        self.unkept = f"{self._missing()}: {why}" if why else writer.lost
+        self.unsaved = f"{self._describe_unsaved()}: {why}" if why else writer.lost
         if why:
-            self._complain(self.unkept)
+            self._complain(self.unsaved)
 
-    def _missing(self) -> str:
+    def _describe_unsaved(self) -> str:
+        """Describe the messages that are not saved."""
         count = self._asked - self._answered
         if not count:
             return "the end of this conversation is not kept"
@@ -250,53 +266,55 @@ class JournalRecorder:
             return "the last message and its reply are not kept"
         return f"the last {count} messages and their replies are not kept"
 
-    def _piece(self, thinking: bool, text: str) -> None:
+    def _append(self, thinking: bool, text: str) -> None:
         if (
-            self._pieces is not None
+            self._pending is not None
             and self._writer is not None
-            and self._pieces.append((thinking, text), self._clock())
+            and self._pending.append((thinking, text), self._clock())
         ):
             from bitnet_chat.journal.commands import AddText
 
-            self._writer.put(AddText(self._pieces))
+            self._writer.put(AddText(self._pending))
 
     def _put(self, command: Command) -> None:
         if self._journal is None:
             return
         if self._writer is None:
             self._loop = asyncio.get_running_loop()
-            self._writer = self._journal.writer(self._complain_there, self._end_there, self._clock, self._done_there)
+            self._writer = self._journal.writer(
+                self._complain_threadsafe, self._end_threadsafe, self._clock, self._on_command_done
+            )
         self._writer.put(command, self._slot)
 
-    def _done_there(self, job: WriterJob, store: ConversationStore) -> None:
-        """Runs in the thread."""
+    def _on_command_done(self, job: WriterJob, store: ConversationStore) -> None:
+        """Record the result of a command; runs in the writer thread."""
         from bitnet_chat.journal.commands import BeginReply, Report
 
         job.slot.id = store.id
         if isinstance(job.command, BeginReply):
             self._answered += 1
         elif isinstance(job.command, Report):
-            self._there(partial(_resolve, job.command.rows, store.rows))
+            self._call_on_loop(partial(_resolve, job.command.rows, store.rows))
 
-    def _leave(self, slot: ConversationSlot) -> None:
+    def _switch_to(self, slot: ConversationSlot) -> None:
         self.end_reply(FinishReason.INTERRUPTED)
         self._slot, self._named = slot, False
 
-    def _title(self, conversation: Conversation) -> None:
-        """A title that was not given follows the first message."""
+    def _update_title(self, conversation: Conversation) -> None:
+        """Derive the title from the first message, unless one was given."""
         if not self._named:
             from bitnet_chat.journal.records import title_of
 
             self.title = title_of(conversation)
 
-    def _complain_there(self, text: str) -> None:
-        self._there(lambda: self._complain(text))
+    def _complain_threadsafe(self, text: str) -> None:
+        self._call_on_loop(lambda: self._complain(text))
 
-    def _end_there(self) -> None:
-        self._there(self._ended.set)
+    def _end_threadsafe(self) -> None:
+        self._call_on_loop(self._ended.set)
 
-    def _there(self, call: Callable[[], None]) -> None:
-        """Pass a call from the thread to the loop, which may have ended."""
+    def _call_on_loop(self, call: Callable[[], None]) -> None:
+        """Schedule a call from the writer thread on the event loop, which may have ended."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(call)

@@ -1,4 +1,4 @@
-"""Records of conversations from the journal. Pure data."""
+"""Conversations as read from the journal. Pure data."""
 
 from __future__ import annotations
 
@@ -10,52 +10,53 @@ from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.export import LEFT_OUT, NOT_ANSWERED, SideNote
 
 TITLE_LENGTH = 60
-"""Characters of a title made of the first message."""
+"""Maximum number of characters of a title derived from the first message."""
 
 
 class ReplyState(StrEnum):
-    """The end of a conversation. The value is that of JSON output."""
+    """The state of the last message of a conversation. The values appear in JSON output."""
 
     WHOLE = "whole"
     CUT_OFF = "cut_off"
-    """A program was killed while it wrote the last reply."""
+    """The program ended while it wrote the last reply."""
     ANSWERING = "answering"
-    """A running program is writing the last reply right now."""
+    """A running program is writing the last reply."""
     UNANSWERED = "unanswered"
-    """The last message got no reply."""
+    """The last message has no reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One line of a list of conversations. Times in seconds since the epoch."""
+    """One line of a list of conversations. Times are in seconds since the epoch."""
 
     id: int
     title: str
     created: float
     updated: float
     turns: int
-    """Messages of the user in the present line."""
+    """Number of user messages in the current branch."""
     model: str
-    """Finish reason of the last reply."""
+    """Name of the model of the last reply."""
     state: ReplyState = ReplyState.WHOLE
     damage: str = ""
-    """The damage of its row; empty without any."""
+    """Description of invalid values in the row; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A conversation that contains all the words. ``snippet``: the text around them in one message; empty where only
-    the title has them."""
+    """A conversation that matches a search."""
 
     entry: JournalEntry
     snippet: str
+    """Text around the words in one message; empty if only the title matches."""
     count: int
-    """Messages that have them all, those of older branches included."""
+    """Number of matching messages, in all branches."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """One message with what is known about it. ``stats`` has the fields of :class:`bitnet_chat.events.Stats`."""
+    """A message with its metadata. ``stats`` has the fields of :class:`bitnet_chat.events.Stats`; ``created`` is in
+    seconds since the epoch."""
 
     row: int
     message: Message
@@ -68,42 +69,43 @@ class MessageRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredConversation:
-    """A conversation at the time of reading: its present line, from the first message to the last reply."""
+    """A snapshot of a conversation: the current branch from its first message to the last reply. Times are in seconds
+    since the epoch."""
 
     id: int
     title: str
     created: float
     updated: float
     model: str
-    """Of the last reply, like ``engine`` and ``options``."""
+    """Model of the last reply; ``engine`` and ``options`` also describe the last reply."""
     engine: str
     options: Mapping[str, object]
     forked_from: int | None
     state: ReplyState
     records: tuple[MessageRecord, ...]
     unanswered: str = ""
-    """The last message, where it got no reply: it is not in ``records``, and may be sent again."""
+    """Text of the last message if it has no reply. It is not in ``records``, and can be sent again."""
     pending: MessageRecord | None = None
-    """The same with its metadata."""
+    """The same message with its metadata."""
     passed_over: tuple[MessageRecord, ...] = ()
-    """Messages of the user in the present line that got no reply before the next one was sent. They are shown where
-    they stand, as their rows tell; no model sees them."""
+    """User messages of the current branch that got no reply before the next one was sent. They are shown at their
+    positions but not sent to a model."""
     head: int | None = None
-    """The last row of the line, which may be a reply without text. A program that continues the conversation compares
-    it to detect changes of other programs."""
+    """The last row of the branch, which may be a reply without text. A program that continues the conversation compares
+    this row to detect changes by other programs."""
     misplaced: tuple[MessageRecord, ...] = ()
-    """Messages of a damaged file whose place is not valid in a prompt. They are shown."""
+    """Messages of a damaged file that are not valid in a prompt at their positions. They are shown but not sent."""
     damage: tuple[str, ...] = ()
-    """A line for each damaged part."""
+    """One line for each damaged part."""
 
     @property
     def conversation(self) -> Conversation:
-        """Ends with a reply, or has none."""
+        """The messages of ``records``: ends with a reply, or is empty."""
         return Conversation(tuple(record.message for record in self.records))
 
     @property
     def is_named(self) -> bool:
-        """Whether the title was given, and is not that of the first message."""
+        """Whether the title was given, and not derived from the first message."""
         return bool(self.title) and self.title not in (
             title_of(self.conversation),
             title_of(Conversation(tuple(record.message for record in self.shown))),
@@ -111,14 +113,14 @@ class StoredConversation:
 
     @property
     def shown(self) -> tuple[MessageRecord, ...]:
-        """All of the present line: with the messages that got no reply, wherever they stand."""
+        """All messages of the current branch in order, including those without a reply and misplaced ones."""
         pending = () if self.pending is None else (self.pending,)
         every = (*self.records, *pending, *self.passed_over, *self.misplaced)
         return tuple(sorted(every, key=lambda record: record.row))
 
     @property
     def asides(self) -> tuple[SideNote, ...]:
-        """Messages that are shown beside the conversation, each with the number of records before it."""
+        """The messages that are shown but not in ``records``, each with the number of records before it."""
         rows = {record.row for record in self.records}
         found, place = list[SideNote](), 0
         for record in self.shown:
@@ -130,7 +132,7 @@ class StoredConversation:
         return tuple(found)
 
     def about(self) -> dict[str, object]:
-        """The fields of an export for the conversation."""
+        """Return the export fields of the conversation."""
         facts: dict[str, object] = {"id": self.id, "title": self.title, "created": self.created}
         facts |= {"updated": self.updated, "model": self.model, "engine": self.engine, "options": dict(self.options)}
         facts |= {"forked_from": self.forked_from, "state": self.state.value, "unanswered": self.unanswered}
@@ -138,7 +140,7 @@ class StoredConversation:
         return facts | ({"passed_over": passed} if passed else {})
 
     def details(self) -> list[dict[str, object]]:
-        """The fields of an export for each message, beside the message itself."""
+        """Return the export fields of each message, without the message itself."""
         return [_details(record) for record in self.records]
 
 
@@ -149,7 +151,7 @@ def _details(record: MessageRecord) -> dict[str, object]:
 
 
 def title_of(conversation: Conversation) -> str:
-    """The first line that the user typed, shortened; empty without any."""
+    """Derive a title: the first non-empty line of the first user message, shortened; empty without one."""
     from bitnet_chat.attachments import typed
 
     for message in conversation.turns:
@@ -162,7 +164,8 @@ def title_of(conversation: Conversation) -> str:
 
 
 class ConversationSlot:
-    """One conversation: its number, once its row is there, and its title; empty before its first message."""
+    """Mutable id and title of one conversation. The id is None until its row exists; the title is empty before its
+    first message."""
 
     def __init__(self, id: int | None = None, title: str = "") -> None:
         self.id, self.title = id, title

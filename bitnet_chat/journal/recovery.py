@@ -1,4 +1,8 @@
-"""Replies that were never ended, because the program that wrote them was killed."""
+"""Detection and completion of replies whose writing program has ended.
+
+While a reply is written, its row names its writer as ``pid:start``. ``start`` is the start time of the process in
+seconds since the epoch (psutil), because the operating system reuses process ids.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,11 @@ if TYPE_CHECKING:
 
 
 Piece = tuple[bool, str]
-"""True for a thought, and its text."""
+"""Whether the text is thinking, and the text."""
 
 
 def settle(connection: Connection) -> None:
-    """Mark replies of ended writers as cut off, with the text that had arrived."""
+    """Mark replies of ended writers as cut off, with the text that was written so far."""
     dead: dict[str, bool] = {}
     for row, writer in connection.execute("SELECT id, writer FROM messages WHERE writer IS NOT NULL").fetchall():
         name = decode_text(writer)
@@ -32,10 +36,11 @@ def settle(connection: Connection) -> None:
 
 
 def _settle(connection: Connection, row: int) -> None:
+    """Complete one reply. A reply with neither text nor thinking is deleted, and its parent becomes the head."""
     found = connection.execute(
         "SELECT parent, content, thinking FROM messages WHERE id = ? AND writer IS NOT NULL", (row,)
     ).fetchone()
-    if found is None:  # another program was faster
+    if found is None:  # another program has completed it
         return
     parent, content, thinking = found
     text, thoughts = joined_chunks(connection, row, decode_text(content), decode_text(thinking))
@@ -52,52 +57,50 @@ def _settle(connection: Connection, row: int) -> None:
 
 
 def joined_chunks(connection: Connection, row: int, content: str, thinking: str) -> tuple[str, str]:
-    """Content and thinking of a running reply, as far as they are in the file."""
+    """Return content and thinking of a running reply, as far as they are in the file."""
     pieces = [
         (bool(thought), decode_text(text))
         for thought, text in connection.execute(
             "SELECT thinking, text FROM chunks WHERE message = ? ORDER BY id", (row,)
         )
     ]
-    return content + joined(pieces, False), thinking + joined(pieces, True)
+    return content + join_pieces(pieces, False), thinking + join_pieces(pieces, True)
 
 
-def joined(pieces: Iterable[Piece], thinking: bool) -> str:
+def join_pieces(pieces: Iterable[Piece], thinking: bool) -> str:
+    """Join the pieces that are thinking, or those that are not."""
     return "".join(text for thought, text in pieces if thought is thinking)
 
 
-# The writer of a reply, and whether its process still runs.
-#
-# A writer is ``pid:start``, the start in seconds since the epoch from psutil: a process id alone is soon reused.
-
-_TOLERANCE = 5.0  # seconds; a start is computed from the time of boot, which moves when the clock is set
+_TOLERANCE = 5.0  # seconds; psutil derives a start time from the boot time, which changes when the clock is set
 
 
 def this_writer() -> str:
-    """This process."""
-    start = _start(os.getpid())
+    """Return the writer name of this process."""
+    start = _start_time(os.getpid())
     return f"{os.getpid()}:{start or 0:.2f}"
 
 
 def is_alive(writer: str) -> bool:
-    """Whether the program that ``writer`` names still runs."""
+    """Whether the process named by ``writer`` still runs."""
     pid, _, start = writer.partition(":")
     try:
         number, began = int(pid), float(start)
     except ValueError:
         return False
-    now = _start(number)
+    now = _start_time(number)
     return now is not None and abs(now - began) <= _TOLERANCE
 
 
-def _start(pid: int) -> float | None:
+def _start_time(pid: int) -> float | None:
+    """Start time of a process in seconds since the epoch; None if it does not run."""
     try:
         import psutil
-    except ImportError:  # it needs modules that some platforms lack; then every other writer counts as ended
+    except ImportError:  # psutil is not available on every platform; without it, all other writers count as ended
         return 0.0 if pid == os.getpid() else None
     try:
         process = psutil.Process(pid)
-        # A zombie process does not write any more.
+        # A zombie process no longer writes.
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except (psutil.Error, ValueError, OverflowError):
         return None

@@ -1,8 +1,8 @@
 """Recovery of the readable rows of a damaged journal into a new file.
 
-Where a part of a table is lost, SQLite finds the rows behind it all the same, as long as the way to them is whole. Each
-conversation keeps its number. What followed a lost message follows the one before that. The damaged file is only read;
-the tool ``sqlite3`` may find more in it.
+If a part of a table is lost, SQLite can still read the rows behind it, as long as the inner pages that lead to them are
+intact. Conversations keep their ids. A message whose parent is lost is attached to the preceding message. The damaged
+file is only read; the command ``sqlite3 FILE .recover`` may find more in it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bitnet_chat.errors import JournalError
 from bitnet_chat.journal import schema
 from bitnet_chat.journal.codec import decode_text, encode_text
 from bitnet_chat.journal.database import (
-    _MAGIC,
     BUSY,
+    MAGIC,
     SET_ASIDE,
-    _opened,
     identity_of,
     is_damage,
     open_to_read,
+    open_to_write,
     transaction,
 )
 from bitnet_chat.journal.records import title_of
@@ -35,17 +35,18 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 
-_LOST = 20_000
-"""Consecutive unreadable numbers that count as the end of the table. A page holds a hundred messages at most."""
-_JUMP = 1_000_000
-"""From one number to the next: more than that is garbage, which would hide all that comes behind it."""
+_MAX_UNREADABLE = 20_000
+"""Consecutive unreadable row numbers that count as the end of the table. A page holds at most about a hundred
+messages."""
+_MAX_GAP = 1_000_000
+"""Largest accepted gap between row numbers. A larger one is garbage, and accepting it would skip all rows behind it."""
 
-_MENDING = (
-    # Rows read from garbage, and rows without an owner.
+_REPAIRS = (
+    # Garbage, and rows without the row they belong to.
     "DELETE FROM messages WHERE role NOT IN ('system', 'user', 'assistant', 'tool')"
     " OR typeof(content) NOT IN ('text', 'blob') OR typeof(created) NOT IN ('real', 'integer')",
     "DELETE FROM chunks WHERE message NOT IN (SELECT id FROM messages)",
-    # A running writer detects this and writes its reply into the new file.
+    # A running writer detects the change and writes its reply into the new file again.
     "UPDATE messages SET writer = 'gone' WHERE writer IS NOT NULL",
     "UPDATE messages SET parent = (SELECT max(id) FROM messages AS m"
     " WHERE m.conversation = messages.conversation AND m.id < messages.id)"
@@ -63,13 +64,16 @@ _MENDING = (
 
 
 def read_back(damaged: Path, new: Path) -> int | None:
-    """Recover conversations into ``new`` and return their number, partial ones included; 0 where none could be read or
-    written, None where the damaged file is not a database. Damage of either file does not raise."""
+    """Recover conversations into the file ``new`` and return their number, partial ones included.
+
+    Returns 0 if none could be read or written, and None if the damaged file is not a database. Does not raise for
+    damage of either file.
+    """
     import sqlite3
 
     try:
         with closing(open_to_read(damaged)) as old, closing(sqlite3.connect(new, isolation_level=None)) as fresh:
-            # Pages are looked at more closely, and a file that is too short is read as far as it goes.
+            # cell_size_check: stricter checks of each page; writable_schema: a truncated file is read to its end.
             for pragma in ("cell_size_check = ON", "writable_schema = ON"):
                 old.execute(f"PRAGMA {pragma}")
             if old.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION:
@@ -79,19 +83,19 @@ def read_back(damaged: Path, new: Path) -> int | None:
             with transaction(fresh):
                 for table in ("conversations", "messages", "chunks"):
                     _copy(old, fresh, table)
-                for statement in _MENDING:
+                for statement in _REPAIRS:
                     fresh.execute(statement)
-                _name(fresh)
+                _derive_titles(fresh)
             return int(fresh.execute("SELECT count(*) FROM conversations").fetchone()[0])
     except (sqlite3.Error, OSError) as error:
         return None if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB else 0
 
 
 def _copy(old: Connection, new: Connection, table: str) -> None:
-    # The index of words is made again at the next search; a file of an earlier release has fewer columns.
+    # The next search rebuilds the full-text index. A file of an earlier release has fewer columns.
     has = {name for _, name, *_ in old.execute(f"PRAGMA table_info({table})")} - {"indexed"}
     columns = [name for _, name, *_ in new.execute(f"PRAGMA table_info({table})") if name in has]
-    if "id" not in columns:  # the table is gone
+    if "id" not in columns:  # the table is lost
         return
     new.executemany(
         f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
@@ -100,16 +104,16 @@ def _copy(old: Connection, new: Connection, table: str) -> None:
 
 
 def _rows(old: Connection, table: str, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-    """The readable rows, by their numbers, which are in the first column."""
+    """Yield the readable rows in order of row number, which is the first column."""
     import sqlite3
 
     at = lost = 0
-    while lost < _LOST:
+    while lost < _MAX_UNREADABLE:
         try:
             for row in old.execute(
                 f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED WHERE id > ? ORDER BY id", (at,)
             ):
-                if isinstance(row[0], int) and at < row[0] <= at + _JUMP:
+                if isinstance(row[0], int) and at < row[0] <= at + _MAX_GAP:
                     at, lost = row[0], 0
                     yield row
             return
@@ -117,8 +121,8 @@ def _rows(old: Connection, table: str, columns: list[str]) -> Iterator[tuple[Any
             at, lost = at + 1, lost + 1
 
 
-def _name(new: Connection) -> None:
-    """Give conversations of which only messages are left the title of their first message."""
+def _derive_titles(new: Connection) -> None:
+    """Set the title of conversations whose own row is lost, from their first message."""
     for (id,) in new.execute("SELECT id FROM conversations WHERE title = ''").fetchall():
         found = new.execute(
             "SELECT content FROM messages WHERE conversation = ? AND role = 'user' ORDER BY id LIMIT 1", (id,)
@@ -128,27 +132,31 @@ def _name(new: Connection) -> None:
 
 
 def open_file(path: Path, *, busy: float = BUSY) -> tuple[Connection, str]:
-    """A connection to a present, sound file, and a line to tell where a damaged one went; empty when there was none.
+    """Open the journal for writing. Returns the connection, and a message if a damaged file was moved aside, else an
+    empty text.
 
-    The file and its folder are made where they are missing, for the eyes of the owner only. Raises JournalError
-    (:class:`JournalTooNewError` among them), sqlite3.Error or OSError.
+    Creates a missing file and its directory, readable by the owner only. ``busy``: seconds to wait for locks. Raises
+    JournalError (:class:`JournalTooNewError` included), sqlite3.Error or OSError.
     """
     import sqlite3
 
     try:
-        return _opened(path, busy), ""
+        return open_to_write(path, busy), ""
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
         identity = identity_of(path)
     note = set_aside(path, identity)
-    return _opened(path, busy), note
+    return open_to_write(path, busy), note
 
 
 def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
-    """Gives a damaged file and its -wal and -shm another name, and puts a new file in its place where something can be
-    read back (see :mod:`bitnet_chat.journal.salvage`); the line that says so. Does nothing when another program was
-    faster. Raises JournalError where it cannot."""
+    """Rename a damaged file with its -wal and -shm, and replace it by a new file with the recovered conversations, if
+    any.
+
+    Returns the message for the user; empty if the file no longer has this identity because another program has replaced
+    it. Raises JournalError if the file cannot be renamed.
+    """
     if identity is None or identity_of(path) != identity:
         return ""
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -157,8 +165,8 @@ def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
     while target.exists():
         number += 1
         target = path.with_name(f"{path.name}{SET_ASIDE}{stamp}-{number}")
-    with _rescued(path) as (new, count):
-        if identity_of(path) != identity:  # reading it back may take seconds
+    with _recovered(path) as (new, count):
+        if identity_of(path) != identity:  # recovery may have taken seconds
             return ""
         try:
             for ending in ("", "-wal", "-shm"):
@@ -170,36 +178,39 @@ def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
                 f"the journal {path} is damaged and cannot be set aside: {error.strerror}",
                 remedy="move it away, or use --no-journal",
             ) from None
-        if count and not _put(new, path):
+        if count and not _install(new, path):
             count = 0
-    told = f"the journal was damaged; it is set aside as {target}, and a new one begins"
+    message = f"the journal was damaged; it is set aside as {target}, and a new one begins"
     if count:
-        told += f" with what could be read of {count} conversation{'s' * (count > 1)}"
-    return f"{told}; {_rest_of(target, count is not None)}"
+        message += f" with what could be read of {count} conversation{'s' * (count > 1)}"
+    return f"{message}; {_advice(target, count is not None)}"
 
 
-def rest_of(aside: Path) -> str:
-    """The advice for a file that was set aside. Raises OSError."""
+def recovery_advice(aside: Path) -> str:
+    """Return the advice for a file that was moved aside. Raises OSError."""
     with aside.open("rb") as file:
-        return _rest_of(aside, file.read(len(_MAGIC)) == _MAGIC)
+        return _advice(aside, file.read(len(MAGIC)) == MAGIC)
 
 
-def _rest_of(aside: Path, is_database: bool) -> str:
+def _advice(aside: Path, is_database: bool) -> str:
     import shlex
 
     if not is_database:
-        return "nothing in it can be read: a backup of yours can take the place of the new one"
-    return f"all that is left in it, as SQL: sqlite3 {shlex.quote(str(aside))} .recover"
+        return "nothing in it can be read; a backup, if you have one, can replace the new file"
+    return f"to extract the rest as SQL: sqlite3 {shlex.quote(str(aside))} .recover"
 
 
 @contextlib.contextmanager
-def _rescued(path: Path) -> Iterator[tuple[Path, int | None]]:
-    """In the block, a file with the readable part of a damaged one, and the number of its conversations, where one
-    could be made. None: the damaged file is not a database."""
+def _recovered(path: Path) -> Iterator[tuple[Path, int | None]]:
+    """Recover the damaged file into a temporary file that exists during the block.
+
+    Yields its path and the number of its conversations; 0 if no file could be made, None if the damaged file is not a
+    database.
+    """
     import tempfile
 
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # for the eyes of the owner only
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # readable by the owner only
     except OSError:
         yield path, 0
         return
@@ -213,8 +224,8 @@ def _rescued(path: Path) -> Iterator[tuple[Path, int | None]]:
                 new.with_name(new.name + ending).unlink(missing_ok=True)
 
 
-def _put(new: Path, path: Path) -> bool:
-    """Give the file its name; False where another program has made a file there."""
+def _install(new: Path, path: Path) -> bool:
+    """Move ``new`` to ``path``. Returns False if another program has created a file there, or if this fails."""
     try:
         path.hardlink_to(new)
     except FileExistsError:

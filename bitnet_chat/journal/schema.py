@@ -1,10 +1,10 @@
-"""The tables of the journal, and the steps by which an older file becomes a present one.
+"""The tables of the journal, and the migrations from earlier versions.
 
-Messages are a tree: each names its parent, and a conversation names its head, the last message of the line that it
-shows. What /undo, /edit and /regen leave behind stays as another branch. A message never changes once it is whole.
+Messages form a tree: each row names its parent, and a conversation names its head, the last message of its current
+branch. /undo, /edit and /regen leave the earlier messages as another branch. A complete message never changes.
 
-While a reply is written its row has a ``writer`` (see :mod:`bitnet_chat.journal.recovery`), ``content`` is what it
-began with (empty, or the reply that it goes on with), and the rest is in ``chunks``.
+While a reply is written, its row has a ``writer`` (see :mod:`bitnet_chat.journal.recovery`), ``content`` is the text it
+started with (empty, or the reply that it continues), and new text is in ``chunks``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 APPLICATION = 0x62436A31
-"""``PRAGMA application_id``: "bCj1". A database with another one is not a journal."""
+"""``PRAGMA application_id`` of a journal: "bCj1"."""
 
 _VERSION_1 = (
     """CREATE TABLE conversations (
@@ -60,31 +60,32 @@ _VERSION_1 = (
     f"PRAGMA application_id = {APPLICATION}",
 )
 
-# Search. The index itself is made by whoever searches first: a build of SQLite without FTS5 can then do all the rest.
+# Search. The first search creates the index, so that builds of SQLite without FTS5 can do everything else.
 _VERSION_2 = (
     "ALTER TABLE messages ADD COLUMN indexed INTEGER NOT NULL DEFAULT 0",
     "CREATE INDEX messages_to_index ON messages (id) WHERE indexed = 0 AND writer IS NULL",
 )
 
-# Tools. What a message has of calls and results, as JSON (see ``journal/toolwork.py``); empty for most.
+# Tool calls and results of a message as JSON (see ``encode_tool_calls`` in ``journal/codec.py``); empty for most.
 _VERSION_3 = ("ALTER TABLE messages ADD COLUMN tools TEXT NOT NULL DEFAULT ''",)
 
 MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
-"""Each brings a file from the version of its index to the next one. Those that were released never change."""
+"""Statements for each step: entry N migrates a file from version N to N + 1. Released entries must not change."""
 
 VERSION = len(MIGRATIONS)
-"""``PRAGMA user_version`` of a present file."""
-_PLAUSIBLE = VERSION + 100
-"""A number beyond it is garbage, and not that of a later release."""
+"""``PRAGMA user_version`` of a file of this release."""
+_MAX_PLAUSIBLE = VERSION + 100
+"""A version above this is garbage, not that of a later release."""
 _Layout = frozenset[tuple[str, str, str, int]]
 
 
 def version(connection: Connection) -> int:
+    """Read ``PRAGMA user_version``."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def migrate(connection: Connection, target: int = VERSION) -> None:
-    """Brings the file to ``target``, all steps in one transaction. Another program may do the same meanwhile."""
+    """Migrate the file to version ``target`` in one transaction. Another program may do the same at the same time."""
     if version(connection) >= target:
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -96,25 +97,25 @@ def migrate(connection: Connection, target: int = VERSION) -> None:
 
 
 def is_newer(found: int) -> bool:
-    """Whether a later release has made a file of this version."""
-    return VERSION < found <= _PLAUSIBLE
+    """Whether version ``found`` is that of a later release."""
+    return VERSION < found <= _MAX_PLAUSIBLE
 
 
 def fits(connection: Connection) -> bool:
-    """Whether the tables are those of the version that the file names. Nothing of it may act by itself: a trigger or a
-    view is none of ours."""
+    """Whether the tables are those of the version of the file, without triggers and views, which would execute code of
+    others."""
     found = version(connection)
     others = connection.execute("SELECT 1 FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
     return (
         0 <= found <= VERSION
         and others is None
         and _layout(connection) == _expected(found)
-        and (found == 0 or _has_numbers_left(connection))
+        and (found == 0 or _has_free_ids(connection))
     )
 
 
-def _has_numbers_left(connection: Connection) -> bool:
-    """Whether rows can be added: SQLite says that the disk is full where the largest number is taken."""
+def _has_free_ids(connection: Connection) -> bool:
+    """Whether rows can be added. SQLite reports a full disk if the largest row number is in use."""
     taken = (
         "SELECT seq FROM sqlite_sequence UNION ALL SELECT max(id) FROM conversations"
         " UNION ALL SELECT max(id) FROM messages UNION ALL SELECT max(id) FROM chunks"
@@ -123,6 +124,7 @@ def _has_numbers_left(connection: Connection) -> bool:
 
 
 def _layout(connection: Connection) -> _Layout:
+    """Table, name, type and primary-key position of each column."""
     columns = connection.execute(
         "SELECT t.name, c.name, c.type, c.pk FROM sqlite_master t, pragma_table_info(t.name) c"
         " WHERE t.type = 'table' AND t.name IN ('conversations', 'messages', 'chunks')"
@@ -132,6 +134,7 @@ def _layout(connection: Connection) -> _Layout:
 
 @cache
 def _expected(found: int) -> _Layout:
+    """The layout of a new file of version ``found``."""
     import sqlite3
 
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:

@@ -1,11 +1,11 @@
 """Full-text search over the messages of a journal.
 
-The index is brought up to date at each search: writing a reply stays cheap, and a file that was used by a build of
-SQLite without FTS5 needs no repair. Without an index, or without a hit in it, every message is read, which also finds
-parts of words.
+The index is updated at the start of each search: writing a reply stays cheap, and a file that was used by an SQLite
+without FTS5 needs no repair. If the index is missing or has no hit, all messages are read, which also finds parts of
+words.
 
-The index keeps words, not texts (``content=''``); scripts without blanks are indexed by character, so that any part
-of a sentence is found.
+The index stores words, not texts (``content=''``). Scripts without spaces are indexed by character, so that any part of
+a sentence is found.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bitnet_chat.journal.codec import decode_text, has_signs, holder, query, searchable
+from bitnet_chat.journal.codec import contains_all, decode_text, fts_query, has_unindexed, searchable
 from bitnet_chat.journal.database import is_damage, transaction
 
 if TYPE_CHECKING:
@@ -23,18 +23,20 @@ _TABLE = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5"
     " (content, content='', tokenize='unicode61 remove_diacritics 2')"
 )
-_AT_ONCE = 1000
-"""Messages that are indexed in one transaction: other programs can write in between."""
+_BATCH_SIZE = 1000
+"""Messages indexed per transaction; other programs can write between two transactions."""
 
 
 def find(connection: Connection, words: Sequence[str]) -> list[tuple[int, int]]:
-    """Numbers of conversation and message where all of ``words`` stand, the newest message first."""
-    return _by_index(connection, words) or _by_reading(connection, words)
+    """Return (conversation, message row) for each message with all of ``words``, newest first."""
+    return _find_in_index(connection, words) or _find_by_reading(connection, words)
 
 
 def forget(connection: Connection, conversations: Sequence[int]) -> None:
-    """Remove all messages of these conversations from the index, within the caller's transaction. A damaged index
-    raises an error that :func:`is_broken` recognises."""
+    """Remove the messages of these conversations from the index, within the transaction of the caller.
+
+    Raises an error that :func:`is_broken` recognizes if the index is damaged.
+    """
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone():
         return
     for id in conversations:
@@ -43,32 +45,32 @@ def forget(connection: Connection, conversations: Sequence[int]) -> None:
             "INSERT INTO words (words, rowid, content) VALUES ('delete', ?, ?)",
             [(row, searchable(decode_text(content))) for row, content in rows.fetchall()],
         )
-    # Entries that were taken out stay in the file as such until its segments are merged.
+    # Deleted entries stay in the file until the segments of the index are merged.
     connection.execute("INSERT INTO words (words) VALUES ('optimize')")
 
 
 def is_broken(error: Exception) -> bool:
-    """Whether the index, and nothing but the index, is damaged."""
+    """Whether the error means damage of the full-text index only."""
     import sqlite3
 
-    # A constraint of its tables fails where a removed entry is missing.
+    # A constraint of the index tables fails if an entry to delete is missing.
     codes = (sqlite3.SQLITE_CORRUPT_VTAB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_CONSTRAINT_VTAB)
     if not isinstance(error, sqlite3.DatabaseError):
         return False
-    return error.sqlite_errorcode in codes or "words" in str(error)  # a table of that name from another program
+    return error.sqlite_errorcode in codes or "words" in str(error)  # another program has made a table of that name
 
 
 def drop(connection: Connection) -> None:
-    """Drop the index: the texts are intact, and the next search makes another one."""
+    """Delete the index. The texts are not affected; the next search rebuilds it."""
     with transaction(connection):
         connection.execute("DROP TABLE IF EXISTS words")
         connection.execute("UPDATE messages SET indexed = 0")
 
 
-def _by_index(connection: Connection, words: Sequence[str]) -> list[tuple[int, int]]:
+def _find_in_index(connection: Connection, words: Sequence[str]) -> list[tuple[int, int]]:
     import sqlite3
 
-    wanted = query(words)
+    wanted = fts_query(words)
     if not wanted:
         return []
     try:
@@ -78,36 +80,36 @@ def _by_index(connection: Connection, words: Sequence[str]) -> list[tuple[int, i
             " ORDER BY id DESC",
             (wanted,),
         )
-        # The index has letters and digits only; other characters are compared with the text.
-        holds = holder([word for word in words if has_signs(word)])
+        # The index contains letters and digits only; other characters are compared with the text.
+        holds = contains_all([word for word in words if has_unindexed(word)])
         return [(conversation, id) for conversation, id, content in found if holds(decode_text(content))]
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             raise
         if is_broken(error):
             drop(connection)
-        return []  # no FTS5, a file that cannot be written, or one locked by another program
+        return []  # no FTS5, a read-only file, or one locked by another program
 
 
 def index(connection: Connection) -> None:
-    """Index new messages. Raises sqlite3.OperationalError without FTS5, or where the file cannot be written."""
+    """Index new messages. Raises sqlite3.OperationalError without FTS5, or if the file cannot be written."""
     with transaction(connection):
         connection.execute(_TABLE)
     while True:
         with transaction(connection):
             rows = connection.execute(
-                f"SELECT id, content FROM messages WHERE indexed = 0 AND writer IS NULL LIMIT {_AT_ONCE}"
+                f"SELECT id, content FROM messages WHERE indexed = 0 AND writer IS NULL LIMIT {_BATCH_SIZE}"
             ).fetchall()
             connection.executemany(
                 "INSERT INTO words (rowid, content) VALUES (?, ?)",
                 [(row, searchable(decode_text(content))) for row, content in rows],
             )
             connection.executemany("UPDATE messages SET indexed = 1 WHERE id = ?", [(row,) for row, _ in rows])
-        if len(rows) < _AT_ONCE:
+        if len(rows) < _BATCH_SIZE:
             return
 
 
-def _by_reading(connection: Connection, words: Sequence[str]) -> list[tuple[int, int]]:
+def _find_by_reading(connection: Connection, words: Sequence[str]) -> list[tuple[int, int]]:
     rows = connection.execute("SELECT conversation, id, content FROM messages WHERE writer IS NULL ORDER BY id DESC")
-    holds = holder(words)
+    holds = contains_all(words)
     return [(conversation, id) for conversation, id, content in rows if holds(decode_text(content))]

@@ -1,10 +1,10 @@
-"""The transactions of the journal. They block on the disk: :mod:`bitnet_chat.journal.writer_thread` calls them.
+"""The transactions of the journal. They block on the disk, so only :mod:`bitnet_chat.journal.writer_thread` calls them.
 
-The store's state in memory changes only after a commit: a method that failed may be called again. Raises sqlite3.Error;
-IntegrityError means that the conversation was removed by another program.
+The state in memory changes only after a commit, so a failed method can be called again. Methods raise sqlite3.Error;
+sqlite3.IntegrityError means that another program has removed the conversation.
 
-Messages of other programs are never hidden: where another program has continued the conversation, its head stays where
-it is, and later messages of this program are kept in a copy, as made by /fork.
+Messages of other programs are never hidden: if another program has continued the conversation, its head is left alone,
+and later messages of this program go to a copy, as made by /fork.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.journal.branch import Line, common_to, end_of, holds, is_asked, key
+from bitnet_chat.journal.branch import Line, common_prefix, has_user_message, is_in_file, key, last_row
 from bitnet_chat.journal.codec import encode_text, encode_tool_calls
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.database import transaction
 from bitnet_chat.journal.records import ReplyState, StoredConversation, title_of
-from bitnet_chat.journal.recovery import Piece, joined, this_writer
+from bitnet_chat.journal.recovery import Piece, join_pieces, this_writer
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -36,13 +36,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MessageRows:
-    """Row numbers of a conversation. ``line``: of the messages up to the last one, in order. ``reply``: of the running
-    reply to it, which is not in the line; None without one. ``before``: of the message before the last one, which may
-    be a user message without a reply, outside of the line; None where the last one is the first."""
+    """Row numbers of a conversation."""
 
     line: tuple[int, ...] = ()
+    """Rows of the messages up to the last one, in order."""
     reply: int | None = None
+    """Row of the running reply, which is not in ``line``; None without one."""
     before: int | None = None
+    """Parent of the last message of ``line``, which may be a user message without a reply that is not in ``line``; None
+    if the last message is the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,93 +54,98 @@ class ReplyOrigin:
     model: str = ""
     engine: str = ""
     options: str = "{}"
-    """JSON."""
+    """A JSON object."""
 
 
 @dataclass(slots=True)
 class _OpenReply:
-    """The running reply."""
+    """The reply that is being written."""
 
     row: int
     origin: ReplyOrigin
     start: Message
-    """The text that it continues; empty for a new reply."""
+    """The reply that it continues; a message without text for a new reply."""
     before: Line
-    """The line before it, with the reply that it continues."""
-    said: list[Piece] = field(default_factory=list)
+    """The branch before it, including the reply that it continues."""
+    pieces: list[Piece] = field(default_factory=list)
 
 
 class ConversationStore:
     """Writes the changes of one conversation at a time."""
 
     def __init__(self, connection: Connection, now: Callable[[], float] = time.time) -> None:
-        """``now``: seconds since the epoch."""
+        """Start without a conversation. ``now`` returns seconds since the epoch."""
         self._connection = connection
         self._now = now
         self._writer = ""
         self._named = ""
         self._line: Line = ()
         self._reply: _OpenReply | None = None
-        self._lost = False
-        self._behind: int | None = None  # a message behind the end of the line that got no reply
-        self._place: tuple[int | None] | None = None  # what the next message is to follow, where that was told
-        self._seen: set[int] = set()  # rows that were read or written here: a head among them may be left
+        self._removed = False
+        self._unanswered: int | None = None  # an unanswered user message after the end of the line
+        self._next_parent: tuple[int | None] | None = None  # parent of the next message, if set by follow()
+        self._seen: set[int] = set()  # rows read or written here; another head is that of another program
         self.id: int | None = None
         self.notes: list[str] = []
-        """Lines for the user. The caller shows them and clears the list."""
+        """Messages for the user. The caller shows them and clears the list."""
 
     @property
     def rows(self) -> MessageRows:
-        """The rows of the conversation in the file, as far as known."""
-        before = self._parent(self._line[-1][1]) if self._line else None
+        """The row numbers of the conversation, as far as they are known here."""
+        before = self._parent_of(self._line[-1][1]) if self._line else None
         return MessageRows(
             tuple(row for _, row in self._line), None if self._reply is None else self._reply.row, before
         )
 
     def create(self, conversation: Conversation, title: str, model: str) -> None:
-        """Create the conversation now, before its first message. ``model``: the model of its replies."""
-        self.anew()
+        """Create the conversation before its first message. ``model``: name of the model of its replies."""
+        self.start_new()
         self._named = title
         with transaction(self._connection):
-            id, line, _ = self._synced(None, (), conversation.messages)
+            id, line, _ = self._write_branch(None, (), conversation.messages)
             self._connection.execute("UPDATE conversations SET model = ? WHERE id = ?", (encode_text(model), id))
-        self._is_at(id, line)
+        self._set_state(id, line)
 
     def sync(self, conversation: Conversation) -> None:
-        """The present line becomes ``conversation``. What it has in common with the one before stays where it is, what
-        it leaves behind becomes another branch. A conversation is made when there is a message of the user."""
-        if self._lost or (self.id is None and all(message.role != "user" for message in conversation.messages)):
+        """Make ``conversation`` the current branch.
+
+        Messages in common with the previous branch keep their rows; the others stay in the file as another branch. The
+        conversation is created with the first user message.
+        """
+        if self._removed or (self.id is None and all(message.role != "user" for message in conversation.messages)):
             return
         if tuple(map(key, conversation.messages)) == tuple(key(message) for message, _ in self._line):
             return
-        id, line, head = self._undisturbed(lambda: self._synced(self.id, self._line, conversation.messages))
-        self._is_at(id, line, head)
+        id, line, head = self._write_or_fork(lambda: self._write_branch(self.id, self._line, conversation.messages))
+        self._set_state(id, line, head)
 
     def begin_reply(self, conversation: Conversation, origin: ReplyOrigin) -> None:
-        """A reply to ``conversation`` begins, or goes on with the one at its end. Where it is asked for again before
-        its first word it keeps its row."""
-        if self._begins_again(conversation, origin):
+        """Begin a reply to ``conversation``, or continue the reply at its end.
+
+        A repeated request before the first text keeps the row of the reply.
+        """
+        if self._restart_reply(conversation, origin):
             return
-        self._leave_reply()
-        if self._lost:
+        self._end_open_reply()
+        if self._removed:
             return
         goes_on = conversation.last is not None and conversation.last.role == "assistant"
-        self._who_writes()  # takes some milliseconds, in which no lock should be held
+        self._identify_writer()  # takes some milliseconds, so it is done before the lock is taken
 
         def begin() -> tuple[int, Line, _OpenReply]:
-            id, line, _ = self._synced(self.id, self._line, conversation.messages)
+            id, line, _ = self._write_branch(self.id, self._line, conversation.messages)
             base = line[:-1] if goes_on else line
             start = line[-1][0] if goes_on else Message("assistant", "")
-            row = self._insert(id, end_of(base), start, origin, writer=self._writer)
-            self._point(id, row, base, origin)
+            row = self._insert(id, last_row(base), start, origin, writer=self._writer)
+            self._set_head(id, row, base, origin)
             return id, base, _OpenReply(row, origin, start, line)
 
-        id, base, self._reply = self._undisturbed(begin)
-        self._is_at(id, base)
+        id, base, self._reply = self._write_or_fork(begin)
+        self._set_state(id, base)
         self._seen |= {row for _, row in self._reply.before} | {self._reply.row}
 
     def add(self, pieces: Sequence[Piece]) -> None:
-        """Add the next pieces of the reply."""
+        """Append text to the reply."""
         if self._reply is None or not pieces:
             return
         import sqlite3
@@ -147,10 +154,10 @@ class ConversationStore:
             with transaction(self._connection):
                 self._add(self._reply.row, pieces)
         except sqlite3.IntegrityError:
-            # Without its row: another program took this one for ended. The end of the reply then makes a new row.
+            # The row of the reply is missing: another program takes this one for ended. end_reply() makes a new row.
             if not self._connection.execute("SELECT 1 FROM conversations WHERE id = ?", (self.id,)).fetchone():
                 raise
-        self._reply.said += pieces
+        self._reply.pieces += pieces
 
     def end_reply(
         self,
@@ -161,20 +168,22 @@ class ConversationStore:
         calls: tuple[ToolCall, ...] = (),
         options: str | None = None,
     ) -> None:
-        """End the reply. ``text``: all new text of it, as is ``thinking``; None: the text that was added.
-        ``calls``: its tool calls. ``options``: those of the reply, where more of them is known now.
+        """End the reply.
 
-        An empty reply is not kept in the line, unless the model ended it by itself.
+        ``text`` and ``thinking``: the whole new text; None: what was added by :meth:`add`. ``options`` replaces those
+        of :meth:`begin_reply` if given.
+
+        An empty reply is kept in the branch only if the model ended it by itself.
         """
         reply = self._reply
         if reply is None or self.id is None:
             return
         reply.origin = replace(reply.origin, options=options or reply.origin.options)
-        text = joined(reply.said, False) if text is None else text
-        thinking = joined(reply.said, True) if thinking is None else thinking
+        text = join_pieces(reply.pieces, False) if text is None else text
+        thinking = join_pieces(reply.pieces, True) if thinking is None else thinking
         start, line = reply.start, reply.before
         message = Message("assistant", start.content + text, reason, start.thinking + thinking, calls)
-        away: tuple[int, Line, int | None] | None = None
+        copied: tuple[int, Line, int | None] | None = None
         with transaction(self._connection):
             if text or thinking or not reason.exit_code:
                 row = self._close(self.id, reply, message, json.dumps(dict(stats)))
@@ -184,16 +193,17 @@ class ConversationStore:
                 self._connection.execute("DELETE FROM messages WHERE id = ?", (reply.row,))
             head = self._unseen_head()
             if head is None:
-                self._point(self.id, end_of(line), line, reply.origin)
-            elif end_of(line) not in rows_to(self._connection, head):  # else: the other one goes on behind this reply
-                away = self._copied(self.id, line, None)
+                self._set_head(self.id, last_row(line), line, reply.origin)
+            elif last_row(line) not in rows_to(self._connection, head):
+                # Another program has continued the conversation, but not after this reply.
+                copied = self._copy(self.id, line, None)
         self._line, self._reply = line, None
         self._seen |= {row for _, row in line}
-        if away is not None:
-            self._is_away(*away)
+        if copied is not None:
+            self._continue_in_copy(*copied)
 
     def rename(self, title: str) -> None:
-        """Change the title; it is remembered for a conversation that does not exist yet."""
+        """Change the title. A title given before the conversation exists is used when it is created."""
         if self.id is not None:
             with transaction(self._connection):
                 self._connection.execute(
@@ -202,51 +212,54 @@ class ConversationStore:
         self._named = title
 
     def fork(self, title: str = "") -> None:
-        """Continue in another conversation, which begins as a copy of the present line."""
+        """Continue in a new conversation that begins as a copy of the current branch."""
         if self.id is None:
             return
-        self._leave_reply()
+        self._end_open_reply()
         with transaction(self._connection):
-            id, line, _ = self._copied(self.id, self._line, None, title or None)
-        self._is_at(id, line)
+            id, line, _ = self._copy(self.id, self._line, None, title or None)
+        self._set_state(id, line)
         self._named = title or self._named
 
-    def anew(self) -> None:
-        """Begin another conversation with the next message."""
-        self._leave_reply()
-        self.id, self._line, self._reply, self._named, self._lost = None, (), None, "", False
-        self._behind, self._place, self._seen = None, None, set()
+    def start_new(self) -> None:
+        """Start another conversation with the next message."""
+        self._end_open_reply()
+        self.id, self._line, self._reply, self._named, self._removed = None, (), None, "", False
+        self._unanswered, self._next_parent, self._seen = None, None, set()
 
     def resume(self, stored: StoredConversation) -> None:
-        """Continue a conversation in the state in which it was read."""
-        self.anew()
+        """Continue a conversation from the state in which it was read."""
+        self.start_new()
         self.id, self._named = stored.id, stored.title if stored.is_named else ""
         self._line = tuple((record.message, record.row) for record in stored.records)
         self._seen = {record.row for record in (*stored.records, *stored.shown)}
-        # A message that another program is just answering is none of ours, and what it gets has not been read.
+        # The reply that another program is writing at present has not been read, so its row counts as unseen.
         answered = stored.pending is not None and stored.pending not in stored.records
         if stored.head is not None and not (answered and stored.state is ReplyState.ANSWERING):
             self._seen.add(stored.head)
 
     def follow(self, row: int | None) -> None:
-        """Set the row that the next message follows, where only that message is new."""
-        self._place = (row,)
+        """Set the parent row of the next message. Applies if only that message is new; None: it is the first."""
+        self._next_parent = (row,)
 
     def lose(self) -> None:
-        """Note that the conversation was removed: no message is kept until the next one begins."""
-        self.id, self._reply, self._line, self._lost = None, None, (), True
-        self._behind, self._place, self._seen = None, None, set()
+        """Record that the conversation was removed: nothing is saved until the next conversation starts."""
+        self.id, self._reply, self._line, self._removed = None, None, (), True
+        self._unanswered, self._next_parent, self._seen = None, None, set()
 
     def go_on(self, connection: Connection, *, same_file: bool) -> None:
-        """With this connection. ``same_file``: to the file of the one before, which another program may have written
-        over: what is not in it as it is known here is written into it anew."""
-        if self.id is None or (same_file and holds(connection, self.id, self._line)):
+        """Continue on another connection.
+
+        ``same_file``: the file is that of the previous connection, but another program may have overwritten it. If the
+        conversation is not in the file as it is known here, it is written again.
+        """
+        if self.id is None or (same_file and is_in_file(connection, self.id, self._line)):
             self._connection = connection
         else:
             self.move(connection)
 
     def move(self, connection: Connection) -> None:
-        """To another file: all that is known of the conversation is written there, an open reply included."""
+        """Write all that is known of the conversation to another file, including an open reply, and continue there."""
         reply, row = self._reply, 0
         id: int | None = None
         line: Line = ()
@@ -256,89 +269,92 @@ class ConversationStore:
             if self.id is not None:
                 with transaction(connection):
                     whole = reply.before if reply is not None else self._line
-                    id, line, _ = self._synced(None, (), [message for message, _ in whole])
+                    id, line, _ = self._write_branch(None, (), [message for message, _ in whole])
                     if reply is not None:
                         before, line = line, line[: len(self._line)]
-                        row = self._insert(id, end_of(line), reply.start, reply.origin, writer=self._writer)
-                        self._point(id, row, line, reply.origin)
-                        self._add(row, reply.said)
+                        row = self._insert(id, last_row(line), reply.start, reply.origin, writer=self._writer)
+                        self._set_head(id, row, line, reply.origin)
+                        self._add(row, reply.pieces)
         except BaseException:
             self._connection = old
             raise
         self._seen = {row for _, row in before}
         if id is not None:
-            self._is_at(id, line)
+            self._set_state(id, line)
         if reply is not None:
             reply.row, reply.before = row, before
             self._seen.add(row)
 
-    def _is_at(self, id: int, line: Line, head: int | None = None) -> None:
-        """What is written now. ``head``: a message behind the end of the line, or that end."""
+    def _set_state(self, id: int, line: Line, head: int | None = None) -> None:
+        """Record the committed state. ``head``: an unanswered message after the end of the line, or that end."""
         self._seen = (self._seen if id == self.id else set()) | {row for _, row in line}
         if head is not None:
             self._seen.add(head)
-        self.id, self._line, self._behind, self._place = id, line, head, None
+        self.id, self._line, self._unanswered, self._next_parent = id, line, head, None
 
-    def _undisturbed(self, write: Callable[[], T]) -> T:
-        """What ``write`` gives, which moves the head: in a copy, where another program has moved it."""
+    def _write_or_fork(self, write: Callable[[], T]) -> T:
+        """Run ``write``, which moves the head, in a transaction; in a copy if another program has moved the head."""
         with transaction(self._connection):
             if self._unseen_head() is None:
                 return write()
         assert self.id is not None
         with transaction(self._connection):
-            away = self._copied(self.id, self._line, self._behind)
-        self._is_away(*away)
+            copied = self._copy(self.id, self._line, self._unanswered)
+        self._continue_in_copy(*copied)
         with transaction(self._connection):
             return write()
 
     def _unseen_head(self) -> int | None:
-        """The head, where it is a message of which nothing is known here."""
+        """The head of the conversation if it was neither read nor written here, else None."""
         found = self._connection.execute("SELECT head FROM conversations WHERE id = ?", (self.id,)).fetchone()
         head = None if found is None else number(found[0])
         return None if head in self._seen else head
 
-    def _copied(
-        self, id: int, line: Line, behind: int | None, title: str | None = None
+    def _copy(
+        self, id: int, line: Line, unanswered: int | None, title: str | None = None
     ) -> tuple[int, Line, int | None]:
-        """A copy of the conversation up to the end of the line or what is behind that."""
-        known = {row: message for message, row in line}
-        if title is None and not self._named and not is_asked(line):
-            title = ""  # that of its first message, which is yet to come
-        id, rows = copy(self._connection, id, behind or end_of(line), known, title, self._now())
-        line, behind = tuple((message, rows[row]) for message, row in line), rows.get(behind or 0)
-        self._point(id, behind or end_of(line), line)
-        return id, line, behind
+        """Copy the conversation up to ``unanswered``, or to the end of the line if that is None.
 
-    def _is_away(self, id: int, line: Line, behind: int | None) -> None:
-        """From now on in this copy, since another program has gone on with the conversation."""
+        Returns id, line and ``unanswered`` of the copy.
+        """
+        known = {row: message for message, row in line}
+        if title is None and not self._named and not has_user_message(line):
+            title = ""  # to be derived from the first message of the copy
+        id, rows = copy(self._connection, id, unanswered or last_row(line), known, title, self._now())
+        line, unanswered = tuple((message, rows[row]) for message, row in line), rows.get(unanswered or 0)
+        self._set_head(id, unanswered or last_row(line), line)
+        return id, line, unanswered
+
+    def _continue_in_copy(self, id: int, line: Line, unanswered: int | None) -> None:
+        """Continue in this copy, because another program has continued the conversation."""
         self.notes.append(
-            f"another program has gone on with conversation {self.id}: from here on this one is kept as {id}"
+            f"another program has continued conversation {self.id}: from here on this one is kept as {id}"
             f" (bitnet-chat history show {self.id} shows the other)"
         )
-        self._is_at(id, line, behind)
+        self._set_state(id, line, unanswered)
 
-    def _synced(self, id: int | None, line: Line, messages: Sequence[Message]) -> tuple[int, Line, int | None]:
-        """The number of the conversation, its line, and its head: the end of the line, or behind that a message that
-        got no reply."""
+    def _write_branch(self, id: int | None, line: Line, messages: Sequence[Message]) -> tuple[int, Line, int | None]:
+        """Write ``messages`` as the branch. Returns id, line and head: the end of the line, or an unanswered message
+        after it."""
         if id is None:
             id = self._make(messages)
-        elif not self._named:  # a title that was not given follows the message that it was made of
+        elif not self._named:  # a derived title follows the message that it was derived from
             before = title_of(Conversation(tuple(message for message, _ in line)))
             titles = encode_text(title_of(Conversation(tuple(messages)))), id, encode_text(before)
             if titles[0] != titles[2]:
                 self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ?", titles)
-        common = common_to(line, messages)
-        if self._place is not None and common == len(messages) - 1:
-            (head,) = self._place
-        elif common < len(line):  # what takes the place of a message stands where that stood
-            head = self._parent(line[common][1])
+        common = common_prefix(line, messages)
+        if self._next_parent is not None and common == len(messages) - 1:
+            (head,) = self._next_parent
+        elif common < len(line):  # a replacement gets the parent of the message that it replaces
+            head = self._parent_of(line[common][1])
         else:
-            head = self._behind or end_of(line)
+            head = self._unanswered or last_row(line)
         line = line[:common]
         for message in messages[common:]:
             head = self._insert(id, head, message, ReplyOrigin())
             line = (*line, (message, head))
-        self._point(id, head, line)
+        self._set_head(id, head, line)
         return id, line, head
 
     def _make(self, messages: Sequence[Message]) -> int:
@@ -378,7 +394,7 @@ class ConversationStore:
         return int(cursor.lastrowid or 0)
 
     def _close(self, id: int, reply: _OpenReply, message: Message, stats: str) -> int:
-        """The row of the whole reply."""
+        """Write the complete reply and return its row."""
         assert message.finish is not None
         cursor = self._connection.execute(
             "UPDATE messages SET content = ?, thinking = ?, tools = ?, finish = ?, stats = ?, options = ?,"
@@ -396,8 +412,8 @@ class ConversationStore:
         self._connection.execute("DELETE FROM chunks WHERE message = ?", (reply.row,))
         if cursor.rowcount:
             return reply.row
-        # Another program took this one for ended and marked the row as cut off: it stays as another branch.
-        return self._insert(id, end_of(self._line), message, reply.origin, stats=stats)
+        # Another program has taken this one for ended and marked the row as cut off, which stays as another branch.
+        return self._insert(id, last_row(self._line), message, reply.origin, stats=stats)
 
     def _add(self, row: int, pieces: Sequence[Piece]) -> None:
         for thinking, run in groupby(pieces, key=lambda piece: piece[0]):
@@ -406,11 +422,12 @@ class ConversationStore:
                 "INSERT INTO chunks (message, thinking, text) VALUES (?, ?, ?)", (row, int(thinking), text)
             )
 
-    def _parent(self, row: int) -> int | None:
+    def _parent_of(self, row: int) -> int | None:
         found = self._connection.execute("SELECT parent FROM messages WHERE id = ?", (row,)).fetchone()
         return None if found is None else number(found[0])
 
-    def _point(self, id: int, head: int | None, line: Line, origin: ReplyOrigin | None = None) -> None:
+    def _set_head(self, id: int, head: int | None, line: Line, origin: ReplyOrigin | None = None) -> None:
+        """Set the head of conversation ``id`` and the values derived from the branch."""
         turns = sum(message.role == "user" for message, _ in line)
         self._connection.execute(
             "UPDATE conversations SET head = ?, turns = ?, updated = ? WHERE id = ?", (head, turns, self._now(), id)
@@ -421,13 +438,14 @@ class ConversationStore:
                 (encode_text(origin.model), encode_text(origin.engine), origin.options, id),
             )
 
-    def _begins_again(self, conversation: Conversation, origin: ReplyOrigin) -> bool:
+    def _restart_reply(self, conversation: Conversation, origin: ReplyOrigin) -> bool:
+        """Update the open reply if it has no text yet and answers the same conversation. Returns whether it does."""
         reply = self._reply
-        if reply is None or reply.said or self.id is None:
+        if reply is None or reply.pieces or self.id is None:
             return False
         if tuple(map(key, conversation.messages)) != tuple(key(message) for message, _ in reply.before):
             return False
-        # The requested name is more useful than the backend's own.
+        # The name that the user requested is more useful than that of the backend.
         origin = replace(origin, model=reply.origin.model or origin.model)
         with transaction(self._connection):
             if self._unseen_head() is not None:
@@ -438,20 +456,20 @@ class ConversationStore:
             )
             if not cursor.rowcount:
                 return False
-            self._point(self.id, reply.row, self._line, origin)
+            self._set_head(self.id, reply.row, self._line, origin)
         reply.origin = origin
         return True
 
-    def _leave_reply(self) -> None:
-        """End a reply that the front end did not end."""
+    def _end_open_reply(self) -> None:
+        """End a reply that the front end has not ended."""
         if self._reply is not None:
             self.end_reply(FinishReason.INTERRUPTED, {})
 
-    def _who_writes(self) -> None:
+    def _identify_writer(self) -> None:
         self._writer = self._writer or this_writer()
 
 
-# A copy of a conversation, in which one goes on: what /fork makes, and what a writer makes that was overtaken.
+# Copies of conversations: for /fork, and for a conversation that another program has continued.
 
 _CHAIN = """WITH RECURSIVE line (id) AS (
     SELECT id FROM messages WHERE id = ?
@@ -460,22 +478,22 @@ _CHAIN = """WITH RECURSIVE line (id) AS (
 )
 SELECT m.id, m.writer IS NOT NULL FROM line JOIN messages m ON m.id = line.id ORDER BY m.id"""
 
-_SAME = "role, tools, created, model, engine, options, stats"
+_COPIED_COLUMNS = "role, tools, created, model, engine, options, stats"
 
 
 def rows_to(connection: Connection, end: int | None) -> list[int]:
-    """The rows from the first message to this one."""
+    """Return the rows from the first message to ``end``."""
     return [row for row, _ in connection.execute(_CHAIN, (end,))]
 
 
 def copy(
     connection: Connection, id: int, end: int | None, line: Mapping[int, Message], title: str | None, now: float
 ) -> tuple[int, dict[int, int]]:
-    """The number of the copy, and its rows by those that they were made from: all up to ``end``, the messages that got
-    no reply with them. ``line``: the messages as they are known, for replies that another program is still writing.
-    None for ``title``: that of the original.
+    """Copy a conversation up to row ``end``, unanswered messages included.
 
-    The copy has no head yet. Raises sqlite3.IntegrityError where the conversation is gone.
+    ``line``: the messages known to the caller, by row; used for replies that another program is still writing.
+    ``title``: None keeps that of the original. Returns the id of the copy, and the new row of each copied row. The copy
+    has no head yet. Raises sqlite3.IntegrityError if the conversation does not exist.
     """
     cursor = connection.execute(
         "INSERT INTO conversations (title, created, updated, model, engine, options, forked_from)"
@@ -485,19 +503,19 @@ def copy(
     if not cursor.rowcount:
         import sqlite3
 
-        raise sqlite3.IntegrityError("the conversation is gone")
+        raise sqlite3.IntegrityError("the conversation does not exist")
     number = int(cursor.lastrowid or 0)
     copies: dict[int, int] = {}
     parent: int | None = None
     for row, writing in connection.execute(_CHAIN, (end,)).fetchall():
-        if writing and row not in line:  # a reply in which nothing had been said when this line was read
+        if writing and row not in line:  # a reply that had no text when this line was read
             continue
-        parent = copies[row] = _copied(connection, row, number, parent, line[row] if writing else None)
+        parent = copies[row] = _copy(connection, row, number, parent, line[row] if writing else None)
     return number, copies
 
 
-def _copied(connection: Connection, row: int, id: int, parent: int | None, read: Message | None) -> int:
-    """``read``: the message as far as it had come; None: as it is in the file."""
+def _copy(connection: Connection, row: int, id: int, parent: int | None, read: Message | None) -> int:
+    """Copy one row. ``read``: the text of a running reply as known to the caller; None: the text in the file."""
     text, values = "content, thinking, finish", []
     if read is not None:
         text, values = (
@@ -505,8 +523,8 @@ def _copied(connection: Connection, row: int, id: int, parent: int | None, read:
             [encode_text(read.content), encode_text(read.thinking), read.finish and read.finish.value],
         )
     cursor = connection.execute(
-        f"INSERT INTO messages (conversation, parent, {_SAME}, content, thinking, finish)"
-        f" SELECT ?, ?, {_SAME}, {text} FROM messages WHERE id = ?",
+        f"INSERT INTO messages (conversation, parent, {_COPIED_COLUMNS}, content, thinking, finish)"
+        f" SELECT ?, ?, {_COPIED_COLUMNS}, {text} FROM messages WHERE id = ?",
         (id, parent, *values, row),
     )
     return int(cursor.lastrowid or 0)

@@ -1,8 +1,8 @@
-"""The one thread that writes to the journal, so that no event loop waits for a disk or for another program.
+"""The thread that writes to the journal, so that the event loop waits neither for the disk nor for other programs.
 
-Commands are run in the order they came. One that fails is tried again, at first soon and then less and less often, so
-that a disk that is full for an hour costs nothing but a line of complaint; meanwhile the commands wait, and what they
-hold are the texts that the conversation holds anyway. At the end they are tried for as long as their front end waits.
+Commands run in the order of their arrival. A failed command is retried with increasing delays, so a disk that is full
+for an hour costs one message to the user. Commands that wait hold only texts that the conversation holds anyway. At the
+end of the program, failed commands are retried for as long as the front end waits.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.journal import commands, unsaved_marker
+from bitnet_chat.journal import commands
 from bitnet_chat.journal.commands import AddText, Command, Verify
-from bitnet_chat.journal.database import DatabaseState, is_damage, problem, state_of
+from bitnet_chat.journal.database import DatabaseState, clear_unsaved, describe_error, is_damage, mark_unsaved, state_of
 from bitnet_chat.journal.records import ConversationSlot
 from bitnet_chat.journal.recovery import Piece, settle
 from bitnet_chat.journal.salvage import open_file, set_aside
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 DELAY = 0.1
-"""Seconds that a piece of a reply waits for more at most, before all are written in one transaction."""
-RETRY, RETRY_MOST = 0.1, 60.0
-"""Seconds to the next try after a failure; twice as long each time."""
+"""Longest time in seconds for which text of a reply is collected before it is written in one transaction."""
+RETRY, MAX_RETRY = 0.1, 60.0
+"""Seconds before the first and at most before a later retry; the delay doubles each time."""
 LAST_RETRY = 0.05
-"""The same when the front end waits for the end."""
+"""Seconds between retries while the front end waits for the end."""
 BUSY = 0.2
-"""Seconds that one try waits for the lock of another program, which holds it for some milliseconds."""
-TROUBLE = 2.0
-"""Seconds for which a job fails before the user is told: until then it may be kept without a word."""
-JOBS_MOST = 10_000
-"""Commands that may wait for a file that cannot be written; with more the journal is given up."""
-_DAMAGES_MOST = 3
+"""Seconds that one attempt waits for the lock of another program, which holds it for some milliseconds."""
+REPORT_AFTER = 2.0
+"""Seconds after which a failing command is reported; shorter failures are retried silently."""
+MAX_JOBS = 10_000
+"""Maximum number of commands waiting for a file that cannot be written. Above it the journal is given up."""
+_MAX_DAMAGES = 3
 _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
 
 class PendingText:
-    """Text of one reply; one thread appends to it, the other writes it."""
+    """Text of one reply that is not yet written. One thread appends, the other writes."""
 
     def __init__(self) -> None:
         self._all: list[Piece] = []
@@ -53,7 +53,7 @@ class PendingText:
         self._due: float | None = None
 
     def append(self, piece: Piece, now: float) -> bool:
-        """True: no text was waiting, and an :class:`AddText` has to be put."""
+        """Add text at time ``now``. Returns True if no text was waiting, so that an :class:`AddText` must be queued."""
         self._all.append(piece)
         if self._due is not None:
             return False
@@ -62,11 +62,12 @@ class PendingText:
 
     @property
     def due(self) -> float:
-        """Time at which the waiting text has to be written."""
+        """Time at which the waiting text must be written."""
         return self._due or 0.0
 
     def write(self, store: ConversationStore) -> None:
-        # First: what is appended from here on asks for a command of its own, even if it is taken along now.
+        """Write the waiting text to ``store``."""
+        # Cleared first: text appended from here on queues another command, even if this one still writes it.
         self._due = None
         pieces = self._all[self._written :]
         store.add(pieces)
@@ -75,14 +76,14 @@ class PendingText:
 
 @dataclass(frozen=True, slots=True)
 class WriterJob:
-    """A command, and the conversation that it is about."""
+    """A command and the conversation that it changes."""
 
     command: Command
     slot: ConversationSlot
 
 
 class WriterThread:
-    """``put`` commands from any thread; ``stop`` when there are no more."""
+    """The thread: :meth:`put` queues commands from any thread, :meth:`stop` ends it."""
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class WriterThread:
         clock: Callable[[], float] = time.monotonic,
         on_done: Callable[[WriterJob, ConversationStore], None] = lambda job, store: None,
     ) -> None:
-        """``complain``, ``on_done`` (a command was run) and ``on_end`` are called in the thread."""
+        """Start the thread. It calls ``complain`` (a message), ``on_done`` (a command was executed) and ``on_end``."""
         self._path = path
         self._complain = complain
         self._on_end, self._on_done = on_end, on_done
@@ -103,32 +104,34 @@ class WriterThread:
         self._connection: Connection | None = None
         self._state: DatabaseState | None = None
         self._written = 0
-        """Rows that were changed over the present connection, when ``_state`` was."""
+        """``total_changes`` of the connection at the time of ``_state``."""
         self._store: ConversationStore | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._damages = 0
-        self._marks = True
-        """Whether there may be a mark of an earlier loss, which the first command that is run clears."""
+        self._may_have_marker = True
+        """Whether a marker of an earlier loss may exist; the first successful command removes it."""
         self.off = False
-        """The journal was given up: the thread does not write any more."""
+        """The journal was given up: nothing is written any more."""
         self.trouble = ""
-        """The reason for giving up, where it was not reported."""
+        """The reason for giving up, if it was not reported."""
         self.lost = ""
-        """The reported line about messages that are not kept."""
-        # A daemon: a disk that hangs does not keep the program from ending.
+        """The reported message about messages that are not saved."""
+        # A daemon thread, so that a hanging disk does not keep the program from ending.
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
     def put(self, command: Command, slot: ConversationSlot | None = None) -> None:
-        """``slot``: the conversation, for ``on_done``. :class:`AddText` is run when its text is due, or as soon as
-        another command comes."""
-        if self._jobs.qsize() >= JOBS_MOST and not self.off and not isinstance(command, AddText):
+        """Queue a command. ``slot``: its conversation, passed on to ``on_done``.
+
+        :class:`AddText` is executed when its text is due, or as soon as another command arrives.
+        """
+        if self._jobs.qsize() >= MAX_JOBS and not self.off and not isinstance(command, AddText):
             self._give_up("the journal cannot be written, and too many changes wait: later messages are not kept")
         if not self.off:
             self._jobs.put(WriterJob(command, slot or ConversationSlot()))
 
     def stop(self, patience: float = 0.0) -> None:
-        """Ends the thread when all commands are run; those that fail are tried for so many seconds."""
+        """End the thread after all queued commands. Failed commands are retried for ``patience`` seconds."""
         self._deadline = time.monotonic() + patience
         self._stopping.set()
         self._jobs.put(None)
@@ -152,16 +155,16 @@ class WriterThread:
 
     def _end(self) -> None:
         if self._state is not None and state_of(self._path).identity == self._state.identity:
-            self._do(
-                WriterJob(Verify(), ConversationSlot())
-            )  # the file may have been written over since the last command
+            # Another program may have overwritten the file since the last command.
+            self._do(WriterJob(Verify(), ConversationSlot()))
         if self._connection is not None:
-            # Only now: the first message has no time to lose. The next program does again what fails here.
+            # Not done at the start, where it would delay the first message. If it fails, the next program repeats it.
             with contextlib.suppress(Exception):
                 settle(self._connection)
         self._close()
 
     def _do(self, job: WriterJob) -> None:
+        """Execute a command, with retries."""
         import sqlite3
 
         wait, since = RETRY, time.monotonic()
@@ -174,65 +177,67 @@ class WriterThread:
                 return
             except sqlite3.IntegrityError:
                 self.lost = "another program has removed this conversation: later messages are not kept"
-                self._tell(self.lost)
+                self._report(self.lost)
                 assert self._store is not None
                 self._store.lose()
                 return
             except (sqlite3.Error, OSError) as error:
                 if is_damage(error):
-                    self._aside()
+                    self._move_damaged_aside()
                     continue
-                self._fail(problem(error, self._path), time.monotonic() - since)
+                self._fail(describe_error(error, self._path), time.monotonic() - since)
             except BitnetChatError as error:
                 self._give_up(f"this conversation is not kept: {error}")
-            except Exception as error:  # a fault of ours must not end a chat
+            except Exception as error:  # a bug in the journal must not end a chat
                 self._give_up(f"later messages of this conversation are not kept: {error!r}")
             if self._stopping.is_set():
                 time.sleep(LAST_RETRY)
             else:
                 self._stopping.wait(wait)
-            wait = min(2 * wait, RETRY_MOST)
+            wait = min(2 * wait, MAX_RETRY)
 
     def _done(self, store: ConversationStore) -> None:
+        """Report the notes of the command, and accept its own changes as the known state of the file."""
         while store.notes:
-            self._tell(store.notes.pop(0))
+            self._report(store.notes.pop(0))
         written = 0 if self._connection is None else self._connection.total_changes
         if written != self._written and self._state is not None:
-            # What has changed in this file until now was changed by this command.
+            # All changes of this file since the last check were made by this command.
             self._written, state = written, state_of(self._path)
             self._state = state if state.identity == self._state.identity else self._state
-        if self._marks:
-            self._marks = False
-            self._mark(unsaved_marker.clear)
+        if self._may_have_marker:
+            self._may_have_marker = False
+            self._mark(clear_unsaved)
 
     def _fail(self, why: str, seconds: float) -> None:
-        """One try has failed, ``seconds`` after the first one of its command."""
+        """Handle a failed attempt, ``seconds`` after the first one of the command."""
         if not self._stopping.is_set():
-            if seconds >= TROUBLE:
-                self._tell(f"the journal cannot be written, and is retried: {why}")
+            if seconds >= REPORT_AFTER:
+                self._report(f"the journal cannot be written, and is retried: {why}")
         elif time.monotonic() >= self._deadline:
             self.off, self.trouble = True, why
-            self._mark(unsaved_marker.mark)
+            self._mark(mark_unsaved)
 
     def _open(self) -> ConversationStore:
-        """The scribe, with the file that is at its place now.
+        """Return the store, connected to the file that is at the path now.
 
-        One that was removed or replaced, and one that was cut or written over in its place, gets all that is known of
-        the conversation, unless that is in it."""
+        If the file was removed, replaced, truncated or overwritten, all that is known of the conversation is written to
+        the new one, unless it is there already.
+        """
         state = state_of(self._path)
         before = self._state
         if self._store and self._connection and before and state.has_only_grown(before):
             return self._store
         same_file = before is not None and state.identity == before.identity
         if same_file:
-            # SQLite shares what it knows of a file among the connections of a process, and writes what is in its log
-            # into the file when the last one is closed: into whatever it has become.
+            # SQLite shares its state of a file among the connections of a process. Closing the last one would write the
+            # log into the file, although its content is another one now.
             self._close(leave_log=True)
-        # Else the old one stays open until there is another: a disk that comes back is then gone on with.
+        # Otherwise the old connection stays open until a new one exists, so that a disk that returns is used again.
         connection, note = open_file(self._path, busy=BUSY)
         try:
             if note:
-                self._tell(note)
+                self._report(note)
             if self._store is None:
                 self._store = ConversationStore(connection)
             else:
@@ -245,11 +250,12 @@ class WriterThread:
         self._written = connection.total_changes
         return self._store
 
-    def _aside(self) -> None:
+    def _move_damaged_aside(self) -> None:
+        """Move a damaged file aside; give up after the third time."""
         identity = state_of(self._path).identity
         self._close(leave_log=True)
         self._damages += 1
-        if self._damages > _DAMAGES_MOST:
+        if self._damages > _MAX_DAMAGES:
             self._give_up(f"the journal {self._path} is damaged repeatedly: later messages are not kept")
             return
         try:
@@ -258,7 +264,7 @@ class WriterThread:
             self._give_up(str(error))
             return
         if note:
-            self._tell(note)
+            self._report(note)
 
     def _close(self, *, leave_log: bool = False) -> None:
         if self._connection is not None:
@@ -270,13 +276,13 @@ class WriterThread:
 
     def _give_up(self, why: str) -> None:
         self.off, self.lost = True, why
-        self._mark(unsaved_marker.mark)
-        self._tell(why)
+        self._mark(mark_unsaved)
+        self._report(why)
 
     def _mark(self, mark: Callable[[Path], None]) -> None:
         mark(self._path)
 
-    def _tell(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+    def _report(self, text: str) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
             self._complain(text)

@@ -1,16 +1,16 @@
-"""Streamed Markdown: text of a model becomes the same text with styles, append-only.
+"""Styling of streamed Markdown: text of a model becomes the same text with styles. Append-only.
 
-Text of the model is never removed or altered: marks such as ``**``, ``#`` and backticks stay, dim, around the text that
-they style. So copied text is the text of the model, and a character that turns out not to be a mark has no effect.
-Apart from escape sequences, the output is the input. Only tables are laid out anew, once they are complete; until then
+Text of the model is neither removed nor altered: marks such as ``**``, ``#`` and backticks stay, dim, around the text
+that they style. Copied text is therefore the text of the model, and a character that is wrongly taken for a mark does
+no harm. Apart from escape sequences, the output equals the input. Only complete tables are laid out again; until then
 their rows are available for temporary display.
 
-A character is written as soon as its style is clear. An ambiguous one is held, a few characters at most (a run of
-``*``, the ``-`` at the start of a line, a word of code that may be a keyword), until the next character, or until
+A character is written as soon as its style is known. An ambiguous one is held back, at most a few characters (a run of
+``*``, the ``-`` at the start of a line, a word of code that may be a keyword), until the next character or until
 ``pause``, which means that none follows for now.
 
-The text must be sanitized already (``text/sanitize.py``): every escape sequence in the output is from here. Pure; the
-time for a character does not depend on the text before it.
+The text must be sanitized (``text/sanitize.py``): all escape sequences in the output are made here. Pure; the time per
+character does not depend on the length of the text.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from typing import Literal, Protocol
 __all__ = ["MarkdownRenderer", "Mode", "PlainRenderer", "prose"]
 
 Mode = Literal["auto", "on", "off"]
+"""Value of ``--markdown``."""
 
 
 class MarkdownRenderer(Protocol):
-    """Text for a terminal. The result of each method is to be written at once."""
+    """Converts a reply to text for a terminal. Write the result of each method at once."""
 
     def feed(self, text: str) -> str:
-        """The output for the next characters of a reply."""
+        """Return the output for the next characters of a reply."""
 
     def pause(self) -> str:
-        """The output after a moment without input: text that was held for its successor only, but no table."""
+        """Return the output after a moment without input: all text that was held back, except for a table."""
 
     def flush(self) -> str:
-        """The output before other text is written: all held text, and a reset of styles. The reply continues
-        after it.
-        """
+        """Return the output before other text is written: all text that was held back, and a reset of styles. The reply
+        can continue after it."""
 
     def finish(self) -> str:
-        """The output at the end of the reply: all held text, and a reset of styles. The next reply begins anew."""
+        """Return the output at the end of the reply: all text that was held back, and a reset of styles."""
 
     @property
     def holding(self) -> str:
-        """A description of text that is held for longer: ``table, 12 rows``; empty without any."""
+        """Description of a table that is held back: ``table, 12 rows``; empty without one."""
 
     @property
     def held(self) -> Sequence[str]:
-        """Its lines, the latest at least, as they would be written now."""
+        """The latest lines of the table, as they would be written now."""
 
 
 class PlainRenderer:
-    """Text unchanged."""
+    """Returns the text unchanged."""
 
     holding = ""
     held = ()
@@ -65,7 +65,7 @@ class PlainRenderer:
 
 
 class _Styled:
-    """Markdown, imported at the first word, so that the prompt appears earlier."""
+    """The Markdown renderer. Imported at the first text, so that the prompt appears earlier."""
 
     def __init__(self, colour: bool, columns: Callable[[], int]) -> None:
         self._colour, self._columns = colour, columns
@@ -100,10 +100,11 @@ class _Styled:
 
 
 def prose(mode: Mode, *, terminal: bool, colour: bool, columns: Callable[[], int]) -> MarkdownRenderer:
-    """The renderer of replies for ``--markdown MODE``.
+    """Return the renderer for ``--markdown MODE``.
 
-    ``terminal``: the output is a terminal. ``colour``: colours are available and wanted; ``on`` styles without it too,
-    in bold, italic and dim only. ``columns``: gives the current width, for tables.
+    ``terminal``: whether the output is a terminal. ``colour``: whether colours are available and wanted; without them,
+    ``on`` still styles with bold, italic and dim. ``columns``: returns the current width of the terminal in cells, for
+    tables.
     """
     if not terminal or mode == "off" or (mode == "auto" and not colour):
         return PlainRenderer()

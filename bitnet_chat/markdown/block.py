@@ -1,4 +1,4 @@
-"""Block structure of a reply: the kind of each line, from its first characters, and then its text."""
+"""Block structure of a reply: determines the kind of each line from its first characters, and passes on its text."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bitnet_chat.markdown.style import DIM, MARK, PLAIN, Palette
 from bitnet_chat.markdown.table import Table
 
 _LONGEST_HEAD = 64
-"""Characters after which the start of a line is written: only a line of blanks has so many."""
+"""Number of characters after which the start of a line is written anyway. Only a line of blanks has so many."""
 _LONGEST_ROW = 4000
-"""Characters of a line that is held because it may belong to a table."""
-_PATIENCE = 100
-"""Rows after which an incomplete table is written, and then row by row."""
+"""Maximum number of characters of a line that is held back as a possible part of a table."""
+_MAX_HELD_ROWS = 100
+"""Number of rows after which an incomplete table is written; later rows are then written one by one."""
 
-# The start of a line behind its blanks: what it is for certain, and what it may still become.
+# The start of a line after its indentation: complete block marks, and (_OPEN) incomplete ones.
 _HEADING = re.compile(r"#{1,6}(?=\s)")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])(?=\s)")
 _TASK = re.compile(r"\[[ xX]\](?=\s)")
@@ -33,7 +33,7 @@ _Step = Callable[[str, int], int]
 
 
 class BlockParser:
-    """See the package: ``feed`` text in any parts; the output does not depend on the parts."""
+    """A :class:`~bitnet_chat.markdown.MarkdownRenderer`. The output does not depend on the pieces of the input."""
 
     def __init__(self, palette: Palette, columns: Callable[[], int]) -> None:
         self._palette = palette
@@ -44,20 +44,20 @@ class BlockParser:
         self._painter = AnsiBuffer(self._palette)
         self._inline = InlineParser(self._painter)
         self._blank = True
-        """The line before was empty."""
+        """Whether the line before was empty."""
         self._in_list = False
         self._table: Table | None = None
         self._preview: tuple[tuple[int, int], str] = (0, 0), ""
-        """Its rows as they would be written now, and how many there are in how many columns."""
+        """Cached output of the incomplete table, with the number of rows and columns for which it is valid."""
         self._begin_line()
 
     def _begin_line(self) -> None:
         self._step: _Step = self._start
         self._head = ""
-        """The start of a line, while its kind is unclear."""
+        """The start of a line as long as its kind is unknown."""
         self._quotes = 0
         self._item = False
-        """The line has begun with the mark of a list."""
+        """Whether the line begins with a list mark."""
         self._base = PLAIN
 
     def feed(self, text: str) -> str:
@@ -69,7 +69,7 @@ class BlockParser:
     def pause(self) -> str:
         if self._step == self._in_code:
             self._code.pause()
-        elif self._step == self._in_words:
+        elif self._step == self._in_text:
             self._inline.pause()
         elif self._head and self._step in (self._start, self._code_start):
             self._painter.show(self._head, PLAIN if self._head.strip()[:1].isdecimal() else MARK)
@@ -83,7 +83,7 @@ class BlockParser:
         return text + self._painter.take()
 
     def finish(self) -> str:
-        # A reply without a newline at its end gets none: it is there for what is held to be judged.
+        # A newline is fed to determine the kind of the last line; it is removed if the reply does not end with one.
         ended = not self._head and self._step in (self._start, self._code_start, self._row_start)
         text = "" if ended else self.feed("\n")
         if self.holding:
@@ -111,8 +111,8 @@ class BlockParser:
             rows = self._preview[1]
         elif self._header is not None:
             rows = f"{self._header}\n"
-        under_way = "".join(self._row) if self._step == self._in_row else self._head
-        return [line for line in f"{rows}{under_way}".split("\n") if line.strip()]
+        incomplete = "".join(self._row) if self._step == self._in_row else self._head
+        return [line for line in f"{rows}{incomplete}".split("\n") if line.strip()]
 
     @property
     def holding(self) -> str:
@@ -125,17 +125,17 @@ class BlockParser:
 
     def _start(self, text: str, at: int) -> int:
         self._head += text[at]
-        self._judge()
+        self._classify()
         return at + 1
 
-    def _judge(self) -> None:
-        """The kind of the line, if it is clear by now."""
+    def _classify(self) -> None:
+        """Determine the kind of the line, if the characters so far suffice."""
         head = self._head
         rest = head.lstrip(" \t")
         blanks = head[: len(head) - len(rest)]
         if not rest:
             if len(head) > _LONGEST_HEAD:
-                self._words(blanks, "")
+                self._start_text(blanks, "")
         elif rest == "\n":
             self._painter.put(blanks)
             self._blank = not (self._item or self._quotes)
@@ -148,9 +148,9 @@ class BlockParser:
         elif rest == "|" and not self._quotes and not self._item:
             self._begin_table(head)
         elif not _OPEN.fullmatch(rest) and not (self._item and _OPEN_TASK.fullmatch(rest)):
-            self._decide(blanks, rest)
+            self._start_block(blanks, rest)
 
-    def _decide(self, blanks: str, rest: str) -> None:
+    def _start_block(self, blanks: str, rest: str) -> None:
         if self._is_indented_code(blanks):
             self._painter.put(blanks)
             self._step = self._in_indented_code
@@ -159,17 +159,17 @@ class BlockParser:
             self._painter.put(blanks)
             self._painter.put(match[0], MARK)
             self._base = style.over(self._base, style.HEADING)
-            self._words("", rest[match.end() :])
+            self._start_text("", rest[match.end() :])
         elif match := _ITEM.match(rest):
             self._painter.put(blanks)
             self._painter.put(match[0], style.BULLET)
             self._item = self._in_list = True
             self._head = rest[match.end() :]
-            self._judge()
+            self._classify()
         elif self._item and (match := _TASK.match(rest)):
             self._painter.put(blanks)
             self._painter.put(match[0], style.DONE if match[0] != "[ ]" else style.BULLET)
-            self._words("", rest[match.end() :])
+            self._start_text("", rest[match.end() :])
         elif _RULE.match(rest):
             self._painter.put(blanks)
             self._step = self._in_rule
@@ -182,21 +182,21 @@ class BlockParser:
             self._painter.put(match[0], MARK)
             self._step = self._in_fence
         else:
-            self._words(blanks, rest)
+            self._start_text(blanks, rest)
 
     def _is_indented_code(self, blanks: str) -> bool:
         plain = not (self._quotes or self._item or self._in_list)
         return plain and self._blank and len(blanks.expandtabs(4)) >= 4
 
-    def _words(self, blanks: str, rest: str) -> None:
-        """The line is one of words, and these are the first."""
+    def _start_text(self, blanks: str, rest: str) -> None:
+        """Treat the line as text that begins with ``rest``."""
         if not blanks and not self._item and not self._quotes:
             self._in_list = False
         self._painter.put(blanks)
         self._head = ""
         self._blank = False
         self._inline.begin(self._base)
-        self._step = self._in_words
+        self._step = self._in_text
         if rest:
             self._step(rest, 0)
 
@@ -206,7 +206,7 @@ class BlockParser:
 
     # What follows the start
 
-    def _in_words(self, text: str, at: int) -> int:
+    def _in_text(self, text: str, at: int) -> int:
         end = text.find("\n", at)
         if end < 0:
             self._inline.feed(text[at:])
@@ -214,7 +214,7 @@ class BlockParser:
         self._inline.feed(text[at:end])
         self._inline.end()
         self._newline()
-        if self._table is not None:  # that was the end of a row which was cut
+        if self._table is not None:  # the end of a table row whose beginning was already written
             self._step = self._row_start
         return end + 1
 
@@ -233,13 +233,13 @@ class BlockParser:
         elif text[at] in "-*_ ":
             self._painter.put(text[at], MARK)
         else:
-            self._words("", text[at])
+            self._start_text("", text[at])
         return at + 1
 
     # Code
 
     def _in_fence(self, text: str, at: int) -> int:
-        """After the first three marks of a fence."""
+        """Process the info string or further marks after the first three marks of a fence."""
         if text[at] == self._fence[0] and len(self._fence) < _LONGEST_HEAD:
             self._fence += text[at]
             self._painter.put(text[at], MARK)
@@ -255,10 +255,10 @@ class BlockParser:
             self._code_quotes = self._quotes
             self._newline()
             self._step = self._code_start
-        elif char == "`" and self._fence[0] == "`":  # three backticks that quote something within a line
+        elif char == "`" and self._fence[0] == "`":  # inline code with three backticks
             self._blank = False
             self._inline.begin_code(self._base, len(self._fence))
-            self._step = self._in_words
+            self._step = self._in_text
             return at
         else:
             self._painter.put(char, DIM)
@@ -266,7 +266,7 @@ class BlockParser:
         return at + 1
 
     def _code_start(self, text: str, at: int) -> int:
-        """The start of a line in a code block, which may be its last."""
+        """Process the start of a line in a code block, which may be the closing fence."""
         self._head += text[at]
         if self._quotes < self._code_quotes:
             self._unquote()
@@ -281,7 +281,7 @@ class BlockParser:
         return at + 1
 
     def _unquote(self) -> None:
-        """Code in a quotation: each of its lines begins with the mark of the quotation, or the code has ended."""
+        """Process the start of a line of code in a block quote: without ``>`` the code has ended."""
         rest = self._head.lstrip(" ")
         if rest == ">":
             self._painter.put(self._head, MARK)
@@ -334,7 +334,7 @@ class BlockParser:
     def _in_row(self, text: str, at: int) -> int:
         end = text.find("\n", at)
         part = text[at : end if end >= 0 else len(text)]
-        # The line below a header has nothing but these; the first other character shows that it is not a table.
+        # The line below a header consists of these characters only; any other shows that this is not a table.
         if self._table is None and self._header is not None and part.strip(" \t|:-"):
             self._leave_table()
             return at
@@ -360,14 +360,14 @@ class BlockParser:
                 return
         else:
             self._table.add(row)
-            if self._table.written or self._table.rows >= _PATIENCE:
+            if self._table.written or self._table.rows >= _MAX_HELD_ROWS:
                 self._table.write(self._painter, self._columns())
         self._head = ""
         self._row, self._row_size = [], 0
         self._step = self._row_start
 
     def _row_start(self, text: str, at: int) -> int:
-        """The start of the line after a row."""
+        """Process the start of the line after a row."""
         self._head += text[at]
         rest = self._head.lstrip(" \t")
         if rest == "|":
@@ -382,7 +382,7 @@ class BlockParser:
         return at + 1
 
     def _release(self) -> None:
-        """Write the held text. If a row was cut, the rest of it is text; later rows are rows again."""
+        """Write the text that was held back. The rest of an incomplete row becomes text; later rows are rows again."""
         row = "".join(self._row) if self._step == self._in_row else ""
         if self._table is not None:
             self._table.write(self._painter, self._columns())
@@ -390,21 +390,21 @@ class BlockParser:
             self._end_table()
         if row:
             self._row, self._row_size = [], 0
-            self._words("", row)
+            self._start_text("", row)
 
     def _leave_table(self) -> None:
-        """It is not a table, or a row is too long: the held text is text, and so is the rest of the line."""
+        """End the table, and treat the current line as text: it is not a row, or too long."""
         row = "".join(self._row)
         self._end_table()
-        self._words("", row)
+        self._start_text("", row)
 
     def _end_table(self) -> None:
-        """Write the held complete rows; a line begins anew."""
+        """Write the complete rows that were held back, and start a new line."""
         self._head = ""
         if self._table is not None:
             self._table.write(self._painter, self._columns())
         elif self._header is not None:
-            self._words("", self._header + "\n")
+            self._start_text("", self._header + "\n")
         self._table = self._header = None
         self._blank = False
         self._begin_line()

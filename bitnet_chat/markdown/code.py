@@ -1,7 +1,7 @@
-"""The lines of a code block, coloured while they stream.
+"""Syntax highlighting of a code block while it streams.
 
-Strings and comments are followed character by character and are written at once. A word is held until the character
-after it shows whether it is a keyword; one that gets too long for that is written plain.
+Strings and comments are tracked character by character and written at once. A word is held back until the character
+after it shows whether it is a keyword; a word that is too long for that is written plain.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ _BLANKS = re.compile(r"\s*")
 _CHARACTER = re.compile(r"'(?:\\.|[^'\\])'")
 _CHARACTER_SO_FAR = re.compile(r"'(?:\\.?|[^'\\])?")
 _PREFIXES = frozenset(("b", "f", "r", "u", "rb", "br", "fr", "rf", "l", "u8"))
-"""Words that belong to the string after them."""
+"""Prefixes of string literals."""
 
 
 class CodeBlock:
-    """``feed`` the characters of a line in any parts, then ``newline``."""
+    """Highlights the lines of a code block: :meth:`feed` the characters of a line in any pieces, then call
+    :meth:`newline`."""
 
-    def __init__(self, paper: StyledOutput, language: Language | None) -> None:
-        self._paper = paper
+    def __init__(self, output: StyledOutput, language: Language | None) -> None:
+        self._output = output
         self._language = language
         self._held = ""
         self._inside: Quote | None = None
@@ -36,23 +37,23 @@ class CodeBlock:
 
     def _begin_line(self) -> None:
         self._sticky: tuple[re.Pattern[str], int] | None = None
-        """What goes on as it is, and its look: a number, a word that is too long, a line of a diff."""
+        """Pattern and style of a token whose style no longer changes: a number, a long word, a line of a diff."""
         self._before = ""
-        """The character before the next one."""
+        """The preceding character."""
         self._sigil = ""
-        """Punctuation that touches the next word."""
+        """Punctuation directly before the next word."""
         self._word = self._keyword = ""
-        """The last word, and the same where it was a keyword and only blanks have followed."""
+        """The last word; ``_keyword``: the same if it is a keyword and only blanks have followed."""
 
     def feed(self, text: str) -> None:
-        """``text`` has no newline in it."""
+        """Add text without newlines."""
         if self._language is None:
-            self._paper.put(text)
+            self._output.put(text)
         else:
             self._run(self._held + text, self._language, last=False)
 
     def newline(self) -> None:
-        """The line has ended; the caller writes the newline itself."""
+        """End the line. The caller writes the newline."""
         if self._language is not None:
             self._run(self._held, self._language, last=True)
         if self._inside is not None and not self._inside.lines:
@@ -60,14 +61,14 @@ class CodeBlock:
         self._begin_line()
 
     def pause(self) -> None:
-        """Write the held characters in their probable style."""
+        """Write the characters that were held back, in their probable style."""
         if self._held and self._language is not None:
             look = PLAIN
             if self._inside is not None:
                 look = self._inside.look
             elif self._held[0].isalpha():
                 look = self._language.look(self._held, self._sigil, self._keyword, " ")
-            self._paper.show(self._held, look)
+            self._output.show(self._held, look)
 
     def _run(self, text: str, language: Language, last: bool) -> None:
         self._held = ""
@@ -76,16 +77,16 @@ class CodeBlock:
             if self._inside is not None:
                 at = self._within(text, at, self._inside, last)
             elif self._sticky is not None:
-                at = self._stuck(text, at, *self._sticky)
+                at = self._continue_token(text, at, *self._sticky)
             else:
                 at = self._outside(text, at, language, last)
 
     def _put(self, text: str, look: int = PLAIN) -> None:
         if text:
-            self._paper.put(text, look)
+            self._output.put(text, look)
             self._before = text[-1]
 
-    def _stuck(self, text: str, at: int, pattern: re.Pattern[str], look: int) -> int:
+    def _continue_token(self, text: str, at: int, pattern: re.Pattern[str], look: int) -> int:
         match = pattern.match(text, at)
         end = match.end() if match else at
         self._put(text[at:end], look)
@@ -123,7 +124,7 @@ class CodeBlock:
             self._held = text[at:]
             return at
         word = text[at:end]
-        for quote in language.quotes:  # "REM ", a comment that begins like a word
+        for quote in language.quotes:  # comments that begin with a word: "REM "
             if quote.open[0].isalpha() and text.startswith(quote.open, at) and not self._sigil:
                 return self._enter(quote, at)
         look = language.look(word, self._sigil, self._keyword, text[end : end + 1])
@@ -149,7 +150,7 @@ class CodeBlock:
                 self._held = text[at:]
                 return at
         self._put(text[at])
-        # A quote that opened nothing would make a string of the word behind it.
+        # Excludes a quotation mark that did not open a string: the lexer would take the next word for one.
         self._sigil = (self._sigil + text[at])[-2:] if text[at] not in "\"'`" else ""
         self._word = self._keyword = ""
         return at + 1
@@ -173,9 +174,9 @@ class CodeBlock:
         if not quote.close:
             self._put(text[at:], quote.look)
             return len(text)
-        found = _end_of(quote).search(text, at)
+        found = _end_pattern(quote).search(text, at)
         if found is None:
-            kept = 0 if last else _may_go_on(text[at:], quote)
+            kept = 0 if last else _open_end_length(text[at:], quote)
             self._put(text[at : len(text) - kept], quote.look)
             self._held = text[len(text) - kept :] if kept else ""
             return len(text) - kept
@@ -189,13 +190,13 @@ _ALL = re.compile(r".*", re.DOTALL)
 
 
 @lru_cache(maxsize=256)
-def _end_of(quote: Quote) -> re.Pattern[str]:
-    """What ends it, or what looks so and does not."""
+def _end_pattern(quote: Quote) -> re.Pattern[str]:
+    """Matches the end of a quote, and escapes that are not the end."""
     return re.compile((r"\\.|" if quote.escapes else "") + re.escape(quote.close), re.DOTALL)
 
 
-def _may_go_on(text: str, quote: Quote) -> int:
-    """How many characters at the end of ``text`` may be the first half of what ends it."""
+def _open_end_length(text: str, quote: Quote) -> int:
+    """Number of characters at the end of ``text`` that may be the beginning of the closing mark."""
     if quote.escapes and text.endswith("\\"):
-        return 1  # the pairs before it were found
+        return 1  # complete escapes before it were consumed
     return max((size for size in range(1, len(quote.close)) if text.endswith(quote.close[:size])), default=0)

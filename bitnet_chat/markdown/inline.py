@@ -1,8 +1,8 @@
-"""The text of one line: emphasis, strong, strikethrough, code, links.
+"""Inline structure of one line: emphasis, strong emphasis, strikethrough, code and links.
 
-A span is opened at its mark, before it is known whether it will be closed, and ends with its line at the latest: a
-false mark styles at most the rest of the line. So the rules for opening are narrower than those of CommonMark: no ``*``
-or ``_`` within a word, before a file pattern, or within a URL.
+A span is styled from its opening mark on, before it is known whether it is closed, and ends at the end of the line. A
+wrong mark therefore styles at most the rest of the line. The rules for opening are narrower than those of CommonMark:
+``*`` and ``_`` do not open within a word, before a file pattern, or within a URL.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from bitnet_chat.markdown.style import BOLD, CODE, ITALIC, LINK, MARK, PLAIN, ST
 
 
 class StyledOutput(Protocol):
-    """The destination of styled text."""
+    """The destination of styled text; see :class:`bitnet_chat.markdown.painter.AnsiBuffer`."""
 
-    def put(self, text: str, look: int = ...) -> None: ...
+    def put(self, text: str, look: int = ...) -> None:
+        """Add text without newlines in the style ``look``."""
 
-    def show(self, text: str, look: int = ...) -> None: ...
+    def show(self, text: str, look: int = ...) -> None:
+        """Write text that a later :meth:`put` will add, so that it appears early."""
 
 
 _SPECIAL = re.compile(r"[\\`*_~\[\]/]")
@@ -38,77 +40,79 @@ _LONGEST_RUN = 3
 
 
 class InlineParser:
-    """``begin`` a line, ``feed`` its characters in any parts, ``end`` it."""
+    """Parses lines: :meth:`begin` a line, :meth:`feed` its characters in any pieces, then :meth:`end` it."""
 
-    def __init__(self, paper: StyledOutput) -> None:
-        self._paper = paper
+    def __init__(self, output: StyledOutput) -> None:
+        self._output = output
         self.begin()
 
     def begin(self, base: int = PLAIN) -> None:
-        """A new line, all of it in the look ``base``."""
+        """Start a line with the style ``base``."""
         self._base = base
         self._mark = over(base & ~BOLD, MARK)
         self._open: dict[int, str] = {}
         """The open spans, each with the character of its mark."""
         self._look = base
         self._before = ""
-        """The character before the next one."""
+        """The preceding character."""
         self._run, self._run_before = "", ""
-        """A run of one mark that may be continued by the next character."""
+        """A run of equal marks that the next character may extend; ``_run_before``: the character before it."""
         self._literal = ""
-        """A mark in a run that is too long to have a meaning."""
+        """The mark of a run that is too long to have a meaning."""
         self._ticks = 0
-        """Backticks in the run that has just been written."""
+        """Length of the run of backticks that was written last."""
         self._code = 0
-        """Number of backticks that opened the current code."""
+        """Number of backticks that opened the current code span."""
         self._escaped = False
         self._scheme = self._url = False
         self._brackets = 0
         self._linkable = False
-        """A ``]`` came last."""
+        """Whether the preceding character is a ``]``."""
         self._target = 0
-        """Open parentheses in the target of a link."""
+        """Number of open parentheses in the target of a link."""
 
     def begin_code(self, base: int, ticks: int) -> None:
-        """A line that has begun with code: ``ticks`` backticks and some of the quoted text."""
+        """Start within a code span that was opened by ``ticks`` backticks."""
         self.begin(base)
         self._code = ticks
 
     def feed(self, text: str) -> None:
+        """Add text of the line."""
         at = 0
         while at < len(text):
             at = self._next(text, at)
 
     def end(self) -> None:
+        """End the line."""
         if self._run:
-            self._judge("")
+            self._resolve_run("")
         if self._code:
             self._put_ticks()
         self.begin(self._base)
 
     def pause(self) -> None:
-        """Write the held marks."""
-        self._paper.show("`" * self._ticks if 0 < self._ticks < self._code else self._run, MARK)
+        """Write the marks that were held back."""
+        self._output.show("`" * self._ticks if 0 < self._ticks < self._code else self._run, MARK)
 
     def _next(self, text: str, at: int) -> int:
-        """Takes some characters of ``text`` from ``at`` on; the place of the next one."""
+        """Process some characters from ``at`` on, and return the position of the next one."""
         char = text[at]
         if self._code:
-            return self._quoted(text, at)
+            return self._in_code(text, at)
         if self._ticks:
             return self._opening_ticks(char, at)
         if self._target:
-            return self._destination(text, at)
+            return self._in_target(text, at)
         if self._url:
-            return self._address(text, at)
+            return self._in_url(text, at)
         if self._run or self._literal:
-            return self._run_on(char, at)
+            return self._extend_run(char, at)
         if self._escaped or self._linkable:
             return self._after_special(char, at)
         found = _SPECIAL.search(text, at)
         end = found.start() if found else len(text)
         if end > at:
-            self._paper.put(text[at:end], self._look)
+            self._output.put(text[at:end], self._look)
             self._before = text[end - 1]
             return end
         return self._special(char, at)
@@ -119,7 +123,7 @@ class InlineParser:
             return at + 1
         if char == "`":
             self._ticks = 1
-            self._paper.put(char, self._mark)
+            self._output.put(char, self._mark)
             return at + 1
         if char == "\\":
             self._escaped = True
@@ -131,40 +135,41 @@ class InlineParser:
         elif self._brackets:  # "]"
             self._brackets -= 1
             self._linkable = True
-        return self._say(char, at)
+        return self._put_char(char, at)
 
     def _after_special(self, char: str, at: int) -> int:
         escaped, linkable, self._escaped, self._linkable = self._escaped, self._linkable, False, False
         if escaped and char in _ESCAPABLE:
-            return self._say(char, at)
+            return self._put_char(char, at)
         if linkable and char == "(":
             self._target = 1
-            self._paper.put(char, self._mark)
+            self._output.put(char, self._mark)
             return at + 1
         return at
 
-    def _say(self, char: str, at: int) -> int:
-        self._paper.put(char, self._look)
+    def _put_char(self, char: str, at: int) -> int:
+        self._output.put(char, self._look)
         self._before = char
         return at + 1
 
-    def _run_on(self, char: str, at: int) -> int:
+    def _extend_run(self, char: str, at: int) -> int:
         if self._literal:
             if char == self._literal:
-                return self._say(char, at)
+                return self._put_char(char, at)
             self._literal = ""
         elif char != self._run[0]:
-            self._judge(char)
+            self._resolve_run(char)
         elif len(self._run) < _LONGEST_RUN:
             self._run += char
             return at + 1
         else:
-            self._paper.put(self._run, self._look)
+            self._output.put(self._run, self._look)
             self._run, self._literal, self._before = "", char, char
         return at
 
-    def _judge(self, after: str) -> None:
-        """The meaning of a run of marks, given the character ``after`` it; empty at the end of the line."""
+    def _resolve_run(self, after: str) -> None:
+        """Decide whether a run of marks opens or closes spans. ``after``: the character after it; empty at the end of
+        the line."""
         run, self._run = self._run, ""
         mark, before = run[0], self._run_before
         self._before = mark
@@ -180,9 +185,9 @@ class InlineParser:
         elif spans and not any(span in self._open for span in spans) and _opens(before, run, after):
             self._open |= dict.fromkeys(spans, mark)
         else:
-            self._paper.put(run, self._look)
+            self._output.put(run, self._look)
             return
-        self._paper.put(run, self._mark)
+        self._output.put(run, self._mark)
         self._look = self._base
         for span in self._open:
             self._look |= span
@@ -190,17 +195,17 @@ class InlineParser:
     def _opening_ticks(self, char: str, at: int) -> int:
         if char == "`":
             self._ticks += 1
-            self._paper.put(char, self._mark)
+            self._output.put(char, self._mark)
             return at + 1
         self._code, self._ticks = self._ticks, 0
         return at
 
-    def _quoted(self, text: str, at: int) -> int:
+    def _in_code(self, text: str, at: int) -> int:
         if text[at] == "`":
             self._ticks += 1
-            if self._ticks >= self._code:  # as many as opened it close it, unless more follow
+            if self._ticks >= self._code:  # the same number closes the span, unless more follow
                 run = self._code if self._ticks == self._code else 1
-                self._paper.put("`" * run, self._mark if self._ticks == self._code else over(self._base, CODE))
+                self._output.put("`" * run, self._mark if self._ticks == self._code else over(self._base, CODE))
             return at + 1
         if self._ticks == self._code:
             self._code = self._ticks = 0
@@ -209,27 +214,27 @@ class InlineParser:
         self._put_ticks()
         end = text.find("`", at)
         end = end if end >= 0 else len(text)
-        self._paper.put(text[at:end], over(self._base, CODE))
+        self._output.put(text[at:end], over(self._base, CODE))
         return end
 
     def _put_ticks(self) -> None:
-        """Fewer backticks than opened the code are part of it."""
+        """Write a run that is shorter than the opening one, which belongs to the code."""
         if self._ticks < self._code:
-            self._paper.put("`" * self._ticks, over(self._base, CODE))
+            self._output.put("`" * self._ticks, over(self._base, CODE))
         self._ticks = 0
 
-    def _destination(self, text: str, at: int) -> int:
+    def _in_target(self, text: str, at: int) -> int:
         found = _TARGET.search(text, at)
         end = found.start() if found else len(text)
         if end > at:
-            self._paper.put(text[at:end], over(self._base, LINK))
+            self._output.put(text[at:end], over(self._base, LINK))
             return end
         self._target += 1 if text[at] == "(" else -1
-        self._paper.put(text[at], over(self._base, LINK) if self._target else self._mark)
+        self._output.put(text[at], over(self._base, LINK) if self._target else self._mark)
         self._before = text[at]
         return at + 1
 
-    def _address(self, text: str, at: int) -> int:
+    def _in_url(self, text: str, at: int) -> int:
         found = _URL_END.search(text, at)
         end = found.start() if found else len(text)
         if found and found[0] == "*" and not self._open:
@@ -237,7 +242,7 @@ class InlineParser:
         elif found:
             self._url = self._scheme = False
         if end > at:
-            self._paper.put(text[at:end], self._look)
+            self._output.put(text[at:end], self._look)
             self._before = text[end - 1]
         return end
 
@@ -247,7 +252,7 @@ def _in_word(char: str) -> bool:
 
 
 def _opens(before: str, run: str, after: str) -> bool:
-    """Whether ``run`` between these two characters begins a span."""
+    """Whether ``run`` between these two characters opens a span."""
     if not after or after.isspace() or before == "/":
         return False
     # Chinese and Japanese have no blanks between words.

@@ -1,9 +1,9 @@
-"""Traits of a language: its comments and strings, and the colours of its words, learnt from Pygments.
+"""Traits of a programming language, determined with Pygments: comments, strings, and the styles of words.
 
-A Pygments lexer requires a whole text: half a line with an open string is an error, and lexing the whole block at every
-new character takes ever longer. So it is not run over the code at all. It is used once to find quotes and comments of
-the language, by lexing a few probes, and for each new word, by lexing the word with its nearest neighbours. The results
-are cached, and ``code.py`` colours a stream with them in constant time.
+A Pygments lexer requires the whole text: an open string is an error, and lexing the whole block at each new character
+takes quadratic time. So lexers are not applied to the streamed code. A lexer is used once to determine quotes and
+comments of the language, by lexing probes, and once for each new word, by lexing the word with its neighbours. The
+results are cached, and ``code.py`` highlights a stream with them in constant time per character.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ _BLOCK_COMMENTS = (
 _LONG_QUOTES = ('"""', "'''")
 _QUOTES = ('"', "'", "`")
 _CONTEXTS = ("x = ", "", "key: ", "(", '{"a": ')
-"""Text that may precede a string, in one language or another."""
+"""Text that can precede a string literal in some languages."""
 _IN_A_TAG = "<a b="
 _LINE_MARKS = "+-@!<>"
 _NAME = re.compile(r"\w[\w+#.-]*")
-# Names that models use and Pygments does not know, and markup that must not be coloured within itself.
-_OTHER_NAMES = {"jsonc": "json5", "kt": "kotlin", "patch": "diff", "vb": "vb.net", "env": "bash", "cmd": "batch"}
-_NO_CODE = frozenset(("text", "markdown", "md", "output", "rst", "restructuredtext", "rest", "tex", "latex"))
-_KNOWN_WORDS = 4096
-"""Maximum number of cached words; then the cache is cleared."""
+# Names that models use and Pygments lacks, and markup that is not highlighted.
+_ALIASES = {"jsonc": "json5", "kt": "kotlin", "patch": "diff", "vb": "vb.net", "env": "bash", "cmd": "batch"}
+_NOT_HIGHLIGHTED = frozenset(("text", "markdown", "md", "output", "rst", "restructuredtext", "rest", "tex", "latex"))
+_CACHE_SIZE = 4096
+"""Maximum number of cached words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A comment or a string: all from ``open`` to ``close`` has one style."""
+    """A comment or a string: the text from ``open`` to ``close`` has one style."""
 
     open: str
     close: str
-    """Empty: the end of the line."""
+    """Empty if it ends at the end of the line."""
     look: int
     lines: bool = False
-    """It may extend over several lines."""
+    """Whether it may span lines."""
     escapes: bool = False
-    """A backslash escapes the next character."""
+    """Whether a backslash escapes the next character."""
     apart: bool = False
-    """It opens only where no word touches it."""
+    """Whether it opens only if the preceding character does not belong to a word."""
     behind: str = ""
-    """It opens only after this character."""
+    """The only character after which it opens; empty: any."""
 
 
 class Language:
@@ -67,42 +67,44 @@ class Language:
 
     def __init__(self, lexer: Lexer) -> None:
         self._lexer = lexer
-        self._looks: dict[tuple[str, str, str, str], int] = {}
+        self._cache: dict[tuple[str, str, str, str], int] = {}
         self.quotes: tuple[Quote, ...] = tuple(
             sorted((*self._comments(), *self._strings()), key=lambda quote: -len(quote.open))
         )
         self.characters = self._is_string("'", "a", "") and not any(quote.open == "'" for quote in self.quotes)
-        """An apostrophe quotes one character, and only one."""
+        """Whether an apostrophe quotes exactly one character."""
         self.line_marks = self._line_marks()
-        """Looks of whole lines by the character that they begin with: of a diff."""
+        """Styles of whole lines by their first character, for diffs."""
 
     def look(self, word: str, sigil: str, previous: str, after: str) -> int:
-        """The style of a word: ``sigil`` is the adjacent punctuation, ``previous`` the word before it on its line if
-        that was a keyword, ``after`` the character after it.
+        """Return the style of a word.
+
+        ``sigil``: punctuation directly before it. ``previous``: the preceding word on the line, if that is a keyword.
+        ``after``: the next character.
         """
         if after not in ("(", ":", "=", ">"):
             after = " "
         key = (word, sigil, previous, after)
-        known = self._looks.get(key)
-        if known is None:
-            if len(self._looks) >= _KNOWN_WORDS:
-                self._looks.clear()
+        cached = self._cache.get(key)
+        if cached is None:
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
             before = f"{previous} {sigil}" if previous else sigil
             kind = self._kinds(f"{before}{word}{after}\n")[len(before)]
-            known = _look(kind, bool(previous), sigil)
-            # A comment is found by what opens it: here it would be a "#" that opened none.
-            known = self._looks[key] = known if known != style.COMMENT else PLAIN
-        return known
+            cached = _look(kind, bool(previous), sigil)
+            # Comments are detected by their opening mark; here "#" has not opened one.
+            cached = self._cache[key] = cached if cached != style.COMMENT else PLAIN
+        return cached
 
     def _kinds(self, text: str) -> list[Any]:
-        """The token type of each character of ``text``."""
+        """Return the token type of each character of ``text``."""
         from pygments.token import Token
 
         kinds: list[Any] = [Token.Text] * len(text)
         try:
             for at, kind, token in self._lexer.get_tokens_unprocessed(text):
                 kinds[at : at + len(token)] = [kind] * len(token)
-        except Exception:  # whatever goes wrong in one of 500 lexers: the word then has no colour
+        except Exception:  # an error in one of 500 lexers only costs the colour of a word
             pass
         return kinds[: len(text)] + [Token.Text] * (len(text) - len(kinds))
 
@@ -182,24 +184,24 @@ def _look(kind: Any, defines: bool, sigil: str) -> int:
 
 
 def find(info: str) -> Language | None:
-    """The language that the info string of a fence names first; None for an unknown one."""
+    """Return the language named first in the info string of a fence; None if unknown."""
     name = _NAME.search(info)
-    return _known(name[0].lower()) if name and len(name[0]) < 40 else None
+    return _load(name[0].lower()) if name and len(name[0]) < 40 else None
 
 
 @lru_cache(maxsize=16)
-def _known(name: str) -> Language | None:
+def _load(name: str) -> Language | None:
     from pygments.lexers import find_lexer_class
 
-    title = _titles().get(_OTHER_NAMES.get(name, name)) if name not in _NO_CODE else None
+    title = _titles().get(_ALIASES.get(name, name)) if name not in _NOT_HIGHLIGHTED else None
     lexer = find_lexer_class(title) if title else None
-    # PHP is coloured without its opening tag too; to all others this means nothing.
+    # startinline: highlight PHP without an opening tag too; other lexers ignore it.
     return Language(lexer(startinline=True)) if lexer else None
 
 
 @lru_cache(maxsize=1)
 def _titles() -> dict[str, str]:
-    """Languages by the names of a fence. Without plugins: a search for those takes longer than all the rest."""
+    """Languages by their names in fences. Without plugins, whose discovery takes longer than everything else."""
     from pygments.lexers import get_all_lexers
 
     return {alias.lower(): title for title, aliases, *_ in get_all_lexers(plugins=False) for alias in aliases}

@@ -1,31 +1,32 @@
-"""Collects styled text: one escape sequence where the look changes, none within a character of several code points."""
+"""Buffer of styled text. Writes an escape sequence only where the style changes, and never within a grapheme
+cluster."""
 
 from __future__ import annotations
 
 from bitnet_chat.markdown.style import OFF, PLAIN, Palette
 
 _CLUSTER = 32
-"""Code points of the longest cluster that is kept whole; the longest emoji have 10."""
+"""Maximum number of code points of a cluster that is kept together. The longest emoji have 10."""
 
 
 class AnsiBuffer:
-    """``put`` adds text, ``take`` gives what has been added, to be written at once.
+    """Collects text with :meth:`put`; :meth:`take` returns the output to write at once.
 
-    Every line ends in plain writing, so that nothing that is written between two lines inherits a look.
+    The style is reset at the end of each line, so that text written between two lines does not inherit it.
     """
 
     def __init__(self, palette: Palette) -> None:
         self._palette = palette
         self._out: list[str] = []
         self._codes = ""
-        """The look of what was written last."""
+        """The current SGR parameters."""
         self._tail = ""
-        """The end of the line so far, where the next code point may join."""
+        """The end of the current line, which the next code point may extend."""
         self._ahead = 0
-        """Code points that were shown before they were put."""
+        """Number of code points that were written by :meth:`show` and not yet by :meth:`put`."""
 
     def put(self, text: str, look: int = PLAIN) -> None:
-        """``text`` has no newline in it."""
+        """Add text without newlines in the style ``look``."""
         if self._ahead:
             seen = min(self._ahead, len(text))
             self._ahead -= seen
@@ -34,7 +35,7 @@ class AnsiBuffer:
             return
         codes = self._palette.codes(look)
         if codes != self._codes:
-            joined = self._joined(text)
+            joined = self._joining_length(text)
             if joined:
                 self._write(text[:joined])
                 text = text[joined:]
@@ -45,23 +46,25 @@ class AnsiBuffer:
         self._write(text)
 
     def show(self, text: str, look: int = PLAIN) -> None:
-        """Writes what is still to be ``put``: that has no say any more in how it looks."""
+        """Write text before it is added with :meth:`put`, whose style then has no effect on it."""
         ahead, self._ahead = self._ahead, 0
         self.put(text[ahead:], look)
         self._ahead = max(ahead, len(text))
 
     def newline(self) -> None:
+        """End the line."""
         self.plain()
         self._out.append("\n")
         self._tail = ""
 
     def plain(self) -> None:
-        """Back to plain writing; the next ``put`` takes up its look again."""
+        """Reset the style. The next :meth:`put` sets its style again."""
         if self._codes:
             self._out.append(OFF)
             self._codes = ""
 
     def take(self) -> str:
+        """Return the output since the last call."""
         text = "".join(self._out)
         self._out.clear()
         return text
@@ -70,8 +73,8 @@ class AnsiBuffer:
         self._out.append(text)
         self._tail = text[-_CLUSTER:] if len(text) >= _CLUSTER else (self._tail + text)[-_CLUSTER:]
 
-    def _joined(self, text: str) -> int:
-        """How many code points of ``text`` belong to the character before them."""
+    def _joining_length(self, text: str) -> int:
+        """Number of code points at the beginning of ``text`` that belong to the preceding cluster."""
         if not self._tail or (text[0] < "\x80" and self._tail[-1] < "\x80"):
             return 0
         from wcwidth import iter_graphemes

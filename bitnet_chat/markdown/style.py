@@ -1,7 +1,7 @@
-"""Styles of text, and their escape sequences. Few colours, from the eight of every terminal.
+"""Styles of text and their escape sequences, with few of the eight colours that all terminals have.
 
-A style is a set of bits, so that a bold word in a heading is ``HEADING | BOLD``. Green, magenta and cyan are readable
-on dark and on light backgrounds; yellow, white and blue are not, and black and the bright ones not everywhere.
+A style is a set of bits: a bold word in a heading is ``HEADING | BOLD``. Green, magenta and cyan are readable on dark
+and on light backgrounds; yellow, white and blue are not, and black and the bright colours not on all terminals.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ OFF = "\x1b[0m"
 
 
 def over(base: int, look: int) -> int:
-    """``look`` within ``base``: its colour in place of the other."""
+    """Combine a style with the one around it: a colour replaces that of ``base``."""
     return base & ~_COLOURS | look if look & _COLOURS else base | look
 
 
 class Palette:
-    """Escape sequences for styles; without colours bold, dim, italic, underlined and struck remain."""
+    """Escape sequences of styles. Without colours only bold, dim, italic, underline and strikethrough are used."""
 
     def __init__(self, colour: bool = True) -> None:
         self._mask = ~0 if colour else ~_COLOURS
-        self._known: dict[int, str] = {}
+        self._cache: dict[int, str] = {}
 
     def codes(self, look: int) -> str:
-        """The parameters of SGR, ``1;35``; empty for plain writing."""
-        if look not in self._known:
+        """Return the SGR parameters of a style: ``1;35``; empty for plain text."""
+        if look not in self._cache:
             bits = look & self._mask
-            self._known[look] = ";".join(str(code) for bit, code in _SGR.items() if bits & bit)
-        return self._known[look]
+            self._cache[look] = ";".join(str(code) for bit, code in _SGR.items() if bits & bit)
+        return self._cache[look]

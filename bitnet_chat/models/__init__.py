@@ -1,1 +1,1 @@
-"""Models: files, sources, requirements and selection."""
+"""Models: GGUF files, sources, downloads, requirements and selection."""

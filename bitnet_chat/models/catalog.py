@@ -1,4 +1,4 @@
-"""The list of ``models list``: installed and available models, with their requirements."""
+"""The data of ``models list`` and ``models info``: installed and available models with their requirements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.models import memory, store
 from bitnet_chat.models.info import ModelInfo, template_family
-from bitnet_chat.models.known_faults import faults_in, mended
+from bitnet_chat.models.known_faults import faults_in, repair
 from bitnet_chat.models.registry import RegistryEntry, entries
 from bitnet_chat.models.resolve import (
     ExaminedModel,
@@ -25,7 +25,7 @@ from bitnet_chat.models.verify import lack
 from bitnet_chat.util import resources
 
 BITNET_ENGINE = "bitnet"
-"""The prebuilt engine; or a BitNet build."""
+"""Name of the prebuilt engine that BitNet models require, unless a BitNet build is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,47 +36,53 @@ class CatalogItem:
     installed: bool
     title: str
     size: int
-    """Bytes."""
+    """Bytes of the files; ``size_is_exact`` is False for an approximate number."""
     size_is_exact: bool
     quantization: str
     parameters: str
     context: int
+    """Number of tokens of the context window that the model was trained for."""
     memory: int | None
-    """Bytes for a conversation with the default window, see :mod:`bitnet_chat.models.memory`."""
+    """Bytes of memory for a conversation with the default window, see :mod:`bitnet_chat.models.memory`."""
     fits: bool | None
     """Whether it fits into the memory that is free now."""
     engine: str
-    """Its requirement: ``any``, or ``bitnet``, which a BitNet build also meets."""
+    """Required engine: ``any``, or ``bitnet``, for which a BitNet build can be used too."""
     obstacle: str
-    """The reason why no installed engine can run it. Empty: one can, or it is unknown."""
+    """The reason why no installed engine can run it; empty if one can or if it is unknown."""
     license: str
     origin: str
     path: str
     auto: bool
-    """It is used without ``-m``, and ``-m auto`` selects it."""
+    """Whether it is used without ``-m`` and with ``-m auto``."""
     bundled: bool = False
-    """The bundled demo model, used if no model is installed."""
+    """Whether it is the bundled demo model, which is used if no model is installed."""
     program: str = ""
-    """The other program that owns it: it is used in place and never changed."""
+    """The other program that owns the file, which is used in place and never changed; empty for an own model."""
     kind: str = "chat"
     """``chat`` or ``embedding``."""
     template: str = ""
-    """The family of its chat template."""
+    """Family of its chat template, see :func:`bitnet_chat.models.info.template_family`."""
     checked: bool = True
-    """False: size and hash of a file that can be pulled are not known for certain."""
+    """False if size and hash of an available file are not known for certain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
+    """All models of the list."""
+
     items: tuple[CatalogItem, ...]
     choice: ModelChoice
+    """The choice of ``-m auto``."""
     free: int | None
+    """Bytes of free memory; None if unknown."""
     unfinished: tuple[tuple[str, int], ...]
-    """Names and bytes so far of interrupted downloads."""
+    """Name and received bytes of each interrupted download."""
 
 
 def take(judge: Judge = stock, context: int = 0, *, missing: str = "") -> Catalog:
-    """``missing``: a missing requirement of BitNet models. Raises UsageError for an invalid registry."""
+    """Make the list. ``context``: size of the context window in tokens, 0 for the default. ``missing``: the requirement
+    of BitNet models that is not met. Raises UsageError for an invalid registry."""
     known, free = entries(), resources.available()
     models = [examine(model, context) for model in present()]
     options = judged(models, judge)
@@ -119,7 +125,7 @@ def _installed(
 
 
 def _bundled(judge: Judge, context: int, free: int | None, *, auto: bool) -> Iterator[CatalogItem]:
-    """None if it is missing."""
+    """Yield the bundled model, if it exists."""
     model = bundled()
     if model is not None:
         seen = examine(model, context)
@@ -157,22 +163,19 @@ def _fits(need: int | None, free: int | None) -> bool | None:
     return None if need is None or free is None else need <= free
 
 
-# What a model file says about itself, as the plain facts that ``models info`` prints. Pure.
-
-
 def _faults(info: ModelInfo) -> list[str]:
-    """Known and detected faults, with the corrections."""
-    known = [f"{fault.wrong} ({fault.mended})" for fault in faults_in(info.header)]
-    header = mended(info.header).header
+    """Describe known and detected faults of a file, with the corrections."""
+    known = [f"{fault.description} ({fault.correction})" for fault in faults_in(info.header)]
+    header = repair(info.header).header
     found = flaws_of(header) if header.chat_template else ()
     return [*known, *(f"its chat template {flaw.what}" for flaw in found)]
 
 
 def described(info: ModelInfo) -> dict[str, object]:
-    """JSON-ready; None or empty for values that the file lacks."""
+    """Return the facts for ``models info``, ready for JSON; None or empty for values that the file lacks."""
     header = info.header
     window = memory.context_for(header.context_length)
-    has_memory = info.shape.heads_kv and info.split is None  # the size of parts that are missing is not known
+    has_memory = info.shape.heads_kv and info.split is None  # the size of missing parts is unknown
     lacking = lack(header.path, info.split)
     return {
         "file": str(header.path),

@@ -1,7 +1,7 @@
-"""The default model without ``-m`` on first use: the best for this computer and its network.
+"""The default model on first use without ``-m``: the best one for this computer and its network.
 
-In this order: an installed model that fits (no download); with the hub reachable, the largest of the ``first`` models
-of the registry that fits well into memory; the one of the package index; the bundled demo model.
+In order of preference: an installed model that fits into memory (no download); if the hub is reachable, the largest
+``first`` model of the registry that fits well into memory; the model of the package index; the bundled demo model.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from bitnet_chat.models.resolve import ModelOption, choose
 from bitnet_chat.util.progress import size
 
 SMALL = "smollm2-135m"
-"""The model of the package index."""
+"""The model that is available from the package index."""
 
-_SHARE = 2
-"""A model fits well if it needs at most this fraction of the free memory: other programs need some, too."""
-_MUCH = 3
+_MEMORY_FACTOR = 2
+"""A model fits well if it needs at most 1/_MEMORY_FACTOR of the free memory, since other programs need memory too."""
+_BETTER_FACTOR = 3
 """A model is better if its file is larger by at least this factor."""
 _KEPT_FREE = 1_000_000_000
+"""Bytes of disk space that stay free after a download."""
 
 
 class BetterModel(NamedTuple):
-    """A recommended model. ``size``: bytes to fetch."""
+    """A recommended model. ``size``: bytes to download. ``command``: the command that downloads it."""
 
     name: str
     size: int
@@ -36,15 +37,18 @@ class BetterModel(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DefaultModel:
+    """The chosen model."""
+
     name: str
-    """For ``-m`` and for ``models pull``."""
+    """Name for ``-m`` and ``models pull``."""
     size: int
-    """Bytes to fetch; 0: it is installed."""
+    """Bytes to download; 0 if it is installed."""
     why: str
-    """The reason, in one line."""
+    """The reason of the choice, in one line."""
     better: BetterModel | None = None
+    """A recommendation of a much better model."""
     engine: Needs = "any"
-    """Its requirement, as in the registry: ``bitnet`` for the engine of that name."""
+    """Required engine, as in the registry: ``any`` or ``bitnet``."""
 
 
 def choose_first(
@@ -58,16 +62,18 @@ def choose_first(
     limit: int = 0,
     bundled: str = "",
 ) -> DefaultModel | None:
-    """Pure. ``known``: the registry; ``here``: all models of this computer except the bundled one; ``hub``, ``index``:
-    whether they are reachable; ``free``, ``disk``: bytes of memory and of the disk, None if unknown; ``limit``: the
-    largest acceptable download, 0 for any; ``bundled``: the name of the bundled model, or empty.
+    """Choose the default model; None if no model is available. Pure.
 
-    None if no model is available.
+    ``known``: the registry. ``here``: all models on this computer except the bundled one. ``hub``, ``index``: whether
+    they are reachable. ``free``, ``disk``: free bytes of memory and disk, None if unknown. ``limit``: largest
+    acceptable download in bytes, 0 for any. ``bundled``: name of the bundled model, or empty.
     """
     best = better(known, free, disk)
     have = choose(here, free)
     if have.name:
-        small = best is not None and best.size >= _MUCH * next(each.size for each in here if each.name == have.name)
+        small = best is not None and best.size >= _BETTER_FACTOR * next(
+            each.size for each in here if each.name == have.name
+        )
         return DefaultModel(have.name, 0, have.reason, best if small else None)
     wanted = best if limit == 0 else better(known, free, disk, limit)
     if hub and wanted is not None:
@@ -86,7 +92,7 @@ def choose_first(
 def better(
     known: Mapping[str, RegistryEntry], free: int | None, disk: int | None, limit: int = 0
 ) -> BetterModel | None:
-    """The largest ``first`` model of the hub in the registry that fits well into memory, or None. Pure."""
+    """Choose the largest ``first`` model of the hub in the registry that fits well into memory, or None. Pure."""
     fitting = [
         entry
         for entry in known.values()
@@ -96,7 +102,7 @@ def better(
         and not (limit and entry.download > limit)
         and (need := entry.memory()) is not None
         and free is not None
-        and need * _SHARE <= free
+        and need * _MEMORY_FACTOR <= free
     ]
     if not fitting:
         return None
@@ -113,9 +119,11 @@ def _has_room(entry: RegistryEntry, disk: int | None) -> bool:
 
 
 def first_model(*, ask: bool = True, limit: int = 0) -> DefaultModel | None:
-    """:func:`choose_first` for this computer. Reads the headers of the installed models, and asks the hub only if none
-    of them is suitable: one request, which takes a few seconds at most. ``ask``: False for a start that must not
-    wait; the hub then counts as unreachable. Raises UsageError for an invalid registry.
+    """Call :func:`choose_first` for this computer.
+
+    Reads the headers of the installed models. Only if none of them is suitable, the hub is contacted with one request,
+    which takes a few seconds at most. ``ask``: False for a start that must not wait; the hub then counts as
+    unreachable. ``limit``: largest acceptable download in bytes, 0 for any. Raises UsageError for an invalid registry.
     """
     from bitnet_chat.models import hub
     from bitnet_chat.models.registry import entries
@@ -124,7 +132,7 @@ def first_model(*, ask: bool = True, limit: int = 0) -> DefaultModel | None:
 
     known, free, disk = entries(), resources.available(), disk_free()
     here = options(present(), free=free)
-    toy = bundled()
+    demo = bundled()
     needed = ask and not choose(here, free).name and better(known, free, disk, limit) is not None
     return choose_first(
         known,
@@ -134,12 +142,12 @@ def first_model(*, ask: bool = True, limit: int = 0) -> DefaultModel | None:
         free=free,
         disk=disk,
         limit=limit,
-        bundled=toy.name if toy is not None else "",
+        bundled=demo.name if demo is not None else "",
     )
 
 
 def disk_free() -> int | None:
-    """Free bytes in the folder of models; None if unknown."""
+    """Return the free bytes of the disk of the model directory; None if unknown."""
     from bitnet_chat import paths
 
     folder = paths.models_dir()

@@ -1,8 +1,9 @@
-"""One file over HTTP into a part file that survives the process: received bytes are never requested again.
+"""Download of one file over HTTP into a part file that survives the process, so that received bytes are not requested
+again.
 
-A part is resumed only if the server states, or a known hash will show, that it belongs to the same file; the part of a
-different file is discarded. Standard library only: the client of the hub downloads only from the hub, shows no
-progress, and does not stop at the first bytes of something that is not a model.
+A part file is resumed only if the server confirms, or a known hash will show, that it belongs to the same file; the
+part of another file is discarded. Uses only the standard library: the client library of the hub downloads only from the
+hub, does not show progress, and does not stop at the first bytes of a file that is not a model.
 """
 
 from __future__ import annotations
@@ -32,32 +33,32 @@ from bitnet_chat.util.progress import size as shown
 from bitnet_chat.version import __version__
 
 _CHUNK = 1 << 18
-_SILENCE = 30.0  # seconds without a byte after which a connection counts as cut
-_CUTS = 5  # in a row, none of which brought a megabyte
+_TIMEOUT = 30.0  # seconds without data after which a connection counts as lost
+_MAX_FAILURES = 5  # maximum number of consecutive lost connections with less than _PROGRESS bytes each
 _PROGRESS = 1_000_000
-_ROOM = 50_000_000  # bytes that stay free on the disk
-_DIGITS = re.compile("[0-9]{1,18}")  # of a server, which may write ² or a thousand of them
+_RESERVED = 50_000_000  # bytes that stay free on the disk
+_DIGITS = re.compile("[0-9]{1,18}")  # a server may send ² or a thousand digits
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)")
-_GOES_ON = "run the same command to resume"
+_RESUME = "run the same command to resume"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file to fetch."""
+    """A file to download."""
 
     url: str
     origin: str
-    """Its name in messages and on disk, without secrets."""
+    """Name of the source in messages and on disk, without secrets."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """For the host of the URL only, not for hosts that it redirects to."""
+    """Headers for the host of the URL only, not for hosts that it redirects to."""
     size: int = 0
-    """Bytes, if known in advance."""
+    """Bytes, if known in advance, else 0."""
     sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _DownloadState:
-    """Facts about a part, in a file beside it."""
+    """Metadata of a part file, stored in a JSON file of the same directory."""
 
     origin: str = ""
     sha256: str = ""
@@ -65,18 +66,17 @@ class _DownloadState:
     modified: str = ""
 
 
-class _Cut(Exception):
-    """The connection ended early; a retry is useful."""
+class _ConnectionLost(Exception):
+    """The connection was lost; a retry is useful."""
 
 
-class _Stale(Exception):
-    """The part belongs to no file of this server."""
+class _StalePart(Exception):
+    """The part file does not belong to the file on the server."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects on the web, and never from https to http. The default of Python would follow to any FTP server,
-    too.
-    """
+    """Follows redirects to http and https URLs, but never from https to http. The default of Python also follows to FTP
+    servers."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -92,7 +92,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class Download:
-    """Fetches ``remote`` into ``part``. ``on_bytes(done, total)`` receives the progress; total 0: unknown."""
+    """The download of ``remote`` into ``part``. ``on_bytes(done, total)`` receives the progress in bytes; total 0:
+    unknown."""
 
     def __init__(
         self,
@@ -102,53 +103,61 @@ class Download:
         *,
         more: int = 0,
         pause: Callable[[float], None] = time.sleep,
-        silence: float = _SILENCE,
+        silence: float = _TIMEOUT,
     ) -> None:
-        """``more``: bytes that follow this file, for which space is required too."""
+        """Prepare the download.
+
+        ``more``: bytes of further files, for which disk space is required too. ``silence``: seconds without data after
+        which the connection counts as lost.
+        """
         self._remote, self._part, self._on_bytes, self._more = remote, part, on_bytes, more
         self._state_path = state_path(part.with_suffix(""))
         self._pause, self._silence = pause, silence
         self._hash = hashlib.sha256()
-        self._hashed = 0  # bytes of the part that are in the hash
+        self._hashed = 0  # number of bytes included in the hash
 
     def run(self) -> str:
-        """The sha256 of the whole file, which is then in the part. Raises ModelError; a reusable part is kept."""
-        cuts, restarts = 0, 0
+        """Download the file and return its SHA-256. The complete file is then in the part file.
+
+        Raises ModelError; the part file is kept if it can be resumed.
+        """
+        failures, restarts = 0, 0
         while True:
             before = self._done()
             try:
                 self._attempt()
-                return self._checked()
-            except _Stale:
+                return self._check_hash()
+            except _StalePart:
                 restarts += 1
                 if restarts > 2:
                     raise ModelError(
                         f"the server of {self._remote.origin} sends contradictory information about the file"
                     ) from None
                 self.discard()
-            except _Cut as cut:
-                cuts = 0 if self._done() - before >= _PROGRESS else cuts + 1
-                if cuts > _CUTS:
+            except _ConnectionLost as cut:
+                failures = 0 if self._done() - before >= _PROGRESS else failures + 1
+                if failures > _MAX_FAILURES:
                     raise ModelError(
                         f"the download of {self._remote.origin} was interrupted too often ({cut})",
-                        remedy=f"{shown(self._done())} are stored; {_GOES_ON}",
+                        remedy=f"{shown(self._done())} are stored; {_RESUME}",
                     ) from None
-                self._pause(min(30.0, 0.5 * 2**cuts))
+                self._pause(min(30.0, 0.5 * 2**failures))
 
     def discard(self) -> None:
+        """Delete the part file."""
         self._hash, self._hashed = hashlib.sha256(), 0
         with self._on_disk():
             for path in (self._part, self._state_path):
                 path.unlink(missing_ok=True)
 
     def _attempt(self) -> None:
-        """One request and its data. Raises _Cut, _Stale or ModelError."""
+        """Send one request and receive its data. Raises _ConnectionLost, _StalePart or ModelError."""
         done = self._resumable()
         request = urllib.request.Request(
             self._remote.url, headers={"User-Agent": f"bitnet-chat/{__version__}", "Accept-Encoding": "identity"}
         )
         for name, value in self._remote.headers.items():
-            request.add_unredirected_header(name, value)  # a redirect elsewhere must not take a token along
+            request.add_unredirected_header(name, value)  # a token must not be sent to another host
         if done:
             request.add_header("Range", f"bytes={done}-")
             validator = self._validator()
@@ -160,10 +169,10 @@ class Download:
                 self._receive(response, done)
         except urllib.error.HTTPError as error:
             with error:
-                self._refused(error, done)
-        except (ValueError, http.client.InvalidURL) as error:  # also of an address that it redirects to
+                self._handle_status(error, done)
+        except (ValueError, http.client.InvalidURL) as error:  # also for the target of a redirect
             raise ModelError(f"{self._remote.origin} cannot be fetched: {error}") from None
-        except (OSError, http.client.HTTPException) as error:  # of the network: what the disk says is a ModelError
+        except (OSError, http.client.HTTPException) as error:  # of the network; errors of the disk are ModelError
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             final = isinstance(reason, ssl.SSLCertVerificationError)
             if final or (isinstance(reason, socket.gaierror | ConnectionRefusedError) and not self._done()):
@@ -171,7 +180,7 @@ class Download:
                     f"{self._remote.origin} cannot be reached ({reason})",
                     remedy="its certificate is not trusted" if final else "check the network connection",
                 ) from None
-            raise _Cut(str(reason) or type(reason).__name__) from None
+            raise _ConnectionLost(str(reason) or type(reason).__name__) from None
 
     def _receive(self, response: Any, done: int) -> None:
         headers = response.headers
@@ -181,20 +190,20 @@ class Download:
         if response.status == 206:
             match = _RANGE.fullmatch(headers.get("Content-Range", ""))
             if not done or match is None or int(match[1]) != done:
-                raise _Stale
+                raise _StalePart
             total = int(match[2]) if match[2].isdigit() else total and total + done
-        else:  # the whole file: there was nothing to go on with, or the server cannot, or the file is another one now
+        else:  # the whole file: there was no part, the server does not support ranges, or the file has changed
             done = 0
             self.discard()
         if self._remote.size and total and total != self._remote.size:
             if done:
-                raise _Stale
+                raise _StalePart
             raise ModelError(
                 f"{self._remote.origin} is {total} bytes; {self._remote.size} were expected: it is a different file",
                 remedy="check its page; hf:user/repo/file.gguf pulls it nevertheless",
             )
         total = total or self._remote.size
-        self._make_room(max(0, total - done) + self._more)
+        self._require_room(max(0, total - done) + self._more)
         etag = headers.get("ETag", "")
         self._write_state(
             _DownloadState(self._remote.origin, self._remote.sha256, etag, headers.get("Last-Modified", ""))
@@ -211,24 +220,24 @@ class Download:
                         remedy="use the URL of the file itself, not of a page about it",
                     )
                 if total and done + len(chunk) > total:
-                    raise _Stale
+                    raise _StalePart
                 self._write(file, chunk)
                 done += len(chunk)
                 self._on_bytes(done, total)
             with contextlib.suppress(OSError):
                 os.fsync(file.fileno())
         if done < total:
-            raise _Cut(f"after {done} of {total} bytes")
+            raise _ConnectionLost(f"after {done} of {total} bytes")
 
-    def _refused(self, error: urllib.error.HTTPError, done: int) -> None:
-        """The error for a status of 400 and above."""
+    def _handle_status(self, error: urllib.error.HTTPError, done: int) -> None:
+        """Raise the error for a status of 400 or above. Returns if the file was already complete (416)."""
         status, origin = error.code, self._remote.origin
         if status == 416 and done:
             length = number((error.headers.get("Content-Range") or "").rpartition("/")[2])
             if length != done:
-                raise _Stale
+                raise _StalePart
             self._hash_part(done)
-            return  # all of it had arrived before
+            return  # the part file is already complete
         if status in (401, 403):
             raise ModelError(
                 f"{origin} requires authorization (HTTP {status})",
@@ -237,10 +246,11 @@ class Download:
         if status in (404, 410):
             raise ModelError(f"{origin} does not exist (HTTP {status})", remedy="check the name on its page")
         if status in (408, 429) or status >= 500:
-            raise _Cut(f"HTTP {status}")
+            raise _ConnectionLost(f"HTTP {status}")
         raise ModelError(f"{origin} cannot be fetched: HTTP {status} {error.reason}")
 
-    def _checked(self) -> str:
+    def _check_hash(self) -> str:
+        """Compare the hash with the expected one and return it."""
         found = self._hash.hexdigest()
         if self._remote.sha256 and found != self._remote.sha256:
             self.discard()
@@ -260,7 +270,7 @@ class Download:
             return 0
 
     def _resumable(self) -> int:
-        """Bytes to resume from; a part that cannot belong to this file is discarded."""
+        """Number of bytes to resume from. A part file that cannot belong to this file is discarded."""
         done, state = self._done(), self._state()
         if not done:
             return 0
@@ -272,7 +282,7 @@ class Download:
         return done
 
     def _validator(self) -> str:
-        """The header by which the server can tell whether the file is unchanged. A weak ETag allows no ranges."""
+        """The value for If-Range, with which the server detects a changed file. A weak ETag does not permit ranges."""
         state = self._state()
         return state.etag if state.etag and not state.etag.startswith("W/") else state.modified
 
@@ -289,7 +299,7 @@ class Download:
                 write_json(self._state_path, asdict(state))
 
     def _hash_part(self, done: int) -> None:
-        """Compute the hash of the first ``done`` bytes of the part."""
+        """Compute the hash of the first ``done`` bytes of the part file."""
         if self._hashed == done:
             return
         self._hash, self._hashed = hashlib.sha256(), done
@@ -306,28 +316,28 @@ class Download:
                 self._hashed += written
                 rest = rest[written:]
 
-    def _make_room(self, wanted: int) -> None:
+    def _require_room(self, wanted: int) -> None:
         with self._on_disk():
             require_room(self._part.parent, wanted, self._remote.origin)
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
-        """Report errors in the block as faults of the disk, not as a lost connection."""
+        """Convert OSError in the block to ModelError, so that it is not taken for a lost connection."""
         try:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise ModelError(
                     f"the disk of {self._part.parent} is full ({error.strerror})",
-                    remedy=f"free disk space; {_GOES_ON}. BITNET_CHAT_DATA=FOLDER chooses another place",
+                    remedy=f"free disk space; {_RESUME}. BITNET_CHAT_DATA=FOLDER chooses another place",
                 ) from None
             raise ModelError(f"{self._part} cannot be written: {error.strerror}") from None
 
 
 def require_room(folder: Path, wanted: int, what: str) -> None:
-    """Raises ModelError if the disk of the folder lacks the bytes for ``what``, or OSError."""
+    """Check that the disk has ``wanted`` bytes for ``what``. Raises ModelError, or OSError."""
     free = shutil.disk_usage(folder).free
-    if wanted + _ROOM > free:
+    if wanted + _RESERVED > free:
         raise ModelError(
             f"{what} needs {shown(wanted)} more on the disk of {folder}, which has {shown(free)} free",
             remedy="free disk space and try again, or choose another place with BITNET_CHAT_DATA=FOLDER",
@@ -335,4 +345,5 @@ def require_room(folder: Path, wanted: int, what: str) -> None:
 
 
 def number(text: str | None) -> int:
+    """Parse a header with a number of bytes; 0 for a missing or invalid one."""
     return int(text) if text is not None and _DIGITS.fullmatch(text) else 0

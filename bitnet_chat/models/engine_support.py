@@ -1,8 +1,8 @@
-"""Capabilities of an engine: the tensor types and architectures that are named in its program or its libraries.
+"""Capabilities of an engine, determined from the names of tensor types and architectures in its binaries.
 
-llama.cpp prints those names, so each is in it as a text that ends in a NUL; nothing else in a binary shows its fork and
-age. Measured on the engine that ``engine install`` builds, 13 MB: ``tq2_0`` and ``mxfp4`` are in it, ``i2_s`` is not;
-the search takes 20 ms.
+llama.cpp prints these names, so each is in a binary as text followed by a NUL. Nothing else in a binary shows its fork
+and age. Measured on the engine that ``engine install`` builds (13 MB): it contains ``tq2_0`` and ``mxfp4`` but not
+``i2_s``; the search takes 20 ms.
 """
 
 from __future__ import annotations
@@ -20,31 +20,33 @@ from bitnet_chat.models.verify import lack
 from bitnet_chat.util.files import is_native_executable
 
 PULL = "bitnet-chat models pull resumes it"
+"""Remedy for an incomplete model."""
 _PART = 1 << 22
-_KNOWN_EVERYWHERE = "q6_K"  # of ggml alone: names such as q4_0 are among the options of every program
+_GGML_WORD = "q6_K"  # occurs only in ggml; names such as q4_0 also occur as option values in other programs
 _LIBRARIES = ("libggml*", "libllama*", "ggml*.dll", "llama*.dll")
-_GPU = ("cuda", "hip", "vulkan", "sycl", "cann", "metal", "opencl")  # hundreds of megabytes, and no names in them
+_GPU = ("cuda", "hip", "vulkan", "sycl", "cann", "metal", "opencl")  # hundreds of megabytes, without these names
 
 
 def known(binary: Path, infos: Iterable[ModelInfo]) -> frozenset[str] | None:
-    """The names that the engine at ``binary`` supports, among all names that these models need, and MARKERS.
+    """Return the names in the engine at ``binary``, of all names that these models require and MARKERS.
 
-    None if its files do not show them: a script, or libraries in an unusual place. Raises nothing.
+    None if its files do not show them: for a script, or libraries in an unusual place. Does not raise.
     """
-    wanted = {_KNOWN_EVERYWHERE, *MARKERS, *(word for info in infos for word in _words(info))}
+    wanted = {_GGML_WORD, *MARKERS, *(word for info in infos for word in _required_words(info))}
     found = mentioned(binary, wanted)
-    return found if _KNOWN_EVERYWHERE in found else None
+    return found if _GGML_WORD in found else None
 
 
 def is_bitnet(binary: Path) -> bool:
-    """Whether the engine is a build of BitNet, which supports I2_S weights. ik_llama.cpp contains the name, too, and
-    computes wrong results with them (measured).
+    """Whether the engine is a build of BitNet, which supports I2_S weights.
+
+    ik_llama.cpp contains this name too, but computes I2_S wrongly (measured).
     """
     return mentioned(binary, (BITNET_WORD, IK_WORD)) == {BITNET_WORD}
 
 
 def mentioned(binary: Path, words: Collection[str]) -> frozenset[str]:
-    """The words that are in the files of an engine, each followed by a NUL. Raises nothing."""
+    """Return the words that occur in the files of an engine followed by a NUL. Does not raise."""
     wanted, found = set(words), set[str]()
     with contextlib.suppress(OSError):
         for path in _files(binary):
@@ -56,16 +58,16 @@ def mentioned(binary: Path, words: Collection[str]) -> frozenset[str]:
 
 
 def libraries(binary: Path) -> list[Path]:
-    """Libraries of llama.cpp in the places of builds and packages. Raises nothing."""
+    """List the libraries of llama.cpp in the usual places of builds and packages. Does not raise."""
     with contextlib.suppress(OSError):
         return list(_files(binary))[1:]
     return []
 
 
 def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
-    """The reason why an engine that supports ``names`` cannot run a model; empty if it can.
+    """Return the reason why an engine that supports ``names`` cannot run a model; empty if it can.
 
-    An engine with unknown names counts as an unmodified llama.cpp: it runs all but the types of BitNet.
+    If ``names`` is None, an unmodified llama.cpp is assumed, which supports all types except those of BitNet.
     """
     if info.kind not in ("", "model"):
         return f"it is not a model but {info.kind}"
@@ -81,8 +83,9 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
 
 
 def require_right_results(binary: Path, header: ModelHeader) -> None:
-    """Raises ModelError for an engine that loads the model and computes it wrongly. Reads both files if there is a sign
-    of it.
+    """Raise ModelError for an engine that loads the model but computes it wrongly.
+
+    Reads the files of model and engine only if this is possible for the file type.
     """
     if header.file_type != I2_S_FILE:
         return
@@ -96,8 +99,9 @@ def require_right_results(binary: Path, header: ModelHeader) -> None:
 
 
 def explanation(binary: Path, model: Path, ending: EndedEngine | None = None) -> Misfit | None:
-    """The reason why the engine at ``binary`` cannot run a model, or failed with ``ending``. Reads both files; None if
-    they do not show it. Raises nothing.
+    """Return the reason why the engine at ``binary`` cannot run a model, or failed with ``ending``.
+
+    Reads the files of both; None if they do not show a reason. Does not raise.
     """
     try:
         info = read_info(model)
@@ -108,15 +112,14 @@ def explanation(binary: Path, model: Path, ending: EndedEngine | None = None) ->
     return misfit(info, known(binary, [info]), binary.name, ending)
 
 
-def _words(info: ModelInfo) -> set[str]:
+def _required_words(info: ModelInfo) -> set[str]:
     header = info.header
     return {*(spelled(name) for name, _ in info.tensor_types), header.architecture, header.pre_tokenizer} - {""}
 
 
 def _files(binary: Path) -> Iterator[Path]:
-    """The program, and the libraries of llama.cpp in the places of builds and packages. None for a script, which may
-    start any other file.
-    """
+    """Yield the program and the libraries of llama.cpp in the usual places. Yields nothing for a script, which may
+    start any other program."""
     real = binary.resolve()
     if real.is_dir():  # a prebuilt package
         yield from sorted(path for path in real.rglob("*") if path.is_file() and _is_library(path))
@@ -126,7 +129,7 @@ def _files(binary: Path) -> Iterator[Path]:
             return
     yield real
     base = real.parent.parent
-    # BitNet's build leaves them in its copy of llama.cpp, to which the program has the way written inside.
+    # A build of BitNet leaves the libraries in its copy of llama.cpp, which the program finds by its RPATH.
     inside = base / "3rdparty" / "llama.cpp"
     for folder in (real.parent, base / "lib", *base.glob("lib/*-linux-gnu*"), inside / "src", inside / "ggml" / "src"):
         for pattern in _LIBRARIES:
@@ -143,14 +146,14 @@ def _is_library(path: Path) -> bool:
 
 
 def _mentioned(path: Path, words: Collection[str]) -> set[str]:
-    """The words that are in the file, each followed by a NUL."""
+    """Return the words that occur in the file followed by a NUL."""
     patterns = {word: word.encode("utf-8", "replace") + b"\0" for word in words}
     overlap = max((len(pattern) for pattern in patterns.values()), default=1) - 1
     found: set[str] = set()
-    kept = b""
+    tail = b""
     with path.open("rb", buffering=0) as file:
         while part := file.read(_PART):
-            part = kept + part
+            part = tail + part
             found |= {word for word, pattern in patterns.items() if word not in found and pattern in part}
-            kept = part[-overlap:] if overlap else b""
+            tail = part[-overlap:] if overlap else b""
     return found

@@ -1,4 +1,14 @@
-"""The header of a GGUF file: the facts that a chat requires."""
+"""Reading of GGUF files: the header with the facts that a chat requires, and the table of tensors.
+
+The format is described in ``docs/gguf.md`` of ggml: magic ``GGUF``, u32 version (2 and 3 differ in tensor alignment
+only), u64 number of tensors, u64 number of key-value pairs, then the pairs (string key, u32 type, value), then the
+tensors (string name, u32 number of dimensions, u64 for each, u32 type, u64 offset). A string is a u64 length and UTF-8
+bytes; an array is a u32 element type, a u64 length and the elements. All numbers are little endian.
+
+A model file is untrusted. Memory is not allocated from counts in the file, texts are read only if needed, and every
+loop is bounded, so that a damaged file costs at most a few megabytes and a second. The file is read, not mapped:
+truncation by another program then raises an error instead of a SIGBUS.
+"""
 
 from __future__ import annotations
 
@@ -12,46 +22,50 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import parts
+from bitnet_chat.models.names import name_of
+from bitnet_chat.models.names import part as part_of
 
-_CONTROL = 3  # LLAMA_TOKEN_TYPE_CONTROL
+_CONTROL_TYPE = 3  # LLAMA_TOKEN_TYPE_CONTROL
 
-# Gemma has 6,000 of them, most others a few hundred.
+# Gemma has 6,000 control tokens, most other models a few hundred.
 _MAX_CONTROLS = 1 << 14
 _MAX_SPECIAL_BYTES = 1 << 20
 
-# What llama-vocab.cpp does where a file says nothing: these vocabularies get a BOS token.
+# Vocabularies that get a BOS token if the file does not specify it (llama-vocab.cpp).
 _BOS_KINDS = ("llama", "bert")
 _BOS_PRE = (
     *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
     *("jina-v5-nano", "tekken", "chameleon"),
 )
-_STRIPS = re.compile("phi-?3")
+_STRIPPING_MODELS = re.compile("phi-?3")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelHeader:
-    """The contents of the header of a model. Empty or None for missing values."""
+    """The header of a model. Missing values are empty or None."""
 
     path: Path
     architecture: str
     name: str
     context_length: int | None
+    """Number of tokens of the context that the model was trained for."""
     chat_template: str
     bos: str
     eos: str
     adds_bos: bool
+    """Whether the engine adds the BOS token to a prompt."""
     control_tokens: frozenset[str]
+    """Texts of the control tokens."""
     tensor_count: int
     size: int
-    """Bytes of the file."""
+    """Bytes of the file; of all existing parts for a model in parts."""
     tokenizer: str = ""
-    """``gpt2`` (byte-level BPE), ``llama`` (SentencePiece), ``t5``, ``bert`` …"""
+    """Kind of vocabulary: ``gpt2`` (byte-level BPE), ``llama`` (SentencePiece), ``t5``, ``bert`` …"""
     pre_tokenizer: str = ""
-    """The first splitting of text by a BPE tokenizer: ``llama-bpe``, ``qwen2``, …"""
+    """Name of the regular expressions that split text before BPE: ``llama-bpe``, ``qwen2``, …"""
     vocabulary_size: int = 0
     file_type: int | None = None
-    """``general.file_type``: the mixture of its weights, in the numbering of the program that made the file."""
+    """``general.file_type``: the mixture of tensor types, in the numbering of the program that made the file."""
 
     split: tuple[int, int] | None = None
     """Number and count of the part; None for a whole model."""
@@ -59,18 +73,16 @@ class ModelHeader:
     @property
     def strips_after_special(self) -> bool:
         """Whether llama.cpp drops white space after the special tokens of this model (llama-vocab.cpp)."""
-        return bool(_STRIPS.search(self.name.lower()))
+        return bool(_STRIPPING_MODELS.search(self.name.lower()))
 
     @property
     def label(self) -> str:
-        """The name of the model, see :mod:`bitnet_chat.models.names`. ``name`` is its title."""
-        from bitnet_chat.models.names import name_of
-
+        """The name of the model, see :mod:`bitnet_chat.models.names`. The attribute ``name`` is its title."""
         return name_of(self.path)
 
 
 def read_header(path: Path) -> ModelHeader:
-    """The header; for a model in parts that of the first, with the size of all existing parts.
+    """Read the header of a model; for a model in parts that of the first part, with the size of all existing parts.
 
     Raises ModelError for a file that is missing, not GGUF, truncated or invalid.
     """
@@ -80,8 +92,8 @@ def read_header(path: Path) -> ModelHeader:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a model: of all parts in the folder of a part. 0 for a missing file."""
-    piece = parts.part(path.name)
+    """Return the bytes of a model, including all parts in the directory; 0 for a missing file."""
+    piece = part_of(path.name)
     return sum(_size(path.with_name(name)) for name in piece.all()) if piece is not None else _size(path)
 
 
@@ -93,7 +105,7 @@ def _size(path: Path) -> int:
 
 
 def header(cursor: GGUFReader, contents: GGUFContents) -> ModelHeader:
-    """The header of a file with these pairs. Raises ValueError for damage."""
+    """Make the header from the pairs of a file. Raises ValueError for damaged data."""
     values = contents.values
     _check(contents)
     architecture = text(values.get("general.architecture"))
@@ -123,14 +135,16 @@ def header(cursor: GGUFReader, contents: GGUFContents) -> ModelHeader:
 
 
 def _split(number: object, count: object, name: str) -> tuple[int, int] | None:
-    """From the header, which counts from 0; else from the name that ``llama-gguf-split`` gives."""
+    """Number and count of a part, from the header (which counts from 0) or from the file name that ``llama-gguf-split``
+    gives."""
     if type(count) is int and count > 1 and type(number) is int:
         return number + 1, count
-    named = parts.part(name.removesuffix(".part"))
+    named = part_of(name.removesuffix(".part"))
     return (named.number, named.count) if named is not None and named.count > 1 else None
 
 
 def text(value: object) -> str:
+    """Return a string unchanged, and an empty text for any other value."""
     return value if isinstance(value, str) else ""
 
 
@@ -141,9 +155,7 @@ def _check(contents: GGUFContents) -> None:
 
 
 def _special(cursor: GGUFReader, contents: GGUFContents) -> tuple[dict[int, str], frozenset[int]]:
-    """The texts, by number, of the tokens that mark a conversation, a few hundred of a vocabulary; and the control
-    tokens among them.
-    """
+    """Return the texts of BOS, EOS and control tokens by token id, and the ids of the control tokens."""
     texts = contents.arrays.get("tokenizer.ggml.tokens")
     kinds = contents.arrays.get("tokenizer.ggml.token_type")
     if texts is None or texts.kind != STRING:
@@ -151,8 +163,8 @@ def _special(cursor: GGUFReader, contents: GGUFContents) -> tuple[dict[int, str]
     controls: list[int] = []
     passed = 0
     for part in cursor.numbers(kinds) if kinds is not None and kinds.kind == I32 else ():
-        if _CONTROL in part:
-            controls += [passed + index for index, kind in enumerate(part) if kind == _CONTROL]
+        if _CONTROL_TYPE in part:
+            controls += [passed + index for index, kind in enumerate(part) if kind == _CONTROL_TYPE]
         passed += len(part)
         if len(controls) > _MAX_CONTROLS:
             raise ValueError(f"more than {_MAX_CONTROLS} control tokens")
@@ -168,17 +180,6 @@ def _special(cursor: GGUFReader, contents: GGUFContents) -> tuple[dict[int, str]
     return found, frozenset(controls)
 
 
-# Reads what stands before the weights of a GGUF file: forward, through a small window, whatever the file claims.
-#
-# Format: ``docs/gguf.md`` of ggml. Magic ``GGUF``, u32 version (2 and 3 are alike but for tensor alignment), u64 number
-# of tensors, u64 number of key-value pairs, then the pairs (string key, u32 type, value), then the tensors (string
-# name, u32 dimensions, u64 of each, u32 type, u64 offset). Strings are a u64 length and UTF-8 bytes; arrays a u32
-# element type, a u64 length and the elements. Little endian.
-#
-# A model file is untrusted. Counts are never allocated in advance, texts are read only if needed, and every loop is
-# bounded, so that a damaged file costs a few megabytes and a second at most. The file is read, not mapped: a file that
-# another program truncates meanwhile raises an error here, instead of a SIGBUS at an access to a missing page.
-
 Scalar = str | int | float | bool
 
 STRING, ARRAY, I32 = 8, 9, 5
@@ -188,19 +189,19 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _WINDOW = 1 << 18
 _PART = 1 << 12  # numbers
 
-# Real files stay far below: 40 pairs, 2,000 tensors, 262,144 tokens, templates of 30 kB.
+# Limits far above the values of real files: 40 pairs, 2,000 tensors, 262,144 tokens, templates of 30 kB.
 _MAX_PAIRS = 1 << 12
 _MAX_TENSORS = 1 << 16
-_MAX_KEY = (1 << 16) - 1  # the format's own limit
+_MAX_KEY = (1 << 16) - 1  # the limit of the format
 _MAX_ELEMENTS = 1 << 22
 _MAX_TEXT = 1 << 18
 _MAX_TEXTS = 1 << 20
 
-# Texts that are used; all others are skipped.
-_WANTED = frozenset(
+# Keys whose texts are read; all other texts are skipped.
+_TEXT_KEYS = frozenset(
     (
         *("general.architecture", "general.name", "general.type", "general.size_label"),
-        *("general.license", "general.license.name", "general.alignment"),  # which is to be a number
+        *("general.license", "general.license.name", "general.alignment"),  # read to reject an alignment that is text
         *("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"),
     )
 )
@@ -208,7 +209,7 @@ _WANTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class GGUFArray:
-    """Position of an array in the file: ``length`` elements of type ``kind`` from byte ``start`` on."""
+    """Position of an array in the file: ``length`` elements of type ``kind``, from byte ``start`` on."""
 
     kind: int
     length: int
@@ -217,11 +218,11 @@ class GGUFArray:
 
 @dataclass(frozen=True, slots=True)
 class GGUFContents:
-    """The key-value pairs of a file. ``tensors_at``: the byte at which the table of its tensors begins."""
+    """The key-value pairs of a file. ``tensors_at``: byte position of the table of tensors."""
 
     version: int
     values: dict[str, Scalar]
-    """Numbers and booleans of every key; texts of the wanted keys."""
+    """Numbers and booleans of all keys, and texts of the keys that are read."""
     arrays: dict[str, GGUFArray]
     tensor_count: int
     tensors_at: int
@@ -229,22 +230,25 @@ class GGUFContents:
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
+    """An entry of the table of tensors."""
+
     name: bytes
     shape: tuple[int, ...]
     kind: int
-    """ggml_type."""
+    """The ggml_type."""
     offset: int
-    """Bytes after the beginning of the data section."""
+    """Position in bytes after the beginning of the data section."""
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[GGUFReader]:
-    """A cursor after the magic. Errors in the block that are caused by the file are raised as ModelError."""
+    """Open a file and yield a reader after the magic. Errors in the block that are caused by the file become
+    ModelError."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise ModelError(f"{path} is a directory", remedy="use -m with a .gguf file")
-        if not stat.S_ISREG(status.st_mode):  # and is not opened: a pipe would wait for its other end
+        if not stat.S_ISREG(status.st_mode):  # checked before opening, since opening a pipe may block
             raise ModelError(f"{path} is not a file", remedy="use -m with a .gguf file")
         with path.open("rb", buffering=0) as file:
             start = file.read(4)
@@ -264,21 +268,25 @@ def opened(path: Path) -> Iterator[GGUFReader]:
 
 
 class GGUFReader:
-    """A position in a file, and a buffer around it."""
+    """Buffered sequential reader of a GGUF file.
+
+    All methods raise ValueError at a damaged or truncated file.
+    """
 
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self.path, self.size = path, size
         self._file = file
         self._window = b""
-        self._base = 4  # where the window begins in the file
-        self._at = 0  # the position within the window, or behind it
+        self._base = 4  # position of the window in the file
+        self._at = 0  # current position, relative to the window; may be beyond it
 
     @property
     def position(self) -> int:
+        """Current position in the file in bytes."""
         return self._base + self._at
 
     def contents(self) -> GGUFContents:
-        """Read the pairs. Raises ModelError for an unsupported version or byte order, ValueError for damage."""
+        """Read the key-value pairs. Also raises ModelError for an unsupported version or byte order."""
         version = self._u32()
         if version >= 1 << 24 and version & 0xFFFF == 0:
             raise ModelError(
@@ -298,7 +306,7 @@ class GGUFReader:
         room, elements = _MAX_TEXTS, _MAX_ELEMENTS
         for _ in range(count):
             raw = self._text(_MAX_KEY)
-            if hash(raw) in seen:  # as llama.cpp does: it is undefined which of the two is valid
+            if hash(raw) in seen:  # invalid for llama.cpp too, since it is undefined which of the two counts
                 raise ValueError(f"the key {raw[:80].decode('utf-8', 'replace')!r} is present twice")
             seen.add(hash(raw))
             key = raw[:256].decode("utf-8", "replace")
@@ -307,7 +315,7 @@ class GGUFReader:
                 array = self._array(elements)
                 arrays[key] = array
                 elements -= array.length
-            elif kind == STRING and key not in _WANTED:
+            elif kind == STRING and key not in _TEXT_KEYS:
                 self.skip(self._u64())
             elif kind == STRING:
                 raw = self._text(min(_MAX_TEXT, room))
@@ -320,7 +328,7 @@ class GGUFReader:
         return GGUFContents(version, values, arrays, tensors, self.position)
 
     def tensors(self, contents: GGUFContents) -> Iterator[GGUFTensor]:
-        """The table of tensors, in the order of the file."""
+        """Yield the entries of the table of tensors, in the order of the file."""
         self._move(contents.tensors_at)
         for _ in range(contents.tensor_count):
             name = self._text(_MAX_KEY)
@@ -331,13 +339,13 @@ class GGUFReader:
             yield GGUFTensor(name, shape, self._u32(), self._u64())
 
     def strings(self, array: GGUFArray) -> Iterator[bytes]:
-        """The elements of an array of texts. They may be other than UTF-8: a token may be any bytes."""
+        """Yield the elements of an array of strings. They may be any bytes, since tokens need not be UTF-8."""
         self._texts_at(array)
         for _ in range(array.length):
             yield self._text(_MAX_TEXT)
 
     def strings_at(self, array: GGUFArray, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-        """The elements with these numbers, in ascending order; numbers beyond the array are left out."""
+        """Yield the elements with these ascending indices, which are ignored beyond the end of the array."""
         self._texts_at(array)
         passed = 0
         for number in numbers:
@@ -348,7 +356,7 @@ class GGUFReader:
             passed = number + 1
 
     def numbers(self, array: GGUFArray) -> Iterator[tuple[int | float, ...]]:
-        """The elements of an array of numbers or booleans, in parts."""
+        """Yield the elements of an array of numbers or booleans, in chunks."""
         form = _FORMS.get(array.kind)
         if form is None:
             raise ValueError(f"an array of type {array.kind} where numbers were expected")
@@ -360,12 +368,13 @@ class GGUFReader:
             left -= part
 
     def skip(self, count: int) -> None:
+        """Skip ``count`` bytes."""
         if self.position + count > self.size:
             raise ValueError("it ends too early")
         self._at += count
 
     def _array(self, limit: int) -> GGUFArray:
-        """Skip an array of at most ``limit`` elements."""
+        """Skip an array of at most ``limit`` elements and return its position."""
         kind, length = self._u32(), self._u64()
         if length > limit:
             raise ValueError(f"an array of {length}")
@@ -379,7 +388,8 @@ class GGUFReader:
         return array
 
     def _skip_strings(self, count: int) -> None:
-        """A vocabulary has 400,000 texts with its merges, most of the work of this module: so it is one tight loop."""
+        """Skip strings. A vocabulary with its merges has 400,000, most of the work of this module, hence a tight
+        loop."""
         unpack = _U64.unpack_from
         while count:
             self._fill(8)
@@ -421,7 +431,7 @@ class GGUFReader:
         return part
 
     def _fill(self, count: int) -> None:
-        """Fill the buffer with ``count`` bytes from the position on."""
+        """Make sure that the window has ``count`` bytes at the current position."""
         if self._at + count <= len(self._window):
             return
         self._base, self._at = self.position, 0

@@ -15,7 +15,8 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """``kind``: ggml_type. ``shape``: the length of a row first. ``data``: its bytes in parts, ``size`` in total."""
+    """A tensor to write. ``kind``: the ggml_type. ``shape``: row length first. ``data``: its bytes in chunks, ``size``
+    bytes in total."""
 
     name: str
     kind: int
@@ -25,7 +26,10 @@ class NewTensor:
 
 
 def write(file: BinaryIO, values: Mapping[str, Value], tensors: Sequence[NewTensor]) -> None:
-    """Whole numbers become u32, in lists i32; others f32. Raises ValueError for data of another size than announced."""
+    """Write a file. Integers become u32 (in lists i32), floats f32.
+
+    Raises ValueError if the data of a tensor does not have the announced size.
+    """
     file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values)))
     for key, value in values.items():
         file.write(_text(key) + _value(value))

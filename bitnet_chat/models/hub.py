@@ -1,8 +1,8 @@
-"""The Hugging Face hub: files of a repository, with URL, size and hash.
+"""The Hugging Face hub: the files of a repository with URL, size and hash, and the models among them.
 
-Two plain requests of its public interface, so that a pull needs no library of the hub: ``HEAD`` of a file, for headers
-with size, sha256 and commit, and the list of files of a repository. The environment variables and the stored token are
-those of ``huggingface_hub``. A request reveals only the requested file.
+Two requests of its public API are used, so that a pull does not need the client library: ``HEAD`` of a file, whose
+headers have size, SHA-256 and commit, and the list of files of a repository. Environment variables and the stored token
+are those of ``huggingface_hub``. A request reveals only the name of the requested file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models.download import RemoteFile, number
-from bitnet_chat.models.parts import part, stem_of
+from bitnet_chat.models.names import part, stem_of
 from bitnet_chat.models.registry import ModelSource, chosen, named
 from bitnet_chat.version import __version__
 
@@ -40,27 +40,29 @@ _TRUE = ("1", "on", "yes", "true")
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
+    """A located file, or the located parts of a model."""
+
     remotes: tuple[RemoteFile, ...]
-    """One per part."""
+    """One for each part."""
     commit: str
 
 
 def endpoint() -> str:
-    """``HF_ENDPOINT``, for mirrors; or the hub itself."""
+    """Return the base URL: ``HF_ENDPOINT``, for mirrors, or the hub."""
     return (os.environ.get("HF_ENDPOINT") or _ENDPOINT).rstrip("/")
 
 
 def is_offline() -> bool:
-    """Whether requests to the hub are disabled."""
+    """Whether requests to the hub are disabled by the user (``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``)."""
     set_to = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return set_to.lower() in _TRUE
 
 
 def home() -> Path | None:
-    """The folder of programs of the hub: ``HF_HOME``, or the default; None without a home directory."""
+    """Return the directory of the hub client: ``HF_HOME`` or its default; None without a home directory."""
     chosen = os.environ.get("HF_HOME")
     if chosen:
-        return paths.meant(chosen)
+        return paths.expand(chosen)
     cache = os.environ.get("XDG_CACHE_HOME")
     user = paths.home()
     base = Path(cache) if cache else user / ".cache" if user is not None else None
@@ -68,28 +70,28 @@ def home() -> Path | None:
 
 
 def locate(source: ModelSource) -> HubFile:
-    """The files of a source. Asks the hub. Raises ModelError."""
+    """Request URL, size and hash of the files of ``source``. Raises ModelError."""
     _require_online(source)
     token = _token()
     remotes, commit = [], ""
-    for place in source.places:
-        url = f"{endpoint()}/{source.repo}/resolve/{quote(source.revision or 'main', safe='')}/{quote(place)}"
+    for path in source.places:
+        url = f"{endpoint()}/{source.repo}/resolve/{quote(source.revision or 'main', safe='')}/{quote(path)}"
         final, headers = _head(url, source, token)
         etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
-        sha256 = etag if _SHA256.fullmatch(etag) else ""  # of a large file; a small one has another kind of hash
+        sha256 = etag if _SHA256.fullmatch(etag) else ""  # the ETag of a small file is another hash
         if source.sha256 and sha256 and source.sha256 != sha256:
             raise ModelError(
                 f"{source.origin} has changed: the hub has another file under this name",
                 remedy=f"pull it by hf:{source.repo}/{source.file} --name NAME to use that one",
                 detail=f"sha256   {sha256}\nexpected {source.sha256}",
             )
-        told = number(headers.get("X-Linked-Size")) or number(headers.get("Content-Length"))
+        size = number(headers.get("X-Linked-Size")) or number(headers.get("Content-Length"))
         remotes.append(
             RemoteFile(
                 url=final,
-                origin=source.origin if len(source.places) == 1 else f"hf:{source.repo}/{place}",
+                origin=source.origin if len(source.places) == 1 else f"hf:{source.repo}/{path}",
                 headers=_authorization(token),
-                size=told or source.size,
+                size=size or source.size,
                 sha256=source.sha256 or sha256,
             )
         )
@@ -98,7 +100,7 @@ def locate(source: ModelSource) -> HubFile:
 
 
 def files(source: ModelSource) -> list[OfferedFile]:
-    """All files of the repository of the source. Asks the hub. Raises ModelError."""
+    """Request the list of files in the repository of ``source``. Raises ModelError."""
     _require_online(source)
     token = _token()
     revision = quote(source.revision or "main", safe="")
@@ -115,11 +117,12 @@ def files(source: ModelSource) -> list[OfferedFile]:
 
 
 def answers(timeout: float = 2.0) -> bool:
-    """Whether the hub is reachable: one request for its headers, with the configured proxies. Raises nothing."""
+    """Whether the hub is reachable: one HEAD request, through the configured proxies, within ``2 * timeout`` seconds.
+    Does not raise."""
     if is_offline():
         return False
     found: list[bool] = []
-    # In a thread, since looking up the name of a computer knows no timeout.
+    # In a thread, since name resolution has no timeout.
     asking = threading.Thread(target=lambda: found.append(_answers(timeout)), daemon=True)
     asking.start()
     asking.join(2 * timeout)
@@ -129,7 +132,7 @@ def answers(timeout: float = 2.0) -> bool:
 def _answers(timeout: float) -> bool:
     try:
         request = urllib.request.Request(endpoint(), method="HEAD", headers=_headers(""))
-        with contextlib.closing(urllib.request.build_opener(_Stay).open(request, timeout=timeout)):
+        with contextlib.closing(urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout)):
             return True
     except urllib.error.HTTPError as error:
         error.close()
@@ -138,8 +141,8 @@ def _answers(timeout: float) -> bool:
         return False
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the caller decides about it."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Does not follow redirects; the caller decides."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -148,10 +151,12 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def _head(url: str, source: ModelSource, token: str) -> tuple[str, Message]:
-    """The URL of a file, and its headers. The redirect of a renamed repository is followed on the hub itself; another
-    redirect leads to the server with the data, and has no further information.
+    """Return the URL of a file and its headers.
+
+    The redirect of a renamed repository is followed on the hub. A redirect to another server leads to the data; its
+    response has all required headers.
     """
-    opener = urllib.request.build_opener(_Stay)
+    opener = urllib.request.build_opener(_NoRedirects)
     for _ in range(_HOPS):
         request = urllib.request.Request(url, method="HEAD", headers=_headers(token))
         try:
@@ -159,20 +164,20 @@ def _head(url: str, source: ModelSource, token: str) -> tuple[str, Message]:
                 return url, response.headers
         except urllib.error.HTTPError as error:
             error.close()
-            place = error.headers.get("Location") or ""
+            target = error.headers.get("Location") or ""
             if error.code not in (301, 302, 303, 307, 308):
                 raise _refused(error, source) from None
-            if not _is_same_server(url, urljoin(url, place)):
-                del error.headers["Content-Length"]  # of the redirect itself
+            if not _is_same_server(url, urljoin(url, target)):
+                del error.headers["Content-Length"]  # the size of the redirect response
                 return url, error.headers
-            url = urljoin(url, place)
+            url = urljoin(url, target)
         except (OSError, ValueError, HTTPException) as error:
             raise _unreachable(error, source) from None
-    raise ModelError(f"the hub redirects {source.origin} in a circle")
+    raise ModelError(f"the hub redirects {source.origin} in a loop")
 
 
 def _is_same_server(one: str, other: str) -> bool:
-    """The token is for the hub only."""
+    """Whether two URLs have the same scheme and host. The token must not be sent to another server."""
     return urlsplit(one)[:2] == urlsplit(other)[:2]
 
 
@@ -195,7 +200,7 @@ def _page(url: str, source: ModelSource, token: str) -> tuple[Message, list[Any]
 
 
 def _file(entry: object) -> OfferedFile | None:
-    """An entry of the list; None for a folder, and for an unknown form."""
+    """Parse an entry of the list; None for a directory or an unknown form."""
     if not isinstance(entry, dict) or entry.get("type") != "file" or not isinstance(entry.get("path"), str):
         return None
     size = entry.get("size")
@@ -209,7 +214,7 @@ def _refused(error: urllib.error.HTTPError, source: ModelSource) -> ModelError:
             f"{source.repo} requires acceptance of its licence",
             remedy="accept it on its page on the hub, then provide a token: HF_TOKEN=TOKEN, or `hf auth login`",
         )
-    if error.code in (401, 403, 404, 410):  # to a stranger a private repository is one that does not exist
+    if error.code in (401, 403, 404, 410):  # without access, a private repository is reported as missing
         return ModelError(
             f"the hub has no {source.origin} ({code or f'HTTP {error.code}'})",
             remedy="check the name on its page on the hub; a private one requires a token: HF_TOKEN=TOKEN",
@@ -242,12 +247,10 @@ def _authorization(token: str) -> Mapping[str, str]:
 
 
 def _token() -> str:
-    """The token of the user: ``HF_TOKEN``, or the one stored by ``hf auth login``. Empty: none, or an
-    unreadable one.
-    """
+    """Return the access token: ``HF_TOKEN``, or the one stored by ``hf auth login``; empty without a readable one."""
     given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or ""
     stored, folder = os.environ.get("HF_TOKEN_PATH"), home()
-    path = paths.meant(stored) if stored else folder / "token" if folder is not None else None
+    path = paths.expand(stored) if stored else folder / "token" if folder is not None else None
     with contextlib.suppress(OSError, ValueError):
         if not given and path is not None:
             given = path.read_text("utf-8")
@@ -255,22 +258,21 @@ def _token() -> str:
     return given if given.isascii() and given.isprintable() else ""
 
 
-# What a repository of the hub offers: its models by quantization, each one file or several parts. Pure.
-
-# Names of llama-quantize and of published files: Q4_K_M, IQ2_XXS, TQ2_0, I2_S, UD-Q4_K_XL, MXFP4, BF16.
+# Quantizations in file names, as in llama-quantize and in published files: Q4_K_M, IQ2_XXS, TQ2_0, I2_S, UD-Q4_K_XL,
+# MXFP4, BF16.
 _QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])"
     r"(?:UD-)?(?:I?Q[1-8](?:_[A-Z0-9]{1,3}){1,3}|TQ[12]_0|I2_S|TL[12]|(?:MX|NV)FP4(?:_MOE)?|B?F16|FP?32|FP16)"
     r"(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
-_NO_MODEL = re.compile(r"mmproj|imatrix|(?:^|/)mtp-", re.IGNORECASE)
-_SHOWN = 40
+_COMPANION = re.compile(r"mmproj|imatrix|(?:^|/)mtp-", re.IGNORECASE)
+_MAX_LISTED = 40
 
 
 @dataclass(frozen=True, slots=True)
 class OfferedFile:
-    """One file of a repository."""
+    """A file of a repository. ``size`` in bytes."""
 
     path: str
     size: int
@@ -283,17 +285,19 @@ class OfferedModel:
     file: str
     """The only file, or the first part."""
     quantization: str
-    """In capital letters; empty if the name has none."""
+    """In upper case; empty if the file name has none."""
     size: int
     """Bytes of all parts."""
     parts: int
+    """Number of files."""
 
 
 def offered(files: Iterable[OfferedFile]) -> list[OfferedModel]:
-    """The models among the files, the smallest first. Without image projectors, importance matrices, heads that predict
-    several tokens, and models with a missing part.
+    """Find the models among the files, smallest first.
+
+    Excludes image projectors, importance matrices, multi-token prediction heads, and models with missing parts. Pure.
     """
-    sizes = {file.path: file.size for file in files if file.path.endswith(".gguf") and not _NO_MODEL.search(file.path)}
+    sizes = {file.path: file.size for file in files if file.path.endswith(".gguf") and not _COMPANION.search(file.path)}
     found = []
     for path, size in sizes.items():
         piece = part(path)
@@ -306,7 +310,7 @@ def offered(files: Iterable[OfferedFile]) -> list[OfferedModel]:
 
 
 def quantization_of(path: str) -> str:
-    """The last in the name of the file, else the last in the names of its folders."""
+    """Return the last quantization in the file name, or else in the names of its directories; empty without one."""
     for name in reversed(path.split("/")):
         if found := _QUANTIZATION.findall(stem_of(name)):
             return str(found[-1]).upper()
@@ -314,7 +318,7 @@ def quantization_of(path: str) -> str:
 
 
 def pick(source: ModelSource, models: Sequence[OfferedModel]) -> ModelSource:
-    """The source with the one file of its quantization. Raises UsageError for none, or more than one."""
+    """Return ``source`` with the file of its quantization. Raises UsageError if there is none, or more than one."""
     wanted = source.quantization.upper()
     fitting = [each for each in models if each.quantization == wanted] or [
         each for each in models if each.quantization.removeprefix("UD-") == wanted
@@ -327,7 +331,7 @@ def pick(source: ModelSource, models: Sequence[OfferedModel]) -> ModelSource:
             remedy="available: "
             + (", ".join(dict.fromkeys(each.quantization or each.file for each in models)) or "none"),
         )
-    listed = ", ".join(f"hf:{source.repo}/{each.file}" for each in fitting[:_SHOWN])
+    listed = ", ".join(f"hf:{source.repo}/{each.file}" for each in fitting[:_MAX_LISTED])
     raise UsageError(
         f"hf:{source.repo} has {len(fitting)} models of the quantization {source.quantization}",
         remedy=f"name the file: {listed}",

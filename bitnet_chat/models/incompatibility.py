@@ -1,8 +1,8 @@
 """Reasons why an engine cannot run a model: for ``doctor``, for lists, and for a failed load. Pure.
 
-The rules are in ``_RULES``. The facts are the tensor types and architecture of the model, and the names in the files of
-the engine (:func:`bitnet_chat.models.engine_support.known`); after a failure also the log and the exit code of the
-engine.
+The rules are in ``_RULES``. They depend on the tensor types and the architecture of the model, and on the names in the
+binaries of the engine (:func:`bitnet_chat.models.engine_support.known`); after a failure also on the log and the exit
+code of the engine.
 """
 
 from __future__ import annotations
@@ -16,41 +16,46 @@ from bitnet_chat.models.tensor_types import BITNET_TYPES, IK_TYPES
 
 BITNET_WORD, IK_WORD = "i2_s", "iq2_bn"
 MARKERS = frozenset((BITNET_WORD, IK_WORD))
-"""Names that tell builds apart: BitNet has ``i2_s``, ik_llama.cpp has both."""
+"""Names that distinguish forks: BitNet contains ``i2_s``, ik_llama.cpp contains both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """``what`` and ``remedy``: sentences without a full stop. ``short``: for a list, without the name of the engine."""
+    """A reason."""
 
     what: str
+    """The reason as a sentence without a full stop; ``remedy`` has the same form."""
     remedy: str
     short: str
+    """The reason for a list, without the name of the engine."""
     certain: bool = True
-    """False: the files of the engine do not show it."""
+    """False if the binaries of the engine do not show it."""
     loads: bool = False
-    """The engine loads the model, and generates useless replies."""
+    """Whether the engine loads the model and then generates useless replies."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndedEngine:
-    """The end of an engine that was to load the model. ``code``: minus the number of a signal."""
+    """The end of an engine that was to load the model. ``code``: exit code, or the negative number of a signal."""
 
     code: int | None
     log: Sequence[str] = ()
 
     @property
     def by_signal(self) -> bool:
+        """Whether a signal ended it."""
         return self.code is not None and self.code < 0
 
-    def told(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    def search_log(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Search the lines of the log."""
         return next((found for line in self.log if (found := pattern.search(line))), None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Applies to tensors of ``types`` (none: of any) in an engine that lacks their names (``missing``) or has them.
-    ``knows``: a name that it has. In the texts, ``{types}`` and ``{engine}`` are filled in.
+    """Applies to tensors of ``types`` (empty: any type) in an engine that lacks their names (``missing``) or has them.
+
+    ``knows``: a name that the engine must have. ``{types}`` and ``{engine}`` in the texts are replaced.
     """
 
     short: str
@@ -70,7 +75,7 @@ _GET_BITNET = (
 )
 _TO_IK = f"leave out --engine: {_INSTALL}; or use a BitNet build"
 _TERNARY, _TABLES = frozenset(("TQ1_0", "TQ2_0")), frozenset(("TL1", "TL2"))
-# Measured with BitNet of October 2024, llama.cpp 0.5.0-dev and ik_llama.cpp 0.1.5, but for what is said otherwise.
+# Measured with BitNet of October 2024, llama.cpp 0.5.0-dev and ik_llama.cpp 0.1.5, unless stated otherwise.
 _RULES = (
     _Rule(
         "{types} weights require a BitNet build as engine",
@@ -110,7 +115,7 @@ _RULES = (
         "{engine} does not support {types} weights: it is too old, or a build of another project",
         "use a newer engine, or another model",
     ),
-    _Rule(  # architecture bitnet-b1.58: logits of no use; architecture llama: GGML_ASSERT at the first token
+    _Rule(  # architecture bitnet-b1.58: useless logits; architecture llama: GGML_ASSERT at the first token
         "ik_llama.cpp computes I2_S weights wrongly",
         "{engine} is an ik_llama.cpp build, which loads {types} weights and computes them wrongly",
         _TO_IK,
@@ -119,7 +124,7 @@ _RULES = (
         knows=IK_WORD,
         loads=True,
     ),
-    # SIGSEGV at the first evaluation. Whether a build has tables can be told of few builds, and never for which model.
+    # Otherwise SIGSEGV at the first evaluation. Few builds show whether they have tables, and none for which model.
     _Rule(
         "",
         "{types} weights require lookup tables that are compiled for one model, and {engine} does not show"
@@ -131,30 +136,32 @@ _RULES = (
         certain=False,
     ),
 )
-_SINCE = {
+_SUPPORTED_BY = {
     "bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp (bitnet-chat engine install bitnet) supports it",
     "bitnet-25": "ik_llama.cpp (bitnet-chat engine install bitnet) supports it",
 }
-"""Engines that support an architecture that many do not."""
+"""Engines that support an architecture that many engines lack."""
 
-# llama.cpp since November 2024; since 2025; BitNet 2024; a type that has the number of another one.
-_STRANGE_TYPE = re.compile(
+# In order: llama.cpp since November 2024; since 2025; BitNet 2024; a type with the number of another type.
+_UNKNOWN_TYPE_LOG = re.compile(
     r"of type \d+ \(.*REMOVED|invalid ggml type|GGML_ASSERT\(.*type < GGML_TYPE_COUNT|has offset \d+, expected \d+"
 )
-_STRANGE_ARCHITECTURE = re.compile(r"unknown (?:model )?architecture:? '?([\w.-]+)")
-_STRANGE_PRE = re.compile(r"unknown pre-tokenizer type: '([^']*)'")
+_UNKNOWN_ARCHITECTURE_LOG = re.compile(r"unknown (?:model )?architecture:? '?([\w.-]+)")
+_UNKNOWN_PRE_LOG = re.compile(r"unknown pre-tokenizer type: '([^']*)'")
 
 
 def misfit(
     info: ModelInfo, names: frozenset[str] | None, engine: str, ending: EndedEngine | None = None
 ) -> Misfit | None:
-    """None without an obstacle. ``names``: the supported names of the engine, among all that the model needs and
-    :data:`MARKERS`; None: its files do not show them. ``engine``: its name. ``ending``: of the failed one.
+    """Return the reason why the engine cannot run the model; None without one.
+
+    ``names``: the names in the binaries of the engine, of all that the model requires and :data:`MARKERS`; None if they
+    are unknown. ``engine``: its name for messages. ``ending``: how the engine failed.
     """
     kinds = [kind for kind, _ in info.tensor_types if not kind.startswith("type ")]
     if names is not None:
         missing = [kind for kind in kinds if spelled(kind) not in names]
-    elif ending is not None and ending.told(_STRANGE_TYPE):
+    elif ending is not None and ending.search_log(_UNKNOWN_TYPE_LOG):
         missing = [kind for kind in kinds if kind in BITNET_TYPES | IK_TYPES]
     else:
         missing = []
@@ -165,17 +172,17 @@ def misfit(
         return found
     if by_type is not None:
         return by_type
-    if ending is not None and (told := ending.told(_STRANGE_PRE)):
-        what = f"{engine} does not support the pre-tokenizer of the model ({told[1]})"
+    if ending is not None and (match := ending.search_log(_UNKNOWN_PRE_LOG)):
+        what = f"{engine} does not support the pre-tokenizer of the model ({match[1]})"
         remedy = "use a newer engine; or pass a supported one after --: --override-kv tokenizer.ggml.pre=str:NAME"
         return Misfit(what, remedy, what)
-    if names is None and ending is None and (own := [kind for kind in kinds if kind in BITNET_TYPES | IK_TYPES]):
-        return _unknown(own, engine)
+    if names is None and ending is None and (fork_types := [kind for kind in kinds if kind in BITNET_TYPES | IK_TYPES]):
+        return _unknown(fork_types, engine)
     return None
 
 
 def spelled(name: str) -> str:
-    """A tensor type in the spelling of ggml: ``q4_K``, ``iq2_xxs``, ``iq2_k``."""
+    """Return a tensor type in the spelling of ggml: ``q4_K``, ``iq2_xxs``, ``iq2_k``."""
     return name[:-2].lower() + "_K" if re.fullmatch(r"Q\d_K", name) else name.lower()
 
 
@@ -183,31 +190,31 @@ def _by_type(
     kinds: Sequence[str], missing: Sequence[str], names: frozenset[str], engine: str, ending: EndedEngine | None
 ) -> Misfit | None:
     for rule in _RULES:
-        concerned = [kind for kind in (missing if rule.missing else kinds) if not rule.types or kind in rule.types]
-        # An engine that refuses a model has not come as far as to compute with it.
+        affected = [kind for kind in (missing if rule.missing else kinds) if not rule.types or kind in rule.types]
+        # An engine that refused the model has not computed with it.
         fits = rule.missing or ending is None or ending.by_signal
-        if concerned and fits and (not rule.knows or rule.knows in names):
-            return _said(rule, concerned, engine)
+        if affected and fits and (not rule.knows or rule.knows in names):
+            return _from_rule(rule, affected, engine)
     return None
 
 
-def _said(rule: _Rule, kinds: Sequence[str], engine: str) -> Misfit:
+def _from_rule(rule: _Rule, kinds: Sequence[str], engine: str) -> Misfit:
     types = ", ".join(sorted(kinds))
     what, short = (text.format(types=types, engine=engine) for text in (rule.what, rule.short))
     return Misfit(what, rule.remedy, short, rule.certain, rule.loads)
 
 
 def _by_architecture(name: str, names: frozenset[str] | None, engine: str, ending: EndedEngine | None) -> Misfit | None:
-    told = ending.told(_STRANGE_ARCHITECTURE) if ending is not None else None
-    if told is None and (names is None or name in names):
+    match = ending.search_log(_UNKNOWN_ARCHITECTURE_LOG) if ending is not None else None
+    if match is None and (names is None or name in names):
         return None
     shown = name or "(none)"
     what = (
         f"{engine} does not support the architecture {shown}: it is older than the model, or a build of another project"
     )
     remedy = "use a newer engine, or another model"
-    if name in _SINCE:
-        remedy += f"; {_SINCE[name]}"
+    if name in _SUPPORTED_BY:
+        remedy += f"; {_SUPPORTED_BY[name]}"
     return Misfit(what, remedy, f"the engine does not support the architecture {shown}")
 
 

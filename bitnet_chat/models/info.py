@@ -1,4 +1,4 @@
-"""The contents of a model file: for ``models info`` and for the choice between models."""
+"""The facts about a model file that ``models info`` shows and that the choice of a model requires."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from pathlib import Path
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.gguf import GGUFContents, GGUFReader, ModelHeader, header, opened, text
 from bitnet_chat.models.memory import ModelShape
-from bitnet_chat.models.parts import part
+from bitnet_chat.models.names import part
 from bitnet_chat.models.tensor_types import BITNET_TYPES, quantization, tensor_type
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A header, a summary of its tensors, and derived facts. Empty, 0 or None for missing values."""
+    """A header, a summary of the tensors, and derived facts. Missing values are empty, 0 or None."""
 
     header: ModelHeader
     version: int
+    """Version of the GGUF format."""
     quantization: str
     """The usual name: ``Q4_K_M``, ``I2_S``."""
     tensor_types: tuple[tuple[str, int], ...]
-    """Names with the number of tensors of each, the most frequent first. ``type 99``: an unknown number."""
+    """Names of tensor types with the number of tensors, most frequent first. ``type 99``: an unknown number."""
     parameters: int
-    """Elements of all tensors."""
+    """Number of elements of all tensors."""
     kind: str
     """``model``, ``adapter``, ``mmproj`` …; empty in older files."""
     size_label: str
     license: str
     shape: ModelShape
     whole_size: int | None
-    """Bytes that the file must have for a complete last tensor; None if a tensor type is unknown."""
+    """Bytes of the complete file, up to the end of the last tensor; None if a tensor type is unknown."""
     split: tuple[int, int] | None
-    """Number and count of the part; None for a whole model, in one file or in several that were read."""
+    """Number and count of the part; None for a whole model, even if it was read from several files."""
     cut: tuple[Path, ...] = ()
     """Truncated files of a model in parts."""
     embeds: bool = False
-    """It makes embeddings or ranks texts, and generates no replies."""
+    """Whether it makes embeddings or ranks texts instead of generating replies."""
 
     @property
     def needs_bitnet(self) -> bool:
@@ -48,11 +49,12 @@ class ModelInfo:
 
     @property
     def is_cut_off(self) -> bool:
+        """Whether the file is truncated."""
         return self.whole_size is not None and self.header.size < self.whole_size
 
     @property
     def shortness(self) -> str:
-        """The missing bytes of a truncated file, in words."""
+        """A sentence about the missing bytes of a truncated file."""
         names = ", ".join(path.name for path in self.cut or (self.header.path,))
         of = " of the model" if self.cut else ""
         return (
@@ -61,9 +63,9 @@ class ModelInfo:
 
 
 def read_info(path: Path) -> ModelInfo:
-    """Of a model in parts all parts are read, if ``path`` is the first and the others are beside it.
+    """Read a model; for a model in parts all parts, if ``path`` is the first and the others are in the same directory.
 
-    Raises ModelError as :func:`bitnet_chat.models.gguf.read_header` does, also for an invalid table of tensors.
+    Raises ModelError like :func:`bitnet_chat.models.gguf.read_header`, also for an invalid table of tensors.
     """
     first = part(path.name)
     if first is not None and first.number == 1 and first.count > 1:
@@ -74,14 +76,14 @@ def read_info(path: Path) -> ModelInfo:
 
 
 def read_parts(paths: Sequence[Path]) -> ModelInfo:
-    """The model in these files, in order. Raises ModelError, also for files that are parts of different models."""
+    """Read the model in these files, in order. Raises ModelError, also for parts of different models."""
     infos = [_read(path) for path in paths]
     first, count = infos[0], len(infos)
     for number, each in enumerate(infos, 1):
         if each.split not in ((None,) if count == 1 else ((number, count),)):
-            said = "{} of {}".format(*each.split) if each.split else "a whole model"
+            description = "{} of {}".format(*each.split) if each.split else "a whole model"
             raise ModelError(
-                f"{each.header.path} is {said}, not part {number} of {count}", remedy="download the model again"
+                f"{each.header.path} is {description}, not part {number} of {count}", remedy="download the model again"
             )
     if count == 1:
         return first
@@ -139,14 +141,15 @@ def _info(cursor: GGUFReader, contents: GGUFContents, found: ModelHeader) -> Mod
         shape=_shape(cursor, contents, found),
         whole_size=None if whole is None else data + whole if counts else cursor.position,
         split=found.split,
-        # llama.cpp pools the output of such models, and of no other.
+        # llama.cpp pools the output of embedding and ranking models only.
         embeds=type(pooled := values.get(f"{found.architecture}.pooling_type")) is int and pooled > 0,
     )
 
 
 def _shape(cursor: GGUFReader, contents: GGUFContents, found: ModelHeader) -> ModelShape:
-    """The dimensions that determine the memory of a context. Models with layers of different kinds give a list of
-    heads.
+    """The dimensions that determine the memory of a context.
+
+    ``head_count_kv`` is a list in models whose layers differ.
     """
     values = contents.values
 
@@ -170,7 +173,7 @@ def _shape(cursor: GGUFReader, contents: GGUFContents, found: ModelHeader) -> Mo
     )
 
 
-# The first that matches; a marker that only one family writes stands before those that several do.
+# The first marker that occurs decides; markers of a single family come before shared ones.
 _FAMILIES = (
     ("llama3", "<|start_header_id|>"),
     ("harmony", "<|channel|>"),
@@ -184,7 +187,7 @@ _FAMILIES = (
 
 
 def template_family(template: str) -> str:
-    """The kind of a chat template, by its markers; ``own`` for all others, ``none`` for an empty text."""
+    """Return the family of a chat template, by its markers: ``own`` for an unknown one, ``none`` for an empty text."""
     if not template.strip():
         return "none"
     return next((name for name, marker in _FAMILIES if marker in template), "own")

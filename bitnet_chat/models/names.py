@@ -1,19 +1,19 @@
-"""Names of a model: the canonical one, and all accepted spellings.
+"""Names of models: the canonical one, all accepted spellings, and the file names of models in parts.
 
-A model has the name under which ``models list`` shows it: that of its file without ``.gguf`` and without the number of
-a part, ``PROGRAM:NAME`` for one of another program. The name in the header of the file is its title.
+The name of a model is the one that ``models list`` shows: the file name without ``.gguf`` and without the number of a
+part; ``PROGRAM:NAME`` for a model of another program. The name in the header of the file is its title.
 
-Clients spell a name in various ways: with ``:latest`` or ``.gguf`` at its end, in capital letters, with a colon for a
-hyphen, as the URL on the hub. All of these mean the same model, see :func:`key_of`.
+Clients write a name in various ways: with ``:latest`` or ``.gguf`` at the end, in upper case, with a colon instead of a
+hyphen, or as the URL on the hub. All of them mean the same model, see :func:`key_of`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_chat.models.parts import stem_of
 from bitnet_chat.text.sanitize import one_line
 
 _HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/|hf:")
@@ -21,9 +21,8 @@ _QUANTIZATION = re.compile(r"[._-]((?:IQ|Q|TQ)\d\w*|I2_S|BF16|F16|F32)$", re.IGN
 
 
 def name_of(path: Path) -> str:
-    """The name of the model in a file. Bytes of the file name that are not UTF-8, or act on a terminal, are made
-    visible.
-    """
+    """Return the name of the model in a file. Characters that are not UTF-8, or that a terminal would act on, are made
+    visible."""
     from bitnet_chat.models import other_programs
 
     if path.suffix != ".gguf" or other_programs.may_have(path):
@@ -34,7 +33,7 @@ def name_of(path: Path) -> str:
 
 
 def key_of(name: str) -> str:
-    """The same for all spellings of a name."""
+    """Return a key that is equal for all spellings of a name."""
     key = name.strip().casefold()
     hub = _HUB.match(key)
     key = key[hub.end() :] if hub is not None else key
@@ -45,13 +44,14 @@ def key_of(name: str) -> str:
 
 
 def keys_of(name: str, path: Path | None = None, origin: str = "") -> Iterator[str]:
-    """All keys of a model, the most exact first. ``origin``: the source of its file, ``hf:user/repo/file``; then the
-    names on the hub count, too.
+    """Yield all keys of a model, the most specific first.
+
+    ``origin``: the source of its file, ``hf:user/repo/file``; for these, the names on the hub count too.
     """
     yield key_of(name)
     if path is not None:
         yield key_of(one_line(path.name))
-    if ":" in name:  # of another program, whose own name does as well
+    if ":" in name:  # a model of another program, whose name can be used without the program
         yield key_of(name.partition(":")[2])
     hub = origin or (_origin_in(path) if path is not None else "")
     if hub.startswith("hf:"):
@@ -74,12 +74,11 @@ def _origin_in(path: Path) -> str:
 
 
 class ModelNames:
-    """Models by all their names. An exact spelling takes precedence over all others, and an earlier model over a later
-    one.
-    """
+    """Finds models by all their names. An exact name takes precedence over other spellings, and an earlier model over a
+    later one."""
 
     def __init__(self, models: Iterable[tuple[str, Path | None, str]] = ()) -> None:
-        """``models``: name, file and origin of each, see :func:`keys_of`."""
+        """Index the models, given with name, file and origin, see :func:`keys_of`."""
         self._exact: set[str] = set()
         self._by_key: dict[str, str] = {}
         listed = list(models)
@@ -91,5 +90,49 @@ class ModelNames:
                 self._by_key.setdefault(key, name)
 
     def find(self, text: str) -> str | None:
-        """The name of the model that ``text`` means."""
+        """Return the name of the model that ``text`` means; None without one."""
         return text if text in self._exact else self._by_key.get(key_of(text))
+
+
+_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf.*)?", re.DOTALL)
+_MAX_PARTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """A file of a model in several files: ``NAME-00001-of-00003.gguf``, as named by ``llama-gguf-split``.
+
+    An engine is given the first part and finds the others in the same directory by these names.
+    """
+
+    stem: str
+    number: int
+    """Counted from 1."""
+    count: int
+    end: str
+    """The rest of the file name: ``.gguf`` with a suffix, or empty."""
+
+    def all(self) -> tuple[str, ...]:
+        """Return the file names of all parts, in order."""
+        return tuple(f"{self.stem}{suffix(number, self.count)}{self.end}" for number in range(1, self.count + 1))
+
+
+def part(name: str) -> ModelPart | None:
+    """Parse the name of a part, with or without ``.gguf`` and a suffix. Returns None for the name of a whole model."""
+    match = _PART.fullmatch(name)
+    if match is None:
+        return None
+    number, count = int(match["number"]), int(match["count"])
+    return ModelPart(match["stem"], number, count, match["end"] or "") if 1 <= number <= count <= _MAX_PARTS else None
+
+
+def suffix(number: int, count: int) -> str:
+    """Return the suffix of the stem of a part."""
+    return f"-{number:05}-of-{count:05}"
+
+
+def stem_of(name: str) -> str:
+    """Return the name of the model in a file: without ``.gguf`` and without the number of a part."""
+    stem = name.removesuffix(".gguf")
+    found = part(stem)
+    return found.stem if found is not None else stem

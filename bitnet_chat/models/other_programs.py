@@ -1,11 +1,11 @@
-"""Models of other programs on this computer: found and used in place, never written, moved or removed.
+"""Models of other programs on this computer. They are used in place, and never written, moved or removed.
 
-``PROGRAM:NAME`` names one. For Ollama NAME is its own name there (``ollama:qwen3:4b``); for LM Studio, the cache of the
-hub and that of llama.cpp it is the name of the file without ``.gguf`` (``lmstudio:Qwen3-4B-Q4_K_M``), preceded by its
-folders if two files have the same one. An unambiguous NAME needs no ``PROGRAM:``.
+A model is named ``PROGRAM:NAME``. For Ollama, NAME is its name there (``ollama:qwen3:4b``). For LM Studio, the cache of
+the hub and that of llama.cpp, it is the file name without ``.gguf`` (``lmstudio:Qwen3-4B-Q4_K_M``), preceded by its
+directories if two files have the same name. An unambiguous NAME can be used without ``PROGRAM:``.
 
-The files of other programs may be of any kind: links in circles, broken JSON, a million files. All are read within
-limits, links to folders are not followed, and nothing is raised.
+The directories of other programs may contain anything: circular links, broken JSON, a million files. Reading is
+limited, links to directories are not followed, and no error is raised.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pathlib import Path
 from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models import hub
-from bitnet_chat.models.parts import part, stem_of
+from bitnet_chat.models.names import part, stem_of
 
 _MAX_ENTRIES, _MAX_DEPTH, _MAX_MODELS = 5000, 8, 40
 _MAX_MANIFEST = 1 << 20
-_SKIPPED = re.compile(r"blobs|refs|\.locks|\.no_exist|(?:datasets|spaces)--.*")  # of the hub's cache, and large
+_SKIPPED = re.compile(r"blobs|refs|\.locks|\.no_exist|(?:datasets|spaces)--.*")  # large parts of the cache of the hub
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _CACHES = {"darwin": ("", ("Library", "Caches")), "win32": ("LOCALAPPDATA", ("AppData", "Local"))}
-_NO_MODEL = re.compile(r"mmproj|imatrix|(?:^|/)mtp-", re.IGNORECASE)
+_COMPANION = re.compile(r"mmproj|imatrix|(?:^|/)mtp-", re.IGNORECASE)
 _MODEL_LAYER, _ADAPTER_LAYER = "application/vnd.ollama.image.model", "application/vnd.ollama.image.adapter"
 
 
@@ -41,37 +41,39 @@ class OtherModel:
     name: str
     """``PROGRAM:NAME``."""
     path: Path
-    """The file; the first of several."""
+    """The file; for a model in parts the first one."""
     size: int
     """Bytes of all files."""
     program: str
-    """Its name for users."""
+    """Name of the program for messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Program:
+    """A program with models."""
+
     prefix: str
     title: str
     folders: Callable[[], list[Path]]
     scan: Callable[[Path], Iterator[tuple[str, Path]]]
-    """The models of a folder: names and files."""
+    """Yields name and file of each model in a directory."""
     remedy: str
-    """The way to remove a model with that program; with ``{name}``."""
+    """How to remove a model with that program; ``{name}`` and ``{path}`` are replaced."""
 
 
 def found() -> list[OtherModel]:
-    """All of them, by name. Raises nothing."""
+    """List all models of other programs, by name. Does not raise."""
     models: dict[str, OtherModel] = {}
     for program in _PROGRAMS:
         for folder in program.folders():
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                for model in _of(program, folder):
+                for model in _models_of(program, folder):
                     models.setdefault(model.name, model)
     return sorted(models.values(), key=lambda each: each.name)
 
 
 def find(name: str) -> OtherModel | None:
-    """The model of this name; None without a match, or for an ambiguous name without its program."""
+    """Return the model with this name; None without one, or if a name without its program is ambiguous."""
     models = found()
     exact = [each for each in models if each.name == name]
     plain = exact or [each for each in models if each.name.partition(":")[2] == name]
@@ -79,7 +81,7 @@ def find(name: str) -> OtherModel | None:
 
 
 def may_have(path: Path) -> bool:
-    """Whether a file is in a folder of another program."""
+    """Whether the file is in a directory of another program."""
     return any(path.is_relative_to(folder) for program in _PROGRAMS for folder in program.folders())
 
 
@@ -89,7 +91,7 @@ def may_be(text: str) -> bool:
 
 
 def refusal(model: OtherModel, done: str) -> UsageError:
-    """The error for an operation that only concerns own models; ``done`` completes "cannot be"."""
+    """Make the error for an operation that is possible for own models only. ``done`` completes "cannot be"."""
     program = _BY_PREFIX[model.name.partition(":")[0]]
     remedy = program.remedy.format(name=model.name.partition(":")[2], path=model.path)
     return UsageError(
@@ -97,7 +99,7 @@ def refusal(model: OtherModel, done: str) -> UsageError:
     )
 
 
-def _of(program: _Program, folder: Path) -> Iterator[OtherModel]:
+def _models_of(program: _Program, folder: Path) -> Iterator[OtherModel]:
     for count, (name, path) in enumerate(program.scan(folder)):
         if count >= _MAX_MODELS:
             return
@@ -113,7 +115,7 @@ def _files(path: Path) -> list[Path]:
     return [path.with_name(each) for each in piece.all()] if piece is not None else [path]
 
 
-# Ollama: a manifest names the model's blob by its hash.
+# Ollama: a manifest contains the hash of the model file.
 
 
 def _ollama_folders() -> list[Path]:
@@ -137,7 +139,7 @@ def _ollama(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _ollama_name(place: tuple[str, ...]) -> str:
-    """The name in ``ollama list`` for ``registry.ollama.ai/library/qwen3/4b``."""
+    """The name in ``ollama list`` for the manifest ``registry.ollama.ai/library/qwen3/4b``."""
     host, *names, tag = place
     if host == "registry.ollama.ai":
         host = ""
@@ -146,7 +148,7 @@ def _ollama_name(place: tuple[str, ...]) -> str:
 
 
 def _model_of(manifest: Path) -> str:
-    """The hash of the one model of a manifest; empty for none, several, or one with an adapter."""
+    """Return the hash of the only model of a manifest; empty without one, for several, and for one with an adapter."""
     if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST:
         return ""
     content = json.loads(manifest.read_bytes())
@@ -158,7 +160,7 @@ def _model_of(manifest: Path) -> str:
     return match[1] if match is not None else ""
 
 
-# The others: folders with files.
+# The other programs: directories with GGUF files.
 
 
 def _lmstudio_folders() -> list[Path]:
@@ -186,21 +188,22 @@ def _under_home(*parts: str) -> list[Path]:
 
 
 def _folder(folder: Path) -> Iterator[tuple[str, Path]]:
-    yield from _called({path: path.relative_to(folder).parts[:-1] for path in _models(folder)})
+    yield from _with_names({path: path.relative_to(folder).parts[:-1] for path in _models(folder)})
 
 
 def _hub(folder: Path) -> Iterator[tuple[str, Path]]:
-    """``models--user--repo/snapshots/COMMIT/file.gguf``, a link to a blob; of several snapshots the newest counts."""
+    """Models in ``models--user--repo/snapshots/COMMIT/file.gguf``, which are links; the newest snapshot of a file
+    counts."""
     newest: dict[tuple[str, ...], Path] = {}
-    for path in sorted(_models(folder), key=_age):
+    for path in sorted(_models(folder), key=_modified):
         place = path.relative_to(folder).parts
         if len(place) >= 4 and place[1] == "snapshots" and place[0].startswith("models--"):
             repo = place[0].removeprefix("models--").split("--")
             newest[(*repo, *place[3:])] = path
-    yield from _called({path: place[:-1] for place, path in newest.items()})
+    yield from _with_names({path: place[:-1] for place, path in newest.items()})
 
 
-def _age(path: Path) -> float:
+def _modified(path: Path) -> float:
     try:
         return path.lstat().st_mtime
     except OSError:
@@ -208,13 +211,13 @@ def _age(path: Path) -> float:
 
 
 def _models(folder: Path) -> list[Path]:
-    """Whole models and first parts, without companions such as image projectors."""
-    pieces = [path for path in _walk(folder) if path.suffix == ".gguf" and not _NO_MODEL.search(path.name)]
+    """List whole models and first parts, without companions such as image projectors."""
+    pieces = [path for path in _walk(folder) if path.suffix == ".gguf" and not _COMPANION.search(path.name)]
     return [path for path in pieces if (piece := part(path.name)) is None or piece.number == 1]
 
 
-def _called(places: Mapping[Path, tuple[str, ...]]) -> Iterator[tuple[str, Path]]:
-    """Each file by its name, preceded by its folders if another file has the same name."""
+def _with_names(places: Mapping[Path, tuple[str, ...]]) -> Iterator[tuple[str, Path]]:
+    """Yield each file with its name, preceded by its directories if another file has the same name."""
     stems = Counter(stem_of(path.name) for path in places)
     for path, folders in places.items():
         stem = stem_of(path.name)
@@ -222,7 +225,7 @@ def _called(places: Mapping[Path, tuple[str, ...]]) -> Iterator[tuple[str, Path]
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """All files below, within limits. Links to folders are not followed."""
+    """Yield all files below ``root``, within limits. Links to directories are not followed."""
     seen = 0
     waiting = [(root, 0)]
     while waiting:

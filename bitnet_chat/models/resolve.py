@@ -1,4 +1,4 @@
-"""The file of ``-m``: a path, the name of an installed model, ``auto``, or nothing, which means auto."""
+"""The model file for ``-m``: a path, the name of a model, ``auto``, or nothing, which means auto."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 Judge = Callable[[Sequence["ModelInfo"]], list[str]]
-"""The reason why each model cannot be run here; empty for those that can."""
+"""Returns for each model the reason why it cannot be run here, or an empty text."""
 
 
 def stock(infos: Sequence[ModelInfo]) -> list[str]:
-    """For an engine with unknown capabilities."""
+    """The :data:`Judge` for an engine with unknown capabilities."""
     from bitnet_chat.models.engine_support import obstacle
 
     return [obstacle(each, None) for each in infos]
 
 
 def by_engine(engine: Path) -> Judge:
-    """By the files of one engine."""
+    """Make a :data:`Judge` that examines the binaries of ``engine``."""
     from bitnet_chat.models.engine_support import known, obstacle
 
     def judge(infos: Sequence[ModelInfo]) -> list[str]:
@@ -42,20 +42,23 @@ def by_engine(engine: Path) -> Judge:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
+    """The result of :func:`resolve`."""
+
     path: Path
     notice: str = ""
-    """One line with the reason of the choice."""
+    """The reason of the choice in one line; empty if it need not be shown."""
 
 
 def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> ResolvedModel:
-    """The file that ``model`` means. Raises ModelError without one.
+    """Return the file that ``model`` means. Raises ModelError without one.
 
-    ``judge``: for ``auto``, the models that can be run; ``context``: --ctx. A file takes precedence over a name; a path
-    without a file is returned unchanged unless it looks like a name, and opening it reports the error.
+    ``judge``: for ``auto``, decides which models can be run. ``context``: --ctx in tokens. An existing file takes
+    precedence over a name. A path without a file is returned unchanged unless it looks like a name; opening it then
+    reports the error.
     """
     if model in ("", AUTO):
         return _auto(judge or stock, context, named=bool(model))
-    path = paths.meant(model)
+    path = paths.expand(model)
     if path.exists():
         return ResolvedModel(path)
     found = find(model)
@@ -76,9 +79,8 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
 
 
 def find(name: str) -> store.InstalledModel | None:
-    """The model of this name, in any spelling (:mod:`bitnet_chat.models.names`): an installed one, the bundled one, or
-    one of another program.
-    """
+    """Return the model with this name in any spelling (:mod:`bitnet_chat.models.names`): an installed one, the bundled
+    one, or one of another program. None without one, or if the name is ambiguous."""
     found = store.find(name)
     if found is not None:
         return found
@@ -95,7 +97,8 @@ def find(name: str) -> store.InstalledModel | None:
 
 
 def present() -> list[store.InstalledModel]:
-    """All models of this computer but the bundled one: the installed ones, and those of other programs, each once."""
+    """List all models on this computer except the bundled one: installed ones, and those of other programs, each file
+    once."""
     own = store.installed()
     seen = {each.path.resolve() for each in own}
     return [*own, *(_as_installed(each) for each in other_programs.found() if each.path.resolve() not in seen)]
@@ -108,8 +111,9 @@ def _as_installed(other: other_programs.OtherModel) -> store.InstalledModel:
 def options(
     models: Sequence[store.InstalledModel], judge: Judge | None = None, context: int = 0, free: int | None = None
 ) -> list[ModelOption]:
-    """Facts for and against each model, from the largest down and no further than the first suitable one: reading a
-    header takes a tenth of a second. ``free``: bytes of memory; None reads all headers.
+    """Examine the models from the largest down to the first suitable one; reading a header takes a tenth of a second.
+
+    ``free``: bytes of memory; None examines all models.
     """
     found: list[ModelOption] = []
     for model in sorted(models, key=lambda each: (-each.size, each.name)):
@@ -120,21 +124,18 @@ def options(
 
 
 def bundled() -> store.InstalledModel | None:
-    """The demo model, as if it were installed under the name of its file."""
+    """Return the demo model as an installed model with the name of its file; None if it is missing."""
     path = paths.bundled_model()
     return store.InstalledModel(path.stem, path, path.stat().st_size, None) if path is not None else None
 
 
 def _auto(judge: Judge, context: int, *, named: bool) -> ResolvedModel:
-    """Reads the headers from the largest model down, and no further than necessary: each costs a tenth of a second.
-
-    ``named``: ``auto`` was requested, and the notice has the reason even without alternatives.
-    """
+    """Choose the model of ``auto``. ``named``: ``auto`` was given explicitly; then the notice is always shown."""
     from bitnet_chat.util.resources import available
 
     found, free = present(), available()
-    looked_at = options(found, judge, context, free)
-    choice = choose(looked_at, free, smaller=len(found) - len(looked_at))
+    examined = options(found, judge, context, free)
+    choice = choose(examined, free, smaller=len(found) - len(examined))
     begin = "-m auto" if named else "without -m"
     if choice.name:
         notice = f"{begin}: {choice.reason}" if named or len(found) > 1 else ""
@@ -148,16 +149,17 @@ def _auto(judge: Judge, context: int, *, named: bool) -> ResolvedModel:
 
 @dataclass(frozen=True, slots=True)
 class ExaminedModel:
-    """An installed model, and its header."""
+    """An installed model with its header."""
 
     model: store.InstalledModel
     info: ModelInfo | None
     need: int
     """Bytes of memory; 0 if the header does not show it."""
     damage: str
+    """The reason why the file cannot be used; empty for an intact one."""
 
     def option(self, obstacle: str) -> ModelOption:
-        """``obstacle``: the reason why no engine can run it."""
+        """Make the option. ``obstacle``: the reason why no engine can run it."""
         reason = self.damage or obstacle
         if not reason and self.info is not None and self.info.embeds:
             reason = "it is an embedding model"
@@ -165,7 +167,7 @@ class ExaminedModel:
 
 
 def examine(model: store.InstalledModel, context: int) -> ExaminedModel:
-    """Reads the header."""
+    """Read the header. ``context``: --ctx in tokens."""
     from bitnet_chat.models import memory
     from bitnet_chat.models.info import read_info
 
@@ -181,41 +183,44 @@ def examine(model: store.InstalledModel, context: int) -> ExaminedModel:
 
 
 def judged(models: Sequence[ExaminedModel], judge: Judge) -> list[ModelOption]:
+    """Make options of the models, with their obstacles."""
     infos = [each.info for each in models if each.info is not None]
     obstacles = iter(judge(infos))
     return [each.option(next(obstacles) if each.info is not None else "") for each in models]
 
 
-# Which model ``-m auto`` takes: the largest installed one that the engine can run and that fits into free memory.
-#
-# The largest by the size of its file: of two models that both fit, more bytes store more information in any packing.
-# Pure.
+# The choice of ``-m auto``: the model with the largest file that the engine can run and that fits into free memory,
+# because more bytes store more information, whatever the quantization.
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOption:
-    """An installed model."""
+    """A candidate of ``-m auto``."""
 
     name: str
     size: int
-    """Bytes of the file."""
+    """Bytes of the files."""
     need: int
     """Bytes of memory, see :mod:`bitnet_chat.models.memory`."""
     obstacle: str = ""
-    """The reason why it cannot be run here at all."""
+    """The reason why it cannot be run here; empty if it can."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
+    """The chosen model."""
+
     name: str
-    """Empty: none of them."""
+    """Empty if no model can be used."""
     reason: str
-    """One line."""
+    """The reason in one line."""
 
 
 def choose(options: Sequence[ModelOption], free: int | None, *, smaller: int = 0) -> ModelChoice:
-    """``free``: bytes for a new program; None: unknown, and the smallest is the safest. ``smaller``: the number of
-    further models, all smaller than a suitable one.
+    """Choose a model. Pure.
+
+    ``free``: bytes of memory for a new program; None if unknown: the smallest model is then chosen. ``smaller``: number
+    of further models that are smaller than a suitable one.
     """
     if not options:
         return ModelChoice("", "no model is installed (bitnet-chat models list shows what can be pulled)")
@@ -236,8 +241,8 @@ def choose(options: Sequence[ModelOption], free: int | None, *, smaller: int = 0
 
 
 def _others(reasons: dict[str, str]) -> str:
-    """At most three, for a readable line."""
-    told = [f"{name}: {reason}" for name, reason in list(reasons.items())[:3]]
+    """Format at most three reasons."""
+    listed = [f"{name}: {reason}" for name, reason in list(reasons.items())[:3]]
     if len(reasons) > 3:
-        told.append(f"{len(reasons) - 3} more")
-    return f" ({'; '.join(told)})" if told else ""
+        listed.append(f"{len(reasons) - 3} more")
+    return f" ({'; '.join(listed)})" if listed else ""

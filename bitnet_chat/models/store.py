@@ -1,6 +1,5 @@
-"""The folder of installed models: ``NAME.gguf``, or its parts ``NAME-00001-of-00003.gguf`` and so on, and ``NAME.json``
-with its origin.
-"""
+"""The directory of installed models: ``NAME.gguf``, or the parts ``NAME-00001-of-00003.gguf`` etc., and ``NAME.json``
+with the origin."""
 
 from __future__ import annotations
 
@@ -14,57 +13,59 @@ from typing import Any
 
 from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
-from bitnet_chat.models.parts import part, stem_of, suffix
+from bitnet_chat.models.names import part, stem_of, suffix
 from bitnet_chat.models.registry import CONVERTED, is_name
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """Written when a model is pulled."""
+    """The contents of ``NAME.json``, written when a model is pulled."""
 
     origin: str
     """``hf:user/repo/file`` or a URL, without secrets."""
     size: int
     sha256: str
-    """Of the downloaded file; empty for several."""
+    """Hash of the downloaded file; empty for several files."""
     revision: str = ""
-    """The commit on the hub."""
+    """Commit on the hub, or version of the wheel."""
     license: str = ""
     pulled: str = ""
     """Time of the pull, ISO 8601 in UTC."""
     parts: tuple[str, ...] = ()
-    """The sha256 of each part, if there are several."""
+    """SHA-256 of each part, if there are several."""
     converted: str = ""
-    """The type of a conversion; then size and sha256 are those of the converted file."""
+    """Tensor type of a converted file; size and sha256 are then those of the converted file."""
 
     @property
     def hashes(self) -> tuple[str, ...]:
-        """Of each file."""
+        """SHA-256 of each file."""
         return self.parts or ((self.sha256,) if self.sha256 else ())
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledModel:
+    """A model on this computer."""
+
     name: str
     path: Path
-    """The file for an engine; the first of several."""
+    """The file for an engine; for a model in parts the first one."""
     size: int
     """Bytes of all existing files."""
     record: ModelRecord | None
     missing: str = ""
-    """Missing parts; empty: complete."""
+    """A message about missing parts; empty for a complete model."""
     program: str = ""
-    """The other program that owns it; empty: none."""
+    """The other program that owns the file; empty for an own model."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All its files, existing or not, in order."""
+        """All its files in order, existing or not."""
         found = part(self.path.name)
         return tuple(map(self.path.with_name, found.all())) if found is not None else (self.path,)
 
 
 def path_of(name: str) -> Path:
-    """The path of a model of this name, existing or not. Raises UsageError for an invalid name."""
+    """Return the path of a model with this name, existing or not. Raises UsageError for an invalid name."""
     if not is_name(name):
         raise UsageError(
             f"{name!r} is not a valid name for a model", remedy="a name is letters, digits, '.', '_' and '-'"
@@ -73,18 +74,18 @@ def path_of(name: str) -> Path:
 
 
 def paths_of(name: str, count: int) -> tuple[Path, ...]:
-    """The paths of a model of ``count`` parts, existing or not."""
+    """Return the paths of a model with ``count`` parts, existing or not. Raises UsageError for an invalid name."""
     path = path_of(name)
     return (path,) if count == 1 else _parts_of(path, count)
 
 
 def _parts_of(path: Path, count: int) -> tuple[Path, ...]:
-    """``path``: of the model as one file."""
+    """Return the paths of the parts of a model. ``path``: that of the model as one file."""
     return tuple(path.with_name(f"{path.stem}{suffix(number, count)}.gguf") for number in range(1, count + 1))
 
 
 def installed() -> list[InstalledModel]:
-    """All installed models, by name."""
+    """List all installed models, by name."""
     try:
         names = sorted({stem_of(each.name) for each in paths.models_dir().iterdir() if each.suffix == ".gguf"})
     except OSError:
@@ -93,6 +94,7 @@ def installed() -> list[InstalledModel]:
 
 
 def find(name: str) -> InstalledModel | None:
+    """Return the installed model with exactly this name; None without one."""
     if not is_name(name):
         return None
     path = path_of(name)
@@ -109,7 +111,7 @@ def find(name: str) -> InstalledModel | None:
 
 
 def origin_of(path: Path) -> str:
-    """The origin of the model in a file of this folder; empty if unknown."""
+    """Return the origin of a model file in the model directory; empty if unknown."""
     if path.parent != paths.models_dir():
         return ""
     record = _record(path.with_name(f"{stem_of(path.name)}.json"))
@@ -117,28 +119,28 @@ def origin_of(path: Path) -> str:
 
 
 def _in_parts(path: Path, count: int, record: ModelRecord | None) -> InstalledModel:
-    """Raises OSError."""
+    """Examine a model in ``count`` parts. Raises OSError."""
     files = _parts_of(path, count)
     here = [number for number, each in enumerate(files, 1) if each.is_file()]
     missing = [str(number) for number in range(1, count + 1) if number not in here]
     size = sum(files[number - 1].stat().st_size for number in here)
     some, verb = ("part", "is") if len(missing) == 1 else ("parts", "are")
-    told = f"{some} {', '.join(missing[:8])} of {count} {verb} missing"
-    return InstalledModel(path.stem, files[0], size, record, told if missing else "")
+    message = f"{some} {', '.join(missing[:8])} of {count} {verb} missing"
+    return InstalledModel(path.stem, files[0], size, record, message if missing else "")
 
 
 def _pieces(path: Path) -> list[Path]:
-    """All parts of a model, and remains of pulls of them. ``path``: of the model as one file."""
+    """List the parts of a model and of unfinished pulls. ``path``: that of the model as one file."""
     return sorted(path.parent.glob(f"{path.stem}-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].gguf*"))
 
 
 def write_record(path: Path, record: ModelRecord) -> None:
-    """The record of the model at ``path``. Raises OSError."""
+    """Write the record of the model at ``path``. Raises OSError."""
     write_json(_record_path(path), asdict(record))
 
 
 def write_json(target: Path, content: dict[str, Any]) -> None:
-    """Write all of it or nothing. Raises OSError."""
+    """Write a JSON file completely or not at all. Raises OSError."""
     part = target.with_name(f"{target.name}.{os.getpid()}")
     try:
         part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
@@ -148,14 +150,15 @@ def write_json(target: Path, content: dict[str, Any]) -> None:
 
 
 def remove(name: str) -> int:
-    """Remove a model, its record and remains of a pull; returns the freed bytes. Raises OSError.
+    """Remove a model, its record and unfinished pulls; return the freed bytes. If the model is a link, only the link is
+    removed.
 
-    Of a model that is a link only the link is removed.
+    Raises UsageError for an invalid name, or OSError.
     """
     path = path_of(name)
     freed = 0
-    made = [path.with_name(f"{name}{CONVERTED}{end}") for end in (".gguf", ".json")]
-    for each in dict.fromkeys((path, *_pieces(path), *leftovers(name), _record_path(path), *made)):
+    converted = [path.with_name(f"{name}{CONVERTED}{end}") for end in (".gguf", ".json")]
+    for each in dict.fromkeys((path, *_pieces(path), *leftovers(name), _record_path(path), *converted)):
         with contextlib.suppress(FileNotFoundError):
             size = each.lstat().st_size
             each.unlink()
@@ -164,14 +167,14 @@ def remove(name: str) -> int:
 
 
 def leftovers(name: str) -> list[Path]:
-    """Remains of an interrupted pull of a model."""
+    """List the files of an interrupted pull of a model."""
     path = path_of(name)
     pieces = [each for each in _pieces(path) if each.suffix != ".gguf"]
     return [*pieces, *(each for each in (part_path(path), state_path(path)) if each.exists())]
 
 
 def unfinished() -> Iterator[tuple[str, int]]:
-    """Names and bytes so far of interrupted pulls."""
+    """Yield name and received bytes of each interrupted pull."""
     sizes: dict[str, int] = {}
     with contextlib.suppress(OSError):
         for path in sorted(paths.models_dir().iterdir()):
@@ -183,10 +186,12 @@ def unfinished() -> Iterator[tuple[str, int]]:
 
 
 def part_path(path: Path) -> Path:
+    """Return the path of the part file during a download."""
     return path.with_name(f"{path.name}.part")
 
 
 def state_path(path: Path) -> Path:
+    """Return the path of the metadata of the part file."""
     return path.with_name(f"{path.name}.part.json")
 
 
@@ -195,7 +200,7 @@ def _record_path(path: Path) -> Path:
 
 
 def _record(path: Path) -> ModelRecord | None:
-    """None if missing or invalid: the record is optional."""
+    """Read a record; None if it is missing or invalid, since a record is optional."""
     try:
         content = json.loads(path.read_text("utf-8"))
         record = ModelRecord(**content)

@@ -1,4 +1,5 @@
-"""The chat template of a model: the one of the settings, else its own with corrections, else the default."""
+"""Selection of the chat template of a model: the one of the settings, else its own with corrections, else the
+default."""
 
 from __future__ import annotations
 
@@ -21,19 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PreparedTemplate:
-    """Data for the start of an engine. ``header``: that of the model, corrected."""
+    """The template and the corrected header, for the start of an engine."""
 
     header: ModelHeader
+    """The header of the model with corrections."""
     read: ChatTemplate | TemplateError
-    """The parsed template or its error. A server supports some that are not supported here."""
+    """The parsed template, or the error of parsing it. A server may support a template that is not supported here."""
     replaces: str
-    """Source of the template if it differs from the one in the file."""
+    """Source of the template if it differs from the one in the file; else empty."""
     overrides: tuple[str, ...]
     """See :class:`bitnet_chat.models.known_faults.RepairedMetadata`."""
 
     @property
     def template(self) -> ChatTemplate:
-        """Raises ModelError for one that cannot be read."""
+        """The parsed template. Raises the ModelError of parsing it."""
         if isinstance(self.read, Exception):
             raise self.read
         return self.read
@@ -42,23 +44,24 @@ class PreparedTemplate:
 def prepare(
     model: Path, wanted: str, notify: Callable[[str], None], *, engine: Path, takes_overrides: bool
 ) -> PreparedTemplate:
-    """Read the header of the model. ``notify`` receives corrections, and faults that were not corrected.
+    """Read the header of the model and select its template.
 
-    Raises ModelError for a model that cannot be read or that the engine computes wrongly, and for a template without
-    usable replies.
+    ``wanted``: --chat-template. ``engine``: its binary. ``takes_overrides``: whether it accepts ``--override-kv``.
+    ``notify`` receives messages about corrections, and about faults that were not corrected. Raises ModelError for a
+    model that cannot be read or that the engine computes wrongly, and for a template with which replies are impossible.
     """
     from bitnet_chat.models.engine_support import mentioned, require_right_results
     from bitnet_chat.models.gguf import read_header
-    from bitnet_chat.models.known_faults import mended
+    from bitnet_chat.models.known_faults import repair
     from bitnet_chat.models.verify import lack
     from bitnet_chat.templates.checks import OTHER, flaws
 
-    said = read_header(model)
-    if (lacking := lack(model, said.split)) is not None:
+    original = read_header(model)
+    if (lacking := lack(model, original.split)) is not None:
         raise ModelError(f"the file {model} {lacking.what}", remedy=lacking.remedy)
-    require_right_results(engine, said)
-    result = mended(
-        said,
+    require_right_results(engine, original)
+    result = repair(
+        original,
         lambda word: word in mentioned(engine, (word,)),
         takes_overrides=takes_overrides,
         keeps_template=bool(wanted),
@@ -74,11 +77,11 @@ def prepare(
         notes.append(f"the chat template {name} {flaw.what}; {OTHER}")
     for note in notes:
         notify(note)
-    return PreparedTemplate(header, template, "" if source == said.chat_template else source, result.overrides)
+    return PreparedTemplate(header, template, "" if source == original.chat_template else source, result.overrides)
 
 
 def flaws_of(header: ModelHeader) -> tuple[TemplateFlaw, ...]:
-    """Faults of the template of a model, found by rendering it."""
+    """Return the faults of the template of a model, found by rendering it."""
     from bitnet_chat.templates.checks import flaws
 
     return flaws(_read(header.chat_template, f"of {header.label}", header), header.eos)
@@ -98,9 +101,10 @@ def _read(source: str, name: str, header: ModelHeader) -> ChatTemplate | Templat
 
 
 def template_source(wanted: str, header: ModelHeader, notify: Callable[[str], None]) -> tuple[str, str]:
-    """Jinja source and its name, for errors. ``wanted``: a name, a file or a Jinja text; empty: that of the model.
+    """Return the Jinja source and its name for messages.
 
-    ``notify`` receives a line if the model has none. Raises ModelError for a template that cannot be read.
+    ``wanted``: a name, a file or Jinja text; empty: the template of the model. ``notify`` receives a message if the
+    model has none. Raises ModelError for a template that cannot be read.
     """
     if wanted in TEMPLATES:
         return TEMPLATES[wanted], wanted
@@ -108,7 +112,7 @@ def template_source(wanted: str, header: ModelHeader, notify: Callable[[str], No
         return wanted, "of --chat-template"
     if wanted:
         try:
-            return paths.meant(wanted).read_text("utf-8"), wanted
+            return paths.expand(wanted).read_text("utf-8"), wanted
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
                 f"the chat template {wanted} is neither a name nor a readable file ({error})",

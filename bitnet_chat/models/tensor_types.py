@@ -1,9 +1,9 @@
-"""Packing of weights: names and sizes of tensor types, and of the mixtures that files are named after. Pure.
+"""Tensor types: names and sizes, quantization names of files, and the packing of ternary weights. Pure.
 
-Sources: ``enum ggml_type`` and the type traits of ggml (llama.cpp 0c1e570, the version of ``engine install``), ``enum
-llama_ftype`` of llama.h. The llama.cpp of BitNet has types of its own, numbered from 36 on in the gaps of the original
-at the time: I2_S 36, I8_S 37, TL1 38, TL2 39 (its ``ggml.h``; the original uses 39 for MXFP4 now). ik_llama.cpp numbers
-its own from 133 on (its ``ggml.h`` of 0.1.5).
+Sources: ``enum ggml_type`` and the type traits of ggml (llama.cpp 0c1e570, the version of ``engine install``), and
+``enum llama_ftype`` of llama.h. The llama.cpp of BitNet has additional types, which it numbers from 36 on, in gaps of
+that time: I2_S 36, I8_S 37, TL1 38, TL2 39 (its ``ggml.h``; llama.cpp now uses 39 for MXFP4). ik_llama.cpp numbers its
+types from 133 on (``ggml.h`` of 0.1.5).
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from math import prod
 from typing import Literal
 
 Fork = Literal["", "bitnet", "ik"]
+"""A fork of llama.cpp with additional types; empty for llama.cpp."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """``block`` elements take ``size`` bytes; ``size`` 0: unknown."""
+    """A tensor type: ``block`` elements take ``size`` bytes; 0 if unknown."""
 
     name: str
     block: int
     size: int
     fork: Fork = ""
-    """The one fork of llama.cpp that supports it."""
+    """The only fork of llama.cpp that supports it."""
 
     def bytes_of(self, shape: tuple[int, ...]) -> int | None:
-        """Bytes of a tensor of this shape; None if unknown."""
+        """Return the bytes of a tensor of this shape; None if unknown."""
         elements = prod(shape)
         if self.name == "I2_S":
-            return elements // 4 + 32  # docs/I2_s.md of BitNet: the scale stands behind the weights, eight times
+            return elements // 4 + 32  # docs/I2_s.md of BitNet: the scale follows the weights, eight times
         return -(-elements // self.block) * self.size if self.size else None
 
 
@@ -92,7 +93,7 @@ IK_TYPES = frozenset(kind.name for kind in _TYPES.values() if kind.fork == "ik")
 
 _FILE_TYPES = dict(
     zip(
-        (*range(4), *range(7, 33), *range(36, 42)),  # the gaps were other types, which no file has any more
+        (*range(4), *range(7, 33), *range(36, 42)),  # the gaps are removed types
         (
             *("F32", "F16", "Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S"),
             *("Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ1_S"),
@@ -105,22 +106,26 @@ _FILE_TYPES = dict(
 
 
 I2_S_FILE, _TL2_FILE = 40, 39
-"""``general.file_type`` of files of BitNet; in llama.cpp 39 is NVFP4, with tensors of type 40."""
+"""``general.file_type`` of BitNet files with I2_S; ``_TL2_FILE``: with TL2. In llama.cpp 39 is NVFP4, with tensors of
+type 40."""
 
 
 def tensor_type(number: int, architecture: str = "", file_type: object = None) -> TensorType | None:
-    """None for an unknown number. Architecture and file type decide where two projects use the same one."""
+    """Return the type with this number; None if unknown.
+
+    Two projects use the number 39; architecture and file type decide between them.
+    """
     if number == 39 and (architecture.startswith("bitnet") or file_type == _TL2_FILE):
         return _TL2
     return _TYPES.get(number)
 
 
 def quantization(file_type: object, weights: Iterable[tuple[str, int]]) -> str:
-    """The usual name of a file: ``Q4_K_M``, ``I2_S``, ``TQ2_0``; empty if unknown.
+    """Return the usual name of a file: ``Q4_K_M``, ``I2_S``, ``TQ2_0``; empty if unknown.
 
-    ``weights``: tensor types with the number of elements of each. The number in ``general.file_type`` is used if it
-    names a mixture; but some numbers of the forks are other types in llama.cpp, so their own tensor types take
-    precedence.
+    ``weights``: tensor types with their numbers of elements. ``general.file_type`` decides if it names a mixture.
+    Tensor types of forks take precedence, since forks use numbers of ``general.file_type`` that mean other types in
+    llama.cpp.
     """
     elements = dict(weights)
     most = max(elements, key=lambda name: elements[name], default="")
@@ -131,24 +136,23 @@ def quantization(file_type: object, weights: Iterable[tuple[str, int]]) -> str:
     return named or most
 
 
-# Rows of ternary weights, as BitNet's I2_S and ik_llama.cpp's IQ2_BN pack them. Pure.
+# Packing of ternary weights in I2_S of BitNet and IQ2_BN of ik_llama.cpp. A code of two bits is the weight plus 1.
 #
-# I2_S: 128 weights in 32 bytes, byte j holds the weights j, j + 32, j + 64 and j + 96 from its highest bits down;
-# behind all rows stands the scale of the tensor. IQ2_BN: a row begins with its scale; then 64 weights in 16 bytes,
-# byte j holds the weights j, j + 16, j + 32 and j + 48 from its lowest bits up. A code of two bits is the weight plus
-# 1.
+# I2_S: 128 weights in 32 bytes; byte j contains the weights j, j + 32, j + 64 and j + 96, from the highest bits down.
+# The scale of the tensor follows all rows. IQ2_BN: a row begins with its scale; then 64 weights in 16 bytes; byte j
+# contains the weights j, j + 16, j + 32 and j + 48, from the lowest bits up.
 
 I2_S, IQ2_BN = 36, 135
-"""Numbers of the types in ggml."""
+"""The ggml_type numbers of the two types."""
 
 
 def row_size(kind: int, columns: int) -> int:
-    """Bytes."""
+    """Return the bytes of a row of ``columns`` weights."""
     return columns // 4 + (4 if kind == IQ2_BN else 0)
 
 
 def codes(kind: int, row: bytes) -> bytes:
-    """One byte for each weight: 0, 1 or 2."""
+    """Unpack a row into one byte per weight: 0, 1 or 2."""
     packed, length, shifts = (row[4:], 16, (0, 2, 4, 6)) if kind == IQ2_BN else (row, 32, (6, 4, 2, 0))
     return b"".join(
         bytes(byte >> shift & 3 for byte in packed[at : at + length])
@@ -158,5 +162,5 @@ def codes(kind: int, row: bytes) -> bytes:
 
 
 def scale(data: bytes) -> float:
-    """The number that begins a row of IQ2_BN and follows the rows of I2_S."""
+    """Return the scale, an f32 at the beginning of an IQ2_BN row or after the rows of I2_S."""
     return float(struct.unpack_from("<f", data)[0])

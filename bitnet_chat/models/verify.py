@@ -1,4 +1,4 @@
-"""Check that an installed model is complete and still the downloaded file."""
+"""Verification that an installed model is complete and still the downloaded file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.parts import part
+from bitnet_chat.models.names import part
 from bitnet_chat.models.registry import RegistryEntry, parse
 from bitnet_chat.models.store import InstalledModel
 
@@ -18,15 +18,17 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
+    """The result of :func:`verify`."""
+
     name: str
     problems: tuple[str, ...]
-    """Empty: no fault was found."""
+    """One line for each fault; empty without any."""
     sha256: str
     """Empty for several files, see ``parts``."""
     compared_with: str
-    """The origin of the expected hash: ``registry``, ``record``; empty: none is known."""
+    """Origin of the expected hash: ``registry`` or ``record``; empty if it is unknown."""
     parts: tuple[str, ...] = ()
-    """The sha256 of each file, if there are several."""
+    """SHA-256 of each file, if there are several."""
 
 
 def verify(
@@ -34,8 +36,11 @@ def verify(
     entries: Mapping[str, RegistryEntry],
     on_bytes: Callable[[int, int], None] = lambda done, total: None,
 ) -> VerifyResult:
-    """Read all of it. Raises ModelError for one that cannot be read."""
-    expected, whose = _expected(model, entries)
+    """Read all files of a model and compare their hashes. ``on_bytes(done, total)`` receives the progress in bytes.
+
+    Raises ModelError for a file that cannot be read.
+    """
+    expected, compared_with = _expected(model, entries)
     problems = [model.missing] if model.missing else []
     found = [] if model.missing else _hashes(model, on_bytes)
     try:
@@ -49,9 +54,11 @@ def verify(
     for file, each, wanted in zip(model.files, found, expected, strict=False):
         if each != wanted:
             what = "its sha256" if len(found) == 1 else f"the sha256 of {file.name}"
-            problems.append(f"{what} differs from the {whose}: {each} instead of {wanted}")
+            problems.append(f"{what} differs from the {compared_with}: {each} instead of {wanted}")
     one = len(found) == 1
-    return VerifyResult(model.name, tuple(problems), found[0] if one else "", whose, () if one else tuple(found))
+    return VerifyResult(
+        model.name, tuple(problems), found[0] if one else "", compared_with, () if one else tuple(found)
+    )
 
 
 def _hashes(model: InstalledModel, on_bytes: Callable[[int, int], None]) -> list[str]:
@@ -71,7 +78,7 @@ def _hashes(model: InstalledModel, on_bytes: Callable[[int, int], None]) -> list
 
 
 def _expected(model: InstalledModel, entries: Mapping[str, RegistryEntry]) -> tuple[tuple[str, ...], str]:
-    """The hash of the registry if the file has the origin of the registry; else those of the pull."""
+    """The expected hashes and their origin: the registry, if the file comes from there, else the record of the pull."""
     entry = entries.get(model.name)
     if entry is not None and entry.sha256:
         source = parse(entry.name, entries)
@@ -81,22 +88,23 @@ def _expected(model: InstalledModel, entries: Mapping[str, RegistryEntry]) -> tu
     return hashes, "record" if hashes else ""
 
 
-# Whether a file is all of a model: a model in parts is given by its first, with all others beside it.
-
-_TOLD = 3
-"""Maximum number of missing parts in a message."""
+_MAX_NAMED = 3
+"""Maximum number of missing parts that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class MissingPart:
-    """``what``: a predicate for the name of the file."""
+    """Why a file is not a complete model. ``what``: a predicate of the file name."""
 
     what: str
     remedy: str
 
 
 def lack(path: Path, split: tuple[int, int] | None) -> MissingPart | None:
-    """``split``: number and count of the part ``path``; None for a whole model, which lacks nothing."""
+    """Check that all parts of a model are present; None if so.
+
+    ``path``: the first part. ``split``: number and count of ``path``; None for a whole model.
+    """
     if split is None:
         return None
     number, count = split
@@ -107,15 +115,15 @@ def lack(path: Path, split: tuple[int, int] | None) -> MissingPart | None:
         return MissingPart(f"is part {number} of {count}", f"use part 1{first}")
     if not paths:
         return MissingPart(
-            f"is part 1 of {count}, but its name does not have the form of a part, by which an engine finds the others",
-            f"restore the names of the parts, of this one NAME-00001-of-{count:05}.gguf",
+            f"is part 1 of {count}, but its name is not that of a part, so that an engine cannot find the others",
+            f"restore the names of the parts (this one is NAME-00001-of-{count:05}.gguf)",
         )
     missing = [each.name for each in paths if not each.is_file()]
     if not missing:
         return None
     verb = "is" if len(missing) == 1 else "are"
-    told = ", ".join(missing[:_TOLD]) + ", …" * (len(missing) > _TOLD)
+    listed = ", ".join(missing[:_MAX_NAMED]) + ", …" * (len(missing) > _MAX_NAMED)
     return MissingPart(
-        f"is part 1 of {count}, and {len(missing)} of the others {verb} missing: {told}",
+        f"is part 1 of {count}, and {len(missing)} of the others {verb} missing: {listed}",
         "put all parts into one folder under their original names, or download the model again",
     )

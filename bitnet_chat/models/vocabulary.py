@@ -1,4 +1,4 @@
-"""The vocabulary of a model file, and token counts with it."""
+"""Reading of the vocabulary of a model file, and token counts with it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.tokenizer import KINDS, Tokenizer, Vocabulary
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.gguf import I32, STRING, GGUFArray, GGUFReader, header, opened
-from bitnet_chat.models.known_faults import mended
+from bitnet_chat.models.known_faults import repair
 
-# The largest there are have 262,144 pieces and 3 MB.
+# The largest known vocabularies have 262,144 tokens and 3 MB.
 _MAX_PIECES, _MAX_BYTES = 1 << 20, 1 << 24
 _USER_DEFINED = 4  # LLAMA_TOKEN_TYPE_USER_DEFINED
-_MAX_DEFINED = 1 << 14  # Gemma 3 has 6,400 of them, most others a few dozen
+_MAX_DEFINED = 1 << 14  # Gemma 3 has 6,400 user-defined tokens, most other models a few dozen
 
 
 class TokenCounter:
-    """Token counts for one model. Its vocabulary is read on first use: 0.1 to 0.2 s for 128,000 pieces, which take 3
-    MB. Thread-safe.
+    """Counts tokens for one model. Thread-safe.
+
+    The vocabulary is read at the first use: 0.1 to 0.2 s for 128,000 tokens, which take 3 MB.
     """
 
     def __init__(self, model: Path) -> None:
@@ -31,25 +32,26 @@ class TokenCounter:
         self._tried = False
 
     def count(self, text: str) -> TokenCount | None:
-        """None for a model with an unreadable vocabulary, or one of an unsupported kind."""
+        """Count the tokens of ``text``; None if the vocabulary is unreadable or of an unsupported kind."""
         tokenizer = self.tokenizer()
         return tokenizer.count(text) if tokenizer is not None else None
 
     def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer, which is read once; None if the vocabulary is unreadable or of an unsupported kind."""
         with self._lock:
             if not self._tried:
                 self._tried = True
-                with contextlib.suppress(ModelError):  # the engine will tell, if it matters
+                with contextlib.suppress(ModelError):  # the engine will report it, if it matters
                     self._tokenizer = read_tokenizer(self._model)
             return self._tokenizer
 
 
 def read_tokenizer(path: Path) -> Tokenizer | None:
-    """None for an unsupported kind of vocabulary. Raises ModelError as ``read_header`` does."""
+    """Read the vocabulary; None for an unsupported kind. Raises ModelError like ``read_header``."""
     with opened(path) as cursor:
         contents = cursor.contents()
-        said = mended(header(cursor, contents)).header
-        kind, pre = said.tokenizer, said.pre_tokenizer
+        model_header = repair(header(cursor, contents)).header
+        kind, pre = model_header.tokenizer, model_header.pre_tokenizer
         pieces = contents.arrays.get("tokenizer.ggml.tokens")
         if kind not in KINDS or pieces is None or pieces.kind != STRING or not 0 < pieces.length <= _MAX_PIECES:
             return None

@@ -92,9 +92,9 @@ class ReplController:
         """Messages without a reply. Exports contain them, prompts do not."""
 
     @property
-    def unkept(self) -> bool:
+    def unsaved(self) -> bool:
         """After :meth:`close`: whether a part of the conversation is not in the journal."""
-        return bool(self._recorder.unkept)
+        return bool(self._recorder.unsaved)
 
     def start(self) -> None:
         """Start to load the model."""
@@ -166,7 +166,7 @@ class ReplController:
     def removed(self) -> None:
         """Another client has removed the conversation: the next message begins a new one."""
         title = self._recorder.title
-        self._recorder.anew()
+        self._recorder.start_new()
         self._recorder.title = title
 
     async def close(self) -> None:
@@ -229,7 +229,7 @@ class ReplController:
         self.conversation = conversation
         self._asides = () if anew else _still(self._asides, conversation)
         if anew:
-            self._recorder.anew()
+            self._recorder.start_new()
         else:
             self._recorder.sync(conversation)
         self._backend.prepare(conversation)

@@ -19,7 +19,7 @@ from prompt_toolkit.output import Output
 from prompt_toolkit.utils import suspend_to_background_supported
 
 from bitnet_chat.journal import JournalEntry, ReplyState
-from bitnet_chat.journal.codec import holder
+from bitnet_chat.journal.codec import contains_all
 from bitnet_chat.repl.interfaces import Verdict
 from bitnet_chat.repl.status_bar import SEPARATOR
 from bitnet_chat.text.cell_width import clip, width
@@ -54,7 +54,7 @@ def matching(entries: Sequence[JournalEntry], text: str) -> list[JournalEntry]:
     return [
         entry
         for entry in entries
-        if holder([word for word in words if word != str(entry.id)])(f"{one_line(entry.title)} {entry.model}")
+        if contains_all([word for word in words if word != str(entry.id)])(f"{one_line(entry.title)} {entry.model}")
     ]
 
 

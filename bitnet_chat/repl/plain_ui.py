@@ -142,7 +142,7 @@ class PlainUI:
                 await self._converse()
         finally:
             await self._talk.close()
-        reason = FinishReason.JOURNAL if self._talk.unkept else None
+        reason = FinishReason.JOURNAL if self._talk.unsaved else None
         if not self._typed:
             reason = self._talk.failure or reason
         return self._code or (reason.exit_code if reason is not None else 0)

@@ -130,7 +130,7 @@ class TerminalUI:
         finally:
             await self._talk.close()
             self._complain()
-        return FinishReason.JOURNAL.exit_code if self._talk.unkept else 0
+        return FinishReason.JOURNAL.exit_code if self._talk.unsaved else 0
 
     async def _converse(self, back: str) -> None:
         while not self._talk.leaving:

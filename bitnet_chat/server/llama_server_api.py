@@ -121,14 +121,14 @@ class _LlamaServerApi:
 def _read(source: BackendFactory) -> _TextRequest:
     """Read the file of a model; blocks. Raises ModelError for a file that cannot be read."""
     from bitnet_chat.models.gguf import read_header
-    from bitnet_chat.models.known_faults import mended
+    from bitnet_chat.models.known_faults import repair
     from bitnet_chat.models.template_selection import template_source
     from bitnet_chat.models.vocabulary import read_tokenizer
     from bitnet_chat.templates.chat_template import ChatTemplate
     from bitnet_chat.templates.sandbox import program_of
 
     assert source.path is not None
-    header = mended(read_header(source.path)).header
+    header = repair(read_header(source.path)).header
     template: ChatTemplate | None = None
     try:
         written, name = template_source(source.chat_template, header, lambda line: None)

@@ -1,1 +1,1 @@
-"""Chat templates: a conversation becomes the text that a model was trained on."""
+"""Chat templates: conversion of a conversation to the text format on which a model was trained."""

@@ -1,4 +1,4 @@
-"""Chat templates by name, for models without one and for ``--chat-template NAME``."""
+"""Built-in chat templates, for models without one and for ``--chat-template NAME``."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ TEMPLATES = {
     ),
 }
 
-_OF_THE_DEMO = (
+_DEMO_MODEL = (
     "{% for message in messages %}"
     "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-OWN = frozenset((*TEMPLATES.values(), _OF_THE_DEMO))
-"""Templates that are known to be harmless, the one of the bundled model among them."""
+OWN = frozenset((*TEMPLATES.values(), _DEMO_MODEL))
+"""Templates that are known to be harmless: the built-in ones and that of the bundled model."""

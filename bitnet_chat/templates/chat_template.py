@@ -1,6 +1,7 @@
-"""Chat templates: a conversation as the text that a model was trained on, and the delimiters of a message.
+"""Rendering of a conversation with the chat template of a model, and the delimiters of a turn.
 
-Between two turns stands ``reply`` + end-of-turn token + in-prefix + ``message`` + in-suffix.
+Between two messages of the user, a rendered conversation has the reply, the end-of-turn token, ``in_prefix``, the
+message and ``in_suffix``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bitnet_chat.conversation.openai_codec import encode_template_message
 from bitnet_chat.errors import FaultKind, ModelError, TemplateError, TemplateFaultError
 from bitnet_chat.templates.jinja import JinjaProgram, TemplateProgram
 
-# What llama.cpp itself takes for an end of generation, by text (llama-vocab.cpp).
+# Texts that llama.cpp treats as end-of-generation tokens (llama-vocab.cpp).
 END_TOKENS = (
     "<|im_end|>",
     "<|eot_id|>",
@@ -28,24 +29,24 @@ END_TOKENS = (
     "<EOT>",
     "</s>",
 )
-# Private-use characters: no template strips, folds or escapes them.
+# Markers of private-use characters, which templates do not strip, change or escape.
 _FIRST, _REPLY, _SECOND = "\ue0001\ue000", "\ue0002\ue000", "\ue0003\ue000"
 
 
 @dataclass(frozen=True, slots=True)
 class TurnDelimiters:
-    """The delimiters of each user message but the first: ``in_prefix``, from the end of the reply before it, and
-    ``in_suffix``, up to the reply to it. ``end``: the end-of-turn token between a reply and ``in_prefix``, which the
-    model generates itself; empty for a template without one.
-    """
+    """The text of a template around each user message except the first."""
 
     in_prefix: str
+    """From the end of the preceding reply to the message, without the end-of-turn token."""
     in_suffix: str
+    """From the message to the beginning of the reply."""
     end: str = ""
+    """The end-of-turn token after a reply, which the model generates itself; empty for a template without one."""
 
 
 class ChatTemplate:
-    """A parsed chat template. Raises ModelError for one that cannot be used."""
+    """A parsed chat template."""
 
     def __init__(
         self,
@@ -57,14 +58,16 @@ class ChatTemplate:
         adds_bos: bool = True,
         read: Callable[[str], TemplateProgram] = JinjaProgram,
     ) -> None:
-        """``adds_bos``: the engine adds ``bos`` to the prompt itself. ``read``: for an untrusted template,
+        """Parse ``source``. Raises TemplateError for an invalid template.
+
+        ``adds_bos``: the engine adds ``bos`` to a prompt. ``read``: the parser; for an untrusted template
         :func:`bitnet_chat.templates.sandbox.program_of`.
         """
         self.name = name
         self.source = source
         self.bos, self.eos, self.adds_bos = bos, eos, adds_bos and bool(bos)
         self.arguments: Mapping[str, object] = {}
-        """Additional arguments, such as ``enable_thinking``."""
+        """Additional template variables, such as ``enable_thinking``."""
         try:
             self._program = read(source)
         except TemplateFaultError as fault:
@@ -73,12 +76,12 @@ class ChatTemplate:
     def render(
         self, conversation: Conversation, *, reply_follows: bool, tools: Sequence[Mapping[str, object]] = ()
     ) -> str:
-        """The whole conversation as text, special tokens spelled out. ``tools``: in the form of the OpenAI API.
+        """Render the conversation, with special tokens as text. ``tools``: in the format of the OpenAI API.
 
         Raises TemplateError.
         """
         given = {**self.arguments}
-        if tools:  # some templates take None for a list
+        if tools:  # some templates treat None as a list
             given["tools"] = list(tools)
         try:
             given |= {
@@ -95,7 +98,8 @@ class ChatTemplate:
             raise TemplateError(self.name, no_json) from error
 
     def marks(self) -> TurnDelimiters:
-        """Raises ModelError for a template that drops or changes messages."""
+        """Determine the delimiters from a marked conversation. Raises ModelError for a template that drops or changes
+        messages."""
         dialogue = Conversation((Message("user", _FIRST), Message("assistant", _REPLY), Message("user", _SECOND)))
         text = self.render(dialogue, reply_follows=True)
         before, found, after = text.partition(_REPLY)
@@ -111,11 +115,11 @@ class ChatTemplate:
         return TurnDelimiters(glue, suffix)
 
     def without_effect(self, arguments: Mapping[str, object]) -> str:
-        """A line for the user if it uses none of the arguments; else empty."""
+        """Return a message if the template uses none of ``arguments``; else an empty text."""
         if not arguments or any(name in self.source for name in arguments):
             return ""
         return f"the chat template {self.name} does not use {' or '.join(arguments)}"
 
     def without_bos(self, text: str) -> str:
-        """A rendered prompt without the BOS token that the engine adds."""
+        """Remove the BOS token from a rendered prompt if the engine adds it."""
         return text.removeprefix(self.bos) if self.adds_bos else text

@@ -1,7 +1,7 @@
 """A chat template as a Jinja program, in the environment of ``transformers``. Pure.
 
-The sandbox of Jinja keeps a template from files and processes, but does not limit its time and memory. Templates of
-model files therefore run in a process with limits: :mod:`bitnet_chat.templates.sandbox`.
+The sandbox of Jinja denies a template access to files and processes, but does not limit time and memory. Templates of
+model files therefore run in a process with limits, see :mod:`bitnet_chat.templates.sandbox`.
 """
 
 from __future__ import annotations
@@ -17,32 +17,34 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from jinja2.ext import Extension
 
-_TOLD = 300
-"""Maximum number of characters of an error: a template may raise a text of any length."""
+_MAX_MESSAGE = 300
+"""Maximum number of characters of an error message. A template can raise a message of any length."""
 
 
 class TemplateProgram(Protocol):
     """A parsed template."""
 
     def run(self, variables: Mapping[str, object], now: datetime) -> str:
-        """The output. ``variables``: JSON values. Raises TemplateFaultError."""
+        """Render the template. ``variables``: JSON values. Raises TemplateFaultError."""
 
 
 class JinjaProgram:
-    """Runs in this process. ``most``: characters of output, None: without limit."""
+    """A :class:`TemplateProgram` that runs in this process."""
 
     def __init__(self, source: str) -> None:
-        """Raises TemplateFaultError."""
+        """Compile ``source``. Raises TemplateFaultError."""
         from jinja2 import TemplateSyntaxError
 
         try:
             self._template = _environment().from_string(source)
         except TemplateSyntaxError as error:
-            raise TemplateFaultError(FaultKind.UNREADABLE, _told(error)) from None
-        except Exception as error:  # constants are computed while it is read
+            raise TemplateFaultError(FaultKind.UNREADABLE, _error_text(error)) from None
+        except Exception as error:  # Jinja evaluates constant expressions while compiling
             raise _fault(error) from None
 
     def run(self, variables: Mapping[str, object], now: datetime, most: int | None = None) -> str:
+        """Render the template. ``most``: maximum number of characters of output; None: unlimited. Raises
+        TemplateFaultError."""
         pieces: list[str] = []
         length = 0
         try:
@@ -54,31 +56,34 @@ class JinjaProgram:
             return "".join(pieces)
         except (_RaisedError, TemplateFaultError) as error:
             raise (
-                error if isinstance(error, TemplateFaultError) else TemplateFaultError(FaultKind.REFUSED, _told(error))
+                error
+                if isinstance(error, TemplateFaultError)
+                else TemplateFaultError(FaultKind.REFUSED, _error_text(error))
             ) from None
         except Exception as error:  # a template can make Jinja and Python raise anything
             raise _fault(error) from None
 
 
 class _RaisedError(Exception):
-    """Raised by a template with ``raise_exception``."""
+    """Raised by ``raise_exception`` in a template."""
 
 
 def _fault(error: Exception) -> TemplateFaultError:
     if isinstance(error, MemoryError):
         return TemplateFaultError(FaultKind.LIMIT, "it exceeds the memory limit")
-    return TemplateFaultError(FaultKind.FAILED, _told(error))
+    return TemplateFaultError(FaultKind.FAILED, _error_text(error))
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     from jinja2 import TemplateError
 
-    text = " ".join(str(error)[:_TOLD].split())
+    text = " ".join(str(error)[:_MAX_MESSAGE].split())
     return text if text and isinstance(error, (TemplateError, _RaisedError)) else f"{type(error).__name__}: {text}"
 
 
 def _environment() -> Environment:
-    """The environment of apply_chat_template of Hugging Face, for which templates are written."""
+    """Create the environment of ``apply_chat_template`` of Hugging Face transformers, for which templates are
+    written."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
@@ -90,8 +95,10 @@ def _environment() -> Environment:
 
 
 def _generation_tag() -> type[Extension]:
-    """The tag ``{% generation %} … {% endgeneration %}``, which marks the trained output of a model and renders as its
-    content. Made here, since Jinja is imported late.
+    """Create the tag ``{% generation %} … {% endgeneration %}``, which marks the output to train on and renders its
+    content.
+
+    Created on demand, because Jinja is imported late.
     """
     from jinja2 import nodes
     from jinja2.ext import Extension
@@ -116,7 +123,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """The filter of ``transformers``, which differs from that of Jinja: nothing is escaped for HTML."""
+    """The ``tojson`` filter of transformers. Unlike that of Jinja, it does not escape for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

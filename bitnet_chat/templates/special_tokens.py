@@ -1,14 +1,14 @@
-"""Special tokens in external text, for engines that read messages with special tokens enabled. Pure.
+"""Protection of special token texts in messages, for engines that read messages with special tokens enabled. Pure.
 
-A modern engine and llama-server render a conversation with the template of the model and tokenize the result at once:
-the text of a control token takes effect anywhere, and ``<|im_start|>system`` in a message begins a system prompt. They
-have no option to read a message as plain text. An exact way is ``/apply-template``, ``/tokenize`` without special
-tokens for each message, and ``/completion`` with the numbers; but then the server parses no thoughts and tool calls in
-the reply, which it does with rules for some thirty families of models. So the same is done as in the replay of a
-classic engine: a word joiner (U+2060, invisible) after the first character of such a text keeps it text, since
-llama.cpp searches for these tokens first. The model reads one more character than was written.
+A modern engine and llama-server render a conversation with the template of the model and tokenize the whole text: the
+text of a control token takes effect anywhere, and ``<|im_start|>system`` in a message begins a system prompt. They have
+no option to read a message as plain text. An exact method would be ``/apply-template``, ``/tokenize`` without special
+tokens for each message, and ``/completion`` with token ids; but then the server does not parse thinking and tool calls
+in the reply, for which it has rules for some thirty families of models. Therefore, as in the replay of a classic
+engine, a word joiner (U+2060, invisible) is inserted after the first character of such a text. It stays text, since
+llama.cpp searches for these tokens first, and the model reads one more character than was written.
 
-The control tokens are listed in the header of the model. Those of a remote server are unknown, and text for it is sent
+The control tokens are listed in the header of the model. Those of a remote server are unknown, and text is sent to it
 unchanged.
 """
 
@@ -25,19 +25,18 @@ WORD_JOINER = "\u2060"
 
 
 class SpecialTokens:
-    """``tokens``: the texts of the control tokens of a model. ``mark``: the character that keeps a text
-    from being one.
-    """
+    """The control tokens of a model, and the protection of texts that spell them."""
 
     def __init__(self, tokens: Iterable[str] = (), mark: str = WORD_JOINER) -> None:
+        """Compile the texts of the control tokens. ``mark``: the character to insert."""
         self._mark = mark
         texts = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
 
     def as_text(self, text: str) -> tuple[str, int]:
-        """``text`` without control tokens, and the number of changed places."""
+        """Return ``text`` with marks in all control tokens, and the number of changes."""
         changed = 0
-        while self._pattern is not None and self._pattern.search(text):  # one may stand within another
+        while self._pattern is not None and self._pattern.search(text):  # a token may contain another one
             text, count = self._pattern.subn(self._marked, text)
             changed += count
         return text, changed
@@ -46,10 +45,10 @@ class SpecialTokens:
         token = match.group()
         return token[0] + self._mark + token[1:]
 
-    def told(self, messages: Iterable[Message]) -> tuple[tuple[Message, ...], int]:
-        """The same for whole messages, including the arguments of their calls."""
+    def protect_messages(self, messages: Iterable[Message]) -> tuple[tuple[Message, ...], int]:
+        """Apply :meth:`as_text` to messages, including the arguments of their calls."""
         total = 0
-        told: list[Message] = []
+        protected: list[Message] = []
         for message in messages:
             content, changed = self.as_text(message.content)
             calls = [(call, *self.as_text(call.arguments)) for call in message.tool_calls]
@@ -58,24 +57,24 @@ class SpecialTokens:
                 total += changed
                 calls_as_text = tuple(replace(call, arguments=arguments) for call, arguments, _ in calls)
                 message = replace(message, content=content, tool_calls=calls_as_text)
-            told.append(message)
-        return tuple(told), total
+            protected.append(message)
+        return tuple(protected), total
 
-    def offered(self, tools: Iterable[Tool]) -> tuple[tuple[Tool, ...], int]:
-        """The same for the descriptions and parameters of tools."""
+    def protect_tools(self, tools: Iterable[Tool]) -> tuple[tuple[Tool, ...], int]:
+        """Apply :meth:`as_text` to the descriptions and parameters of tools."""
         total = 0
-        offered: list[Tool] = []
+        protected: list[Tool] = []
         for tool in tools:
             description, changed = self.as_text(tool.description)
             parameters, more = self.as_text(json.dumps(dict(tool.parameters), ensure_ascii=False))
             if changed or more:
                 total += changed + more
                 tool = replace(tool, description=description, parameters=json.loads(parameters))
-            offered.append(tool)
-        return tuple(offered), total
+            protected.append(tool)
+        return tuple(protected), total
 
 
 def note(changed: int, place: str = "message") -> str:
-    """A line for the user; empty without changes."""
+    """Return a message for the user about ``changed`` tokens; empty for 0."""
     tokens = f"{changed} special token{'s' * (changed > 1)}"
     return f"{tokens} in the {place} kept as text by an invisible joiner" if changed else ""

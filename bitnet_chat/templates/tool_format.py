@@ -1,8 +1,8 @@
-"""A conversation with tools as one without, in the format of the chat template of the model. Pure.
+"""Conversion of a conversation with tools into one without, in the tool format of the chat template. Pure.
 
-An engine on a pseudo-terminal takes only a system prompt and messages. So the tools become a part of the system prompt,
-calls a part of the reply, and results a user message, each in the format of the template. The format is determined by
-rendering marked conversations with and without tools, and taking the text between the marks.
+An engine on a pseudo-terminal takes only a system prompt and messages. The tools therefore become part of the system
+prompt, calls part of the reply, and results a user message, each in the format of the template. That format is
+determined by rendering conversations with markers, with and without tools, and taking the text between the markers.
 """
 
 from __future__ import annotations
@@ -17,35 +17,34 @@ from bitnet_chat.errors import ModelError, UnsupportedError
 from bitnet_chat.filters.tool_calls import CLOSING, OPENING, ParsedCall, PlainText, ToolCallSplitter
 from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate
 
-# Private-use characters: no template strips, folds or escapes them.
+# Markers of private-use characters, which templates do not strip, change or escape.
 _SYSTEM, _USER, _REPLY, _AFTER = "\ue000s\ue000", "\ue000u\ue000", "\ue000r\ue000", "\ue000a\ue000"
 _FIRST, _SECOND = "\ue0001\ue000", "\ue0002\ue000"
-_REMEMBERED = 1000
-"""Number of cached replies with calls."""
+_CACHE_SIZE = 1000
+"""Maximum number of cached replies with calls."""
 _REMEDY = "use a model with a template that has tools in the form of Hermes or Qwen, or use --backend llama-server"
 
 
 @dataclass(frozen=True, slots=True)
 class RawToolTurn:
-    """The raw text of a reply with calls, if known. An engine that still has it in its context need not read it again.
-    ``turns``: from the reply on. ``faults``: results for its unreadable calls, to be sent with the results of the
-    others.
-    """
+    """The raw text of a reply with calls, as generated. An engine that has it in its context need not read it again."""
 
     turns: tuple[Message, ...]
+    """The messages from the reply on."""
     faults: tuple[str, ...] = ()
+    """Results for its malformed calls, to be sent with the results of the others."""
 
 
 class ToolFormat:
-    """The tool format of one chat template. Raises UnsupportedError for a template without one, or one in which calls
-    cannot be recognized in a stream.
-    """
+    """The tool format of one chat template."""
 
     def __init__(self, template: ChatTemplate) -> None:
+        """Determine the format. Raises UnsupportedError if the template does not support tools, or writes calls in a
+        form that cannot be recognized in a stream."""
         self._template = template
-        self._written: dict[tuple[str, tuple[ToolCall, ...]], str] = {}
+        self._cache: dict[tuple[str, tuple[ToolCall, ...]], str] = {}
         plain = self._render(_dialogue())
-        before, _, self._behind_system = plain.partition(_SYSTEM)
+        before, _, self._after_system = plain.partition(_SYSTEM)
         self._before_system = before
         tool = Tool("probe", "A probe.", {"type": "object", "properties": {"x": {"type": "string"}}})
         if '"probe"' not in self.system(_SYSTEM, (tool,)):
@@ -58,28 +57,28 @@ class ToolFormat:
             raise self._unsupported("writes calls in an unsupported form")
 
     def system(self, system: str, tools: Iterable[Tool]) -> str:
-        """The system prompt with the tools in it."""
+        """Return the system prompt with the tools in it. Raises UnsupportedError."""
         text = self._render(_dialogue(_SYSTEM if system else ""), [encode_tool(tool) for tool in tools])
-        found = _between(text, self._before_system, self._behind_system)
+        found = _between(text, self._before_system, self._after_system)
         if found is None or (system and _SYSTEM not in found):
             raise self._unsupported("does not place its tools in the system prompt")
         found = _joined_systems(found)
         return found.replace(_SYSTEM, system)
 
     def calls(self, text: str, calls: tuple[ToolCall, ...]) -> str:
-        """A reply with calls after its text."""
+        """Return a reply with calls after its text."""
         key = text, calls
-        known = self._written.get(key)
+        known = self._cache.get(key)
         if known is None:
-            if len(self._written) >= _REMEMBERED:
-                self._written.clear()
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
             content = _REPLY if text else ""
             known = (self._calls(content, calls) or written(content, calls)).replace(_REPLY, text)
-            self._written[key] = known
+            self._cache[key] = known
         return known
 
     def _calls(self, content: str, calls: tuple[ToolCall, ...]) -> str | None:
-        """None if the template has another form than that of Hermes."""
+        """Render a reply with calls; None if the template does not write them in the form of Hermes."""
         before, _, behind = self._render(
             (*_dialogue(), Message("assistant", _REPLY), Message("user", _AFTER))
         ).rpartition(_REPLY)
@@ -87,17 +86,18 @@ class ToolFormat:
         found = _between(self._render(asked), before, behind)
         if found is None or OPENING not in found:
             return None
-        # Some leave out the text beside calls.
+        # Some templates drop the text of a reply with calls.
         return f"{_REPLY}\n{found.lstrip()}" if content and _REPLY not in found else found
 
     def results(self, results: Sequence[str]) -> str:
-        """The user message for results."""
+        """Return the user message for results."""
         call = ToolCall("call_1", "probe", "{}")
         history = (*_dialogue(), Message("assistant", _REPLY, tool_calls=(call, replace(call, id="call_2"))))
         before, _, behind = self._render((*history, Message("user", _AFTER)), reply_follows=True).rpartition(_AFTER)
-        told = (_result("call_1", _FIRST), _result("call_2", _SECOND))[: len(results)]
-        found = _between(self._render((*history, *told), reply_follows=True), before, behind)
-        # In a role of its own, which a classic engine cannot write: then in the form of Qwen, which is derived from it.
+        all_results = (_result("call_1", _FIRST), _result("call_2", _SECOND))[: len(results)]
+        found = _between(self._render((*history, *all_results), reply_follows=True), before, behind)
+        # The template may use a separate role for results, which a classic engine cannot write. The form of Qwen is
+        # then used, since it is a user message.
         single, _, rest = (found or "").partition(_FIRST)
         end, _, last = rest.partition(_SECOND)
         if not single or (len(results) > 1 and not last):
@@ -123,11 +123,10 @@ def inline_tools(
     format: ToolFormat | None,
     spoken: Callable[[Message], RawToolTurn | None] = lambda message: None,
 ) -> Conversation:
-    """The conversation in plain messages. ``format``: None for a template without one; then earlier calls are written
-    in the format of Hermes, so that a conversation can be continued with any model. ``spoken``: the raw texts of
-    replies.
+    """Convert a conversation to messages without tools. Consecutive user messages are joined.
 
-    Two consecutive user messages are joined.
+    ``format``: None for a template without tools; earlier calls are then written in the form of Hermes, so that a
+    conversation can be continued with any model. ``spoken``: returns the raw text of a reply, if known.
     """
     turns: list[Message] = []
     faults: tuple[str, ...] = ()
@@ -139,11 +138,11 @@ def inline_tools(
         else:
             turns.append(message)
 
-    def settle() -> None:
+    def flush() -> None:
         nonlocal faults
-        told = [*results, *faults]
-        if told:
-            add(Message("user", format.results(told) if format is not None else responses(told)))
+        all_results = [*results, *faults]
+        if all_results:
+            add(Message("user", format.results(all_results) if format is not None else responses(all_results)))
         faults = ()
         results.clear()
 
@@ -151,7 +150,7 @@ def inline_tools(
         if message.role == "tool":
             results.append(message.content)
             continue
-        settle()
+        flush()
         known = spoken(message) if message.role == "assistant" else None
         if known is not None:
             for each in known.turns[:-1]:
@@ -163,7 +162,7 @@ def inline_tools(
             add(Message("assistant", text, message.finish))
         else:
             add(message)
-    settle()
+    flush()
     system = conversation.system
     if tools and format is not None:
         system = format.system(system, tools)
@@ -171,7 +170,7 @@ def inline_tools(
 
 
 def written(text: str, calls: Iterable[ToolCall]) -> str:
-    """A reply with calls, in the form of Hermes."""
+    """Write a reply with calls in the form of Hermes."""
     each = [
         f'{OPENING}\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n{CLOSING}' for call in calls
     ]
@@ -179,7 +178,7 @@ def written(text: str, calls: Iterable[ToolCall]) -> str:
 
 
 def responses(results: Iterable[str]) -> str:
-    """Results in the form of Hermes."""
+    """Write results in the form of Hermes."""
     return "\n".join(f"<tool_response>\n{result}\n</tool_response>" for result in results)
 
 
@@ -192,14 +191,14 @@ def _result(id: str, text: str) -> Message:
 
 
 def _between(text: str, before: str, behind: str) -> str | None:
-    """The text between the two; None if they are not at the ends of the text."""
+    """Return the text between two ends; None if ``text`` does not have these ends."""
     if len(text) < len(before) + len(behind) or not (text.startswith(before) and text.endswith(behind)):
         return None
     return text[len(before) : len(text) - len(behind)]
 
 
 def _joined_systems(text: str) -> str:
-    """Two system messages as one: some templates write the tools into an additional one."""
+    """Join two system messages: some templates write the tools into a second one."""
     for token in END_TOKENS:
         first, found, second = text.partition(token)
         if found:

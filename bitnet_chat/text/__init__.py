@@ -1,1 +1,1 @@
-"""Text between bytes and screens: decoding, sanitizing, measuring and wrapping. Pure."""
+"""Text between bytes and the screen: decoding, sanitizing, measuring and wrapping. Pure."""

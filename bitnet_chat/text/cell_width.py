@@ -1,4 +1,4 @@
-"""Width of text on a terminal: cells, not characters."""
+"""Width of text on a terminal in cells, and clipping to a width."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SGR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def width(text: str) -> int:
-    """Cells of a terminal that one line of visible text takes."""
+    """Return the number of terminal cells of one line of visible text."""
     if text.isascii():
         return len(text)
     from wcwidth import wcswidth
@@ -17,7 +17,7 @@ def width(text: str) -> int:
 
 
 def clip(text: str, columns: int) -> str:
-    """The beginning of one line of visible text that fits in ``columns`` cells."""
+    """Clip one line of visible text to ``columns`` cells; … marks an omitted end."""
     if width(text) <= columns:
         return text
     from wcwidth import iter_graphemes
@@ -32,7 +32,7 @@ def clip(text: str, columns: int) -> str:
 
 
 def tail(text: str, columns: int) -> str:
-    """The end of one line of visible text that fits in ``columns`` cells."""
+    """Return the end of one line of visible text that fits in ``columns`` cells; … marks an omitted beginning."""
     if width(text) <= columns:
         return text
     from wcwidth import iter_graphemes
@@ -47,7 +47,7 @@ def tail(text: str, columns: int) -> str:
 
 
 def clip_styled(text: str, columns: int) -> str:
-    """The same for a line with SGR sequences, which take no cells."""
+    """Clip a line that contains SGR sequences, which take no cells; see :func:`clip`."""
     room, out = columns, []
     for piece in _SGR.split(text):
         if piece.startswith("\x1b"):

@@ -1,9 +1,10 @@
-"""Server-sent events from bytes that are cut anywhere. Pure.
+"""Decoders of streams over HTTP: server-sent events and lines of JSON, from chunks of bytes that are cut anywhere.
+Pure.
 
-As in the HTML standard (section 9.2.6): lines end in LF, CR or CRLF, a byte order mark at the start is dropped, a line
-that begins with a colon is a comment, and a blank line ends an event. Two deviations: bytes that are not UTF-8 become
-lone surrogates instead of U+FFFD, as everywhere in this package, and :meth:`SseDecoder.flush` gives an event without
-its final blank line, which servers omit after ``[DONE]``.
+Server-sent events follow the HTML standard (section 9.2.6): lines end in LF, CR or CRLF, a byte order mark at the start
+is dropped, a line that begins with a colon is a comment, and a blank line ends an event. There are two deviations:
+bytes that are not UTF-8 become lone surrogates instead of U+FFFD, as everywhere in this package, and
+:meth:`SseDecoder.flush` returns an event without its final blank line, which servers omit after ``[DONE]``.
 """
 
 from __future__ import annotations
@@ -11,57 +12,57 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LIMIT = 1 << 24
-"""Bytes of one event. A whole reply with its tool calls is far smaller."""
+"""Maximum size of one event in bytes. A whole reply with tool calls is far smaller."""
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """``data``: the data lines, joined by newlines. ``id``: the last one received, which persists from
-    event to event.
-    """
+    """One event."""
 
     data: str
+    """The data lines, joined by newlines."""
     event: str = "message"
     id: str = ""
+    """The last id received; it applies to later events without an id too."""
 
 
 class SseDecoder:
-    """``feed`` bytes as they come, ``flush`` at the end of the stream."""
+    """Decodes server-sent events: :meth:`feed` for each chunk, :meth:`flush` at the end of the stream."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._parts: list[bytes] = []  # of a line that has not ended yet
+        self._parts: list[bytes] = []  # the beginning of an incomplete line
         self._held = 0
-        self._begins = True
+        self._at_start = True
         self._after_cr = False
         self._data: list[str] = []
         self._size = 0
         self._event = ""
         self._id = ""
         self.retry: int | None = None
-        """Milliseconds to wait before a reconnect, if the server has sent them."""
+        """Milliseconds to wait before reconnecting, if the server has sent them."""
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """The events that ``chunk`` completes. Raises ValueError for one that is too long."""
+        """Return the events that ``chunk`` completes. Raises ValueError for an event that exceeds the limit."""
         if self._after_cr and chunk:
-            # The CR had ended its line at once: waiting for an LF would delay the event until the next one.
+            # The CR has ended its line already: waiting for an LF would delay the event.
             self._after_cr = False
             chunk = chunk.removeprefix(b"\n")
         if b"\r" in chunk:
             self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if b"\n" not in chunk:
-            self._hold(chunk)
+            self._append(chunk)
             return []
         self._parts.append(chunk)
         *lines, rest = b"".join(self._parts).split(b"\n")
         self._parts, self._held = [], 0
-        self._hold(rest)
+        self._append(rest)
         events: list[ServerSentEvent] = []
         for line in lines:
-            if self._begins:
-                self._begins = False
+            if self._at_start:
+                self._at_start = False
                 line = line.removeprefix(_BOM)
             if line:
                 self._field(line)
@@ -70,20 +71,19 @@ class SseDecoder:
         return events
 
     def flush(self) -> list[ServerSentEvent]:
-        """The event that the end of the stream has cut short, if any; the decoder is then new, except for the
-        last id.
-        """
+        """Return the incomplete event at the end of the stream, if any, and reset the decoder except for the last
+        id."""
         events: list[ServerSentEvent] = []
         line = b"".join(self._parts)
-        if self._begins:
+        if self._at_start:
             line = line.removeprefix(_BOM)
         if line:
             self._field(line)
         self._dispatch(events)
-        self._parts, self._held, self._begins, self._after_cr = [], 0, True, False
+        self._parts, self._held, self._at_start, self._after_cr = [], 0, True, False
         return events
 
-    def _hold(self, part: bytes) -> None:
+    def _append(self, part: bytes) -> None:
         if part:
             self._parts.append(part)
             self._held += len(part)
@@ -117,41 +117,41 @@ class SseDecoder:
         self._event = ""
 
 
-# Lines of JSON out of bytes that arrive cut anywhere. Pure.
-
 LINE_LIMIT = 1 << 24
-"""Bytes of one line."""
+"""Maximum size of one line in bytes."""
 
 
 class NdjsonDecoder:
-    """``feed`` bytes as they arrive, ``flush`` at the end of the stream. Gives unparsed texts, in which bytes that are
-    not UTF-8 are lone surrogates.
+    """Decodes lines: :meth:`feed` for each chunk, :meth:`flush` at the end of the stream.
+
+    The lines are not parsed. Bytes that are not UTF-8 become lone surrogates.
     """
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
         self._limit = limit
         self._parts: list[bytes] = []
         self._held = 0
-        self._begins = True
+        self._at_start = True
 
     def feed(self, chunk: bytes) -> list[str]:
-        """The lines that ``chunk`` completes, blank ones left out. Raises ValueError for one that is too long."""
+        """Return the lines that ``chunk`` completes, without blank ones. Raises ValueError for a line that exceeds the
+        limit."""
         if b"\n" not in chunk:
-            self._hold(chunk)
+            self._append(chunk)
             return []
         self._parts.append(chunk)
         *lines, rest = b"".join(self._parts).split(b"\n")
         self._parts, self._held = [], 0
-        self._hold(rest)
+        self._append(rest)
         return [text for line in lines if (text := self._text(line))]
 
     def flush(self) -> list[str]:
-        """The last line, if it lacks a newline."""
+        """Return the last line, if it lacks a newline."""
         text = self._text(b"".join(self._parts))
-        self._parts, self._held, self._begins = [], 0, True
+        self._parts, self._held, self._at_start = [], 0, True
         return [text] if text else []
 
-    def _hold(self, part: bytes) -> None:
+    def _append(self, part: bytes) -> None:
         if part:
             self._parts.append(part)
             self._held += len(part)
@@ -159,7 +159,7 @@ class NdjsonDecoder:
                 raise ValueError(f"a line of more than {self._limit} bytes")
 
     def _text(self, line: bytes) -> str:
-        if self._begins and line:
-            self._begins = False
+        if self._at_start and line:
+            self._at_start = False
             line = line.removeprefix(b"\xef\xbb\xbf")
         return line.strip(b" \t\r").decode("utf-8", "surrogateescape")

@@ -1,8 +1,8 @@
-"""Bytes to text, each character as soon as its last byte has arrived, without loss of bytes.
+"""Incremental decoding of UTF-8: each character as soon as its last byte has arrived, and no byte is lost.
 
-A model may emit any byte, cut anywhere. Bytes that are not UTF-8 become lone surrogates (U+DC80..U+DCFF,
-``surrogateescape`` of Python), so that ``text.encode("utf-8", "surrogateescape")`` gives back the exact input.
-:mod:`bitnet_chat.text.sanitize` makes them fit for display.
+A model may generate any bytes, cut anywhere. Bytes that are not UTF-8 become lone surrogates (U+DC80..U+DCFF, the
+``surrogateescape`` handler of Python), so that ``text.encode("utf-8", "surrogateescape")`` is the exact input.
+:mod:`bitnet_chat.text.sanitize` makes them displayable.
 """
 
 from __future__ import annotations
@@ -16,46 +16,45 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Utf8Decoder:
-    """``decode`` chunks as they arrive, ``flush`` at the end of the stream."""
+    """:meth:`decode` for each chunk, :meth:`flush` at the end of the stream."""
 
     def __init__(self) -> None:
         self._decoder = _new_decoder("surrogateescape")
 
     def decode(self, data: bytes) -> str:
-        """All characters completed by ``data``. Holds at most the 3 bytes of an unfinished character."""
+        """Return the characters that ``data`` completes. At most 3 bytes, of an incomplete character, are held back."""
         return self._decoder.decode(data)
 
     def flush(self) -> str:
-        """The held bytes, as surrogates; the decoder is then new."""
+        """Return the bytes held back as surrogates, and reset the decoder."""
         return self._decoder.decode(b"", final=True)
 
 
 def encode(text: str) -> bytes:
-    """The bytes that :class:`Utf8Decoder` made ``text`` from."""
+    """Return the bytes from which :class:`Utf8Decoder` made ``text``."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def rejoined(text: str) -> str:
-    """``text`` that was joined from parts: bytes of a character that are in two of them become the character."""
+    """Decode characters again whose bytes were in two of the parts that ``text`` was joined from."""
     return encode(text).decode("utf-8", "surrogateescape") if _BYTE.search(text) else text
 
 
 def well_formed(text: str) -> str:
-    """``text`` for a file or a network: each byte that was not UTF-8 is U+FFFD."""
+    """Return ``text`` with U+FFFD for each lone surrogate, for files and networks."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
-# A long text that comes in pieces. Pure.
-
 _JOINED = 32
-"""Pieces. Joined they are a text of some hundred bytes, which is copied once and stays in the memory
-of small objects.
-"""
+"""Number of pieces that are joined at a time: some hundred bytes, which Python's allocator for small objects can
+hold."""
 
 
 class TextBuffer:
-    """Takes little more memory than its characters: each piece by itself would take ten times as much, and one growing
-    text would be copied again and again.
+    """Collects a long text from small pieces.
+
+    It uses little more memory than the characters. A list of all pieces would take ten times as much, and appending to
+    one string would copy it again and again.
     """
 
     __slots__ = ("_joined", "_pieces")
@@ -65,6 +64,7 @@ class TextBuffer:
         self._pieces: list[str] = []
 
     def add(self, piece: str) -> None:
+        """Append a piece."""
         self._pieces.append(piece)
         if len(self._pieces) == _JOINED:
             self._joined.append("".join(self._pieces))

@@ -1,20 +1,20 @@
-"""Word wrap at the edge of a terminal. Pure: text in any parts becomes text with additional line breaks.
+"""Word wrap at the edge of a terminal. Pure: text in any pieces becomes text with additional line breaks.
 
-Each character is written at once, so the current word may reach the edge when its beginning is on the screen already:
-then that beginning is erased and written again on the next row. Nothing else is ever written twice, and only the row of
-the cursor is needed for it.
+Characters are written at once, so a word may reach the edge when its beginning is already on the screen. That beginning
+is then erased and written again in the next row. Nothing else is written twice, and only the row of the cursor is
+needed for it.
 
-- A break replaces the blanks before a word. Copied text has a newline there.
-- A word that is longer than a row, such as a URL, is left to the terminal, which wraps it: it is copied in one piece.
-So are the lines of a fenced block of code.
-- Chinese, Japanese, emoji, Thai and similar scripts break between any two characters, except before a closing mark and
-after an opening one. Korean has blanks between its words.
-- The last cell of a row stays empty: terminals differ in the position of a cursor after it.
-- Terminals disagree on the width of emoji of several code points. If they may, a row ends early, and a word with one is
-not moved.
-- After a change of the window in the middle of a line the column of the cursor is unknown: the next blank ends the row.
+- A break replaces the blanks before a word. In copied text it is a newline.
+- A word that is longer than a row, such as a URL, is wrapped by the terminal, so that it is copied in one piece. The
+  same applies to the lines of fenced code blocks.
+- Chinese, Japanese, emoji, Thai and similar scripts can break between any two characters, except before a closing and
+  after an opening mark. Korean has blanks between words.
+- The last cell of a row stays empty, because terminals differ in the position of the cursor after it.
+- Terminals disagree on the width of emoji of several code points. A row ends early if it contains such an emoji, and a
+  word with one is not moved.
+- If the window is resized within a line, the column of the cursor is unknown, and the next blank ends the row.
 
-The only escape sequences in the text are SGR of this program (``text/sanitize.py`` passes none of a model).
+The only escape sequences in the text are SGR sequences of this program (``text/sanitize.py`` removes all others).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _PIECE = re.compile(r"\x1b\[[0-9;]*m|\n|[ \t]+|[^ \t\n\x1b]+|\x1b")
 OFF = "\x1b[0m"
 _FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(`{3,}(?=[^`]*$)|~{3,})")
 _HEAD = 120
-"""Characters at the start of a line that may be a fence."""
+"""Number of characters at the start of a line that are checked for a fence."""
 _BEFORE_FENCE = " \t>-*+.)0123456789`~"
 _TAB = 8
-# Where a row may end without a blank: around what is wide, and in scripts that have no blanks between words.
-_NO_BLANKS = (("\u0e00", "\u0eff"), ("\u0f00", "\u109f"), ("\u1780", "\u17ff"))
+# A row may end without a blank next to wide characters, and in scripts that have no blanks between words.
+_UNSPACED = (("\u0e00", "\u0eff"), ("\u0f00", "\u109f"), ("\u1780", "\u17ff"))
 _KOREAN = (("\u1100", "\u11ff"), ("\u3130", "\u318f"), ("\uac00", "\ud7ff"))
 _OPENING = frozenset("([{（［｛「『【〈《〔〖〘‘“¥￥＄￡£€$#＃@＠")
 _CLOSING = frozenset(
@@ -44,8 +44,10 @@ _CLOSING = frozenset(
 
 
 def wrapped(text: str, columns: int) -> str:
-    """Whole lines, broken to fit ``columns`` cells. Rows that continue a line have its indent; after the name of a
-    command (``/help  this list``) that of its description.
+    """Wrap whole lines to ``columns`` cells.
+
+    Continuation rows get the indent of their line, or that of the description after a command name (``/help  this
+    list``).
     """
     out = []
     for line in text.split("\n"):
@@ -68,75 +70,78 @@ def _indent(line: str, columns: int) -> int:
 
 
 class WordWrapper:
-    """``feed`` the next text; the result is to be written at once."""
+    """Wraps a text in pieces: write the result of :meth:`feed` at once."""
 
     def __init__(self, columns: Callable[[], int] | None, *, code: bool = True, indent: int = 0) -> None:
-        """``columns``: gives the width of the terminal; None without one, and nothing is broken. ``code``: fenced
-        blocks of it are left alone. ``indent``: free cells at the start of a continuing row.
+        """Start at the beginning of a line.
+
+        ``columns``: returns the width of the terminal in cells; None without a terminal: nothing is wrapped. ``code``:
+        leave fenced code blocks alone. ``indent``: empty cells at the start of continuation rows.
         """
         self._columns = columns
         self._width = columns() if columns is not None else 0
         self._reads_code, self._indent = code, indent
-        self._look = ""
-        """The SGR sequence in force."""
+        self._sgr = ""
+        """The current SGR sequence."""
         self._fence = ""
-        """The fence that has opened the current code."""
+        """The opening fence of the current code block; empty outside."""
         self._out: list[str] = []
         self._begin_line()
 
     def _begin_line(self) -> None:
         self._head: str | None = "" if self._reads_code else None
-        """The start of the line, while it may be a fence."""
-        self._lost = False
-        """The column of the cursor is not known."""
+        """The start of the line as long as it may be a fence."""
+        self._column_unknown = False
+        """Whether the column of the cursor is unknown."""
         self._begin_row()
 
     def _begin_row(self) -> None:
         self._column = self._slack = 0
-        """Cells before the cursor; additional cells on which terminals disagree."""
-        self._loose = False
-        """The terminal has wrapped this row."""
-        self._occupied = False
-        """There is a word before the unit."""
+        """Cells before the cursor; ``_slack``: additional cells that some terminals use for them."""
+        self._overflowed = False
+        """Whether the terminal has wrapped this row."""
+        self._has_word = False
+        """Whether the row has a word before the unit."""
         self._unit: list[str] = []
-        """Text that must stay together: the input since the last place for a break, without blanks."""
+        """Text that must stay together: the input after the last possible break, without blanks."""
         self._begin_unit(0)
 
     def _begin_unit(self, gap: int) -> None:
         self._unit.clear()
-        self._unit_look = self._look
+        self._unit_sgr = self._sgr
         self._unit_cells = self._unit_slack = 0
         self._gap = gap
         """Cells of blanks before the unit."""
-        self._firm = True
-        """All terminals agree on the width of the unit."""
+        self._width_certain = True
+        """Whether all terminals agree on the width of the unit."""
         self._tail = ""
-        """The last character, of one or more code points."""
-        self._from, self._from_look = len(self._out), self._look
-        """The beginning of gap and unit in the output, and the style in force there."""
+        """The last grapheme cluster."""
+        self._start, self._start_sgr = len(self._out), self._sgr
+        """Index in the output at which gap and unit begin; ``_start_sgr``: the SGR sequence at this point."""
 
     @property
     def fresh(self) -> bool:
-        """The cursor is at the start of a line."""
-        return not (self._column or self._unit_cells or self._lost or self._loose)
+        """Whether the cursor is at the start of a line."""
+        return not (self._column or self._unit_cells or self._column_unknown or self._overflowed)
 
     @property
     def look(self) -> str:
-        return self._look
+        """The current SGR sequence; empty without one."""
+        return self._sgr
 
     def stays(self, text: str) -> bool:
-        """Whether ``text`` leaves the row of the cursor with a newline only, and not where the terminal wraps it."""
-        within = self._column + 2 * len(text) < self._width or not (self._fence or self._loose)
-        return within and not self._lost
+        """Whether the terminal will not wrap ``text``: it leaves the row of the cursor only by a newline."""
+        within = self._column + 2 * len(text) < self._width or not (self._fence or self._overflowed)
+        return within and not self._column_unknown
 
     @property
     def settled(self) -> bool:
-        """Whether the cursor is known to be within its row and not after its last cell."""
-        return not (self._lost or self._slack or self._unit_slack) and self._column < self._width
+        """Whether the cursor is known to be in its row and not after the last cell."""
+        return not (self._column_unknown or self._slack or self._unit_slack) and self._column < self._width
 
     def begin(self, before: str = "") -> None:
-        """Begin another text at the start of a line, as a continuation of ``before``, which is not written."""
-        self._fence, self._look = "", ""
+        """Start another text at the start of a line, as a continuation of ``before``, which is not written."""
+        self._fence, self._sgr = "", ""
         self._begin_line()
         if before:
             self.feed(before)
@@ -146,6 +151,7 @@ class WordWrapper:
                 self._head = None
 
     def feed(self, text: str) -> str:
+        """Return ``text`` with line breaks, ready to be written."""
         if self._columns is not None:
             columns = self._columns()
             if columns != self._width:
@@ -153,7 +159,7 @@ class WordWrapper:
         self._out.clear()
         self._sent = self._column
         """Cells of the row that are on the screen."""
-        self._from, self._from_look = 0, self._look
+        self._start, self._start_sgr = 0, self._sgr
         for match in _PIECE.finditer(text):
             piece = match[0]
             first = piece[0]
@@ -168,7 +174,7 @@ class WordWrapper:
                     self._out.append(piece)
                     self._column = 1
                 elif self._fence:
-                    self._leave_alone(piece)
+                    self._copy_code(piece)
                 elif first in " \t":
                     self._blanks(piece)
                 elif (piece.isascii() or max(piece) < "\u0300") and (self._tail < "\u0300"):
@@ -179,9 +185,9 @@ class WordWrapper:
         return "".join(self._out)
 
     def _resized(self, columns: int) -> None:
-        # Whether a terminal wraps anew what is too long by now, or cuts it, is its own affair.
-        if self._column >= min(columns, self._width) or self._loose or (self._fence and self._column):
-            self._lost = True
+        # Some terminals rewrap a row that is now too long, others clip it.
+        if self._column >= min(columns, self._width) or self._overflowed or (self._fence and self._column):
+            self._column_unknown = True
         self._width = columns
 
     @property
@@ -190,7 +196,7 @@ class WordWrapper:
 
     def _newline(self) -> None:
         if self._head is not None:
-            self._judge(self._head)
+            self._check_fence(self._head)
         self._out.append("\n")
         self._sent = 0
         self._begin_line()
@@ -198,68 +204,72 @@ class WordWrapper:
     def _style(self, sequence: str) -> None:
         self._out.append(sequence)
         self._unit.append(sequence)
-        self._look = "" if sequence == OFF else sequence
+        self._sgr = "" if sequence == OFF else sequence
 
     # Blanks and words
 
     def _blanks(self, text: str) -> None:
         self._tail = ""
         if self._unit_cells or not self._gap:
-            self._occupied = self._occupied or self._unit_cells > 0
+            self._has_word = self._has_word or self._unit_cells > 0
             self._begin_unit(0)
-        if self._lost:
-            self._lost = self._loose = False
+        if self._column_unknown:
+            self._column_unknown = self._overflowed = False
             self._column, self._slack, self._sent = self._limit, 0, 0
         for char in text:
             cells = 1 if char == " " else _TAB - self._column % _TAB
             if self._column + cells > self._limit - self._slack:
-                self._column = max(self._column, self._limit)  # the break that comes replaces it
+                self._column = max(self._column, self._limit)  # a break will replace the blank
                 return
             self._out.append(char)
             self._column += cells
             self._gap += cells
 
     def _place(self, text: str, cells: int, slack: int = 0) -> None:
-        """``text`` belongs to the unit."""
-        if not self._lost and self._column + cells > self._limit - self._slack - slack:
-            if self._occupied:
+        """Add ``text`` to the unit."""
+        if not self._column_unknown and self._column + cells > self._limit - self._slack - slack:
+            if self._has_word:
                 self._break()
             if cells and self._column + cells > self._limit:
-                self._loose = True
+                self._overflowed = True
         self._out.append(text)
-        if self._occupied or not self._loose:  # else it stays where it is, however long it gets
+        if self._has_word or not self._overflowed:  # a word longer than a row is not moved
             self._unit.append(text)
         self._unit_cells += cells
         self._unit_slack += slack
         self._slack += slack
         self._column += cells
-        if self._loose and self._column > self._width:
+        if self._overflowed and self._column > self._width:
             self._column = (self._column - 1) % self._width + 1 if text.isascii() else cells
             self._sent = 0
 
     def _break(self) -> None:
-        """The unit begins a row."""
-        shown = self._sent - (self._column - self._unit_cells)
-        """Cells of the unit that are on the screen already."""
-        if shown > 0 and not self._firm:
-            self._end_row(self._look)
+        """Move the unit to the start of a new row."""
+        shown = self._sent - (self._column - self._unit_cells)  # cells of the unit that are already on the screen
+        if shown > 0 and not self._width_certain:
+            self._end_row(self._sgr)
             return
-        unit, look, held = self._unit[:], self._unit_look, (self._unit_cells, self._unit_slack, self._firm, self._tail)
+        unit, look, held = (
+            self._unit[:],
+            self._unit_sgr,
+            (self._unit_cells, self._unit_slack, self._width_certain, self._tail),
+        )
         if shown > 0:
             self._out[:] = [f"\x1b[{shown + self._gap}D\x1b[K"]
         else:
-            del self._out[self._from :]
-        self._end_row(self._from_look, look)
+            del self._out[self._start :]
+        self._end_row(self._start_sgr, look)
         self._out += unit
         self._unit += unit
-        self._unit_look = look
-        self._unit_cells, self._unit_slack, self._firm, self._tail = held
+        self._unit_sgr = look
+        self._unit_cells, self._unit_slack, self._width_certain, self._tail = held
         self._column += self._unit_cells
         self._slack = self._unit_slack
 
     def _end_row(self, look: str, then: str | None = None) -> None:
-        """Reset the style, so that a row does not inherit one. ``look``: the one in force; ``then``: the one of the
-        next row.
+        """End the row with the style reset, so that the next row does not inherit it.
+
+        ``look``: the current style; ``then``: the style of the next row, by default the same.
         """
         then = look if then is None else then
         self._out.append(f"{OFF if look else ''}\n{' ' * self._indent}{then}")
@@ -268,35 +278,35 @@ class WordWrapper:
         self._column = self._indent
 
     def _clusters(self, text: str) -> None:
-        """A word with wide characters, of several code points, or without blanks between words."""
+        """Place a word with wide characters, with grapheme clusters, or of a script without blanks."""
         from wcwidth import iter_graphemes
 
         tail = self._tail
         for cluster in iter_graphemes(tail + text):
             cells = width(cluster)
-            if tail:  # what was placed already; it may have grown
+            if tail:  # the first cluster is already placed, but may have become longer
                 grown = cluster[len(tail) :]
                 if grown:
-                    more = _more(cluster, cells) - _more(tail, width(tail))
+                    more = _extra_cells(cluster, cells) - _extra_cells(tail, width(tail))
                     self._place(grown, max(0, cells - width(tail)), max(0, more))
-                    self._doubt(cluster, cells)
+                    self._check_certainty(cluster, cells)
                     self._tail = cluster
                 tail = ""
                 continue
             if self._tail and _may_break(self._tail, cluster):
-                self._occupied = True
+                self._has_word = True
                 self._begin_unit(0)
-            self._place(cluster, cells, _more(cluster, cells))
-            self._doubt(cluster, cells)
+            self._place(cluster, cells, _extra_cells(cluster, cells))
+            self._check_certainty(cluster, cells)
             self._tail = cluster
 
-    def _doubt(self, cluster: str, cells: int) -> None:
-        if len(cluster) > 1 and (_more(cluster, cells) or "\ufe0f" in cluster or "\ufe0e" in cluster):
-            self._firm = False
+    def _check_certainty(self, cluster: str, cells: int) -> None:
+        if len(cluster) > 1 and (_extra_cells(cluster, cells) or "\ufe0f" in cluster or "\ufe0e" in cluster):
+            self._width_certain = False
 
     # Code
 
-    def _leave_alone(self, text: str) -> None:
+    def _copy_code(self, text: str) -> None:
         self._out.append(text)
         self._unit_cells = 0
         for number, part in enumerate(text.split("\t")):
@@ -305,7 +315,7 @@ class WordWrapper:
             self._column += width(part)
         if self._width and self._column > self._width:
             self._column = (self._column - 1) % self._width + 1
-            self._loose = True
+            self._overflowed = True
 
     def _read_head(self, piece: str) -> None:
         assert self._head is not None
@@ -314,8 +324,8 @@ class WordWrapper:
         elif len(self._head) < _HEAD:
             self._head += piece
 
-    def _judge(self, line: str) -> None:
-        """Whether the line that ends here opens or closes a block of code."""
+    def _check_fence(self, line: str) -> None:
+        """Open or close a code block if ``line``, which is complete, is a fence."""
         if self._fence:
             marks = line.strip(" \t>")
             if len(marks) >= len(self._fence) and marks == self._fence[0] * len(marks):
@@ -324,8 +334,8 @@ class WordWrapper:
             self._fence = fence[1]
 
 
-def _more(cluster: str, cells: int) -> int:
-    """Cells beyond ``cells`` that a terminal uses which does not support characters of several code points."""
+def _extra_cells(cluster: str, cells: int) -> int:
+    """Additional cells used by terminals that do not support grapheme clusters of several code points."""
     return 0 if len(cluster) == 1 else max(0, sum(map(width, cluster)) - cells)
 
 
@@ -339,6 +349,6 @@ def _is_free(cluster: str) -> bool:
     first = cluster[0]
     if first < "\u0e00":
         return False
-    if any(low <= first <= high for low, high in _NO_BLANKS):
+    if any(low <= first <= high for low, high in _UNSPACED):
         return True
     return width(cluster) > 1 and not any(low <= first <= high for low, high in _KOREAN)

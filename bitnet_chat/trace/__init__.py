@@ -1,6 +1,6 @@
-"""The raw bytes of the last sessions with their timings, for bug reports.
+"""Traces: the raw bytes exchanged with the engines of recent sessions, with times, for bug reports.
 
-``recorder`` writes them while a session lasts, ``store`` finds and reads them, ``transcript`` is the text form that a
-bug report has, ``masking`` and ``redaction`` take out of it what is private, ``playback`` plays it back through the
-program's decoder and framers. What is on the disk is bounded, and nothing is written with ``--no-journal``.
+``recorder`` writes them while a session runs, and finds and reads them later. ``format`` defines the binary form on
+disk and the text form of bug reports. ``masking`` and ``redaction`` remove private data. ``playback`` feeds a trace to
+the decoder and the framers of the program. The size on disk is limited, and nothing is written with ``--no-journal``.
 """

@@ -1,22 +1,22 @@
-"""Recordings as text, one JSON object a line. Pure.
+"""The formats of a trace: one JSON object per line in bug reports, and binary segments on disk. Pure.
 
 ===========  ==============================================================================
-``kind``     beside ``t`` (seconds since the start) and ``process`` (which engine, from 1)
+``kind``     fields in addition to ``t`` (seconds since the start) and ``process`` (engine, from 1)
 ===========  ==============================================================================
 ``about``    the session: ``began``, ``bitnet-chat`` (version), ``argv``
-``spawn``    ``argv`` of the engine; ``again``: it had been started before, in a part that was not kept;
-             ``thinking``: the tags around thoughts, and whether a reply begins with them;
-             ``around``: what is typed in front of each message and behind it; ``framer``: the form of the replies
-``out``      ``b64``: bytes that the engine wrote on its terminal or stdout
-``err``      ``b64``: the same of its log
-``in``       ``b64``: a message that was written to it; a newline alone: go on; ``command``: not a message
+``spawn``    ``argv`` of the engine; ``again``: it was started in a part that was not kept;
+             ``thinking``: the tags around thinking, and whether a reply begins with it;
+             ``around``: text typed before and after each message; ``framer``: the format of replies
+``out``      ``b64``: bytes from the terminal or stdout of the engine
+``err``      ``b64``: bytes from its log
+``in``       ``b64``: a message written to it; a newline alone: continue; ``command``: not a message
 ``signal``   ``name``
-``exit``     ``code``; minus the number of a signal that ended it
-``gap``      ``bytes`` that were not kept
-``killed``   the recording program ended the engine here
+``exit``     ``code``; the negative number of a signal that ended it
+``gap``      ``bytes``: number of bytes that were not kept
+``killed``   the recording program ended the engine
 ===========  ==============================================================================
 
-Other kinds are passed over: a bug report has some more of its own, and later versions may.
+Other kinds are ignored: bug reports add some, and later versions may.
 """
 
 from __future__ import annotations
@@ -31,52 +31,52 @@ from typing import Any
 
 from bitnet_chat.errors import UsageError
 
-# One entry of the traffic with an engine, and its format on the disk. Pure.
-#
-# A segment is :data:`MAGIC` and frames. A frame is a head of 15 bytes, little endian (u8 kind, u16 number of the
-# process, f64 seconds since the start of the session, u32 length), and that many bytes. A file that ends in the
-# middle of a frame was cut off by a death; what stands before that is whole.
+# On disk, a segment is :data:`MAGIC` followed by frames. A frame is a header of 15 bytes, little endian (u8 kind, u16
+# number of the process, f64 seconds since the start of the session, u32 length), and that many bytes. If the program
+# was killed, a file can end within a frame; the frames before it are complete.
 
 MAGIC = b"BCREC1\n"
 LARGEST = 1 << 18
-"""Bytes of one frame: what an engine writes comes in smaller pieces, and what is written to it is cut there."""
-_HEAD = struct.Struct("<BHdI")
+"""Maximum number of data bytes in a frame. Longer output is split, longer input is cut off."""
+_FRAME_HEADER = struct.Struct("<BHdI")
 
 
 class TraceEntryKind(IntEnum):
-    """Told in a transcript by the name in small letters."""
+    """Kinds of entries. The text form uses the names in lower case."""
 
     ABOUT = 0
-    """Facts about the session; the bytes are a JSON object."""
+    """Facts about the session; the data is a JSON object."""
     SPAWN = 1
-    """An engine was started; the bytes are a JSON object with ``argv``."""
+    """An engine was started; the data is a JSON object with ``argv``."""
     OUT = 2
     ERR = 3
     IN = 4
     COMMAND = 5
     """Input that is not a message, such as ``/clear``."""
     SIGNAL = 6
-    """A signal; the bytes are its name."""
+    """A signal; the data is its name."""
     EXIT = 7
-    """The code, in decimal; negative: minus the number of a signal."""
+    """The engine has ended; the data is its exit code in decimal, or the negative number of a signal."""
     GAP = 8
-    """Bytes that were not kept, in decimal."""
+    """Data was not kept; the data is the number of bytes in decimal."""
     KILLED = 9
-    """The recording program ended the engine here."""
+    """The recording program has ended the engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceEntry:
-    """One entry. ``at``: seconds since the start of the session. ``process``: engine from 1; 0: the session itself."""
+    """One entry."""
 
     at: float
+    """Seconds since the start of the session."""
     kind: TraceEntryKind
     process: int = 0
+    """Number of the engine, from 1; 0 for the session itself."""
     data: bytes = b""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The object of an ABOUT or SPAWN; empty where it is none."""
+        """The JSON object of an ABOUT or SPAWN; empty for other data."""
         try:
             value = json.loads(self.data)
         except ValueError:
@@ -85,11 +85,12 @@ class TraceEntry:
 
     @property
     def text(self) -> str:
+        """The data as text; bytes that are not UTF-8 are lone surrogates."""
         return self.data.decode("utf-8", "surrogateescape")
 
     @property
     def number(self) -> int:
-        """Number of an EXIT or GAP; 0 for other entries."""
+        """The number of an EXIT or GAP; 0 for other entries."""
         try:
             return int(self.data)
         except ValueError:
@@ -97,33 +98,38 @@ class TraceEntry:
 
     @property
     def argv(self) -> tuple[str, ...]:
+        """The command line of an ABOUT or SPAWN; empty without one."""
         argv = self.facts.get("argv")
         return tuple(map(str, argv)) if isinstance(argv, list) else ()
 
 
 def of_facts(at: float, kind: TraceEntryKind, process: int, facts: Mapping[str, object]) -> TraceEntry:
-    # Escaped: an argument may hold bytes that are not UTF-8, which Python keeps as lone surrogates.
+    """Make an ABOUT or SPAWN from ``facts``."""
+    # ASCII JSON, because arguments may contain lone surrogates for bytes that are not UTF-8.
     return TraceEntry(at, kind, process, json.dumps(dict(facts)).encode())
 
 
 def pack(entry: TraceEntry) -> bytes:
+    """Encode an entry as a frame. Data beyond ``LARGEST`` bytes is dropped."""
     data = entry.data[:LARGEST]
-    return _HEAD.pack(entry.kind, entry.process & 0xFFFF, entry.at, len(data)) + data
+    return _FRAME_HEADER.pack(entry.kind, entry.process & 0xFFFF, entry.at, len(data)) + data
 
 
 def unpack(segment: bytes) -> Iterator[TraceEntry]:
-    """The entries of a segment up to its first incomplete frame. Raises ValueError for data that is not a segment, or
-    has other bytes where a frame should begin."""
+    """Yield the entries of a segment up to the first incomplete frame.
+
+    Raises ValueError for data that is not a segment, and at bytes that do not begin a frame.
+    """
     if not segment.startswith(MAGIC):
         if MAGIC.startswith(segment):
-            return  # it died before the first frame
+            return  # the program was killed before the first frame
         raise ValueError("it does not begin as a recording")
     at = len(MAGIC)
-    while at + _HEAD.size <= len(segment):
-        kind, process, seconds, length = _HEAD.unpack_from(segment, at)
+    while at + _FRAME_HEADER.size <= len(segment):
+        kind, process, seconds, length = _FRAME_HEADER.unpack_from(segment, at)
         if kind not in _KINDS_ON_DISK or length > LARGEST or not 0 <= seconds < 1e9:
             raise ValueError(f"byte {at} does not begin a frame")
-        at += _HEAD.size
+        at += _FRAME_HEADER.size
         if at + length > len(segment):
             return
         yield TraceEntry(seconds, TraceEntryKind(kind), process, segment[at : at + length])
@@ -134,12 +140,12 @@ _KINDS_ON_DISK = frozenset(TraceEntryKind)
 
 
 _MERGED_WITHIN = 0.05  # seconds; the exact time of a log line is not useful
-_PLAIN = {TraceEntryKind.ABOUT: "about", TraceEntryKind.SPAWN: "spawn"}
+_WITH_FACTS = {TraceEntryKind.ABOUT: "about", TraceEntryKind.SPAWN: "spawn"}
 
 
 def to_lines(entries: Iterable[TraceEntry]) -> Iterator[str]:
-    """Each without a newline. Pieces of a log that came close together become one."""
-    for entry in _with_joined_logs(entries):
+    """Yield the entries as JSON lines without newlines. Consecutive log entries within 50 ms are merged."""
+    for entry in _merge_logs(entries):
         yield json.dumps(_fields(entry))
 
 
@@ -147,7 +153,7 @@ def _fields(entry: TraceEntry) -> dict[str, object]:
     fields: dict[str, object] = {"t": round(entry.at, 6), "kind": entry.kind.name.lower()}
     if entry.process or entry.kind not in (TraceEntryKind.ABOUT, TraceEntryKind.GAP):
         fields["process"] = entry.process
-    if entry.kind in _PLAIN:
+    if entry.kind in _WITH_FACTS:
         fields |= entry.facts
     elif entry.kind in (TraceEntryKind.OUT, TraceEntryKind.ERR, TraceEntryKind.IN, TraceEntryKind.COMMAND):
         if entry.kind is TraceEntryKind.COMMAND:
@@ -162,7 +168,7 @@ def _fields(entry: TraceEntry) -> dict[str, object]:
     return fields
 
 
-def _with_joined_logs(entries: Iterable[TraceEntry]) -> Iterator[TraceEntry]:
+def _merge_logs(entries: Iterable[TraceEntry]) -> Iterator[TraceEntry]:
     last: TraceEntry | None = None
     for entry in entries:
         if last is not None:
@@ -181,8 +187,8 @@ def _with_joined_logs(entries: Iterable[TraceEntry]) -> Iterator[TraceEntry]:
 
 
 def of_lines(lines: Iterable[str], name: str) -> Iterator[TraceEntry]:
-    """Parse a recording. Raises UsageError with the line that is not one of a recording; ``name`` is that of the
-    file."""
+    """Parse JSON lines. ``name``: name of the file in messages. Raises UsageError with the number of an invalid
+    line."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -215,7 +221,7 @@ def _entry(fields: dict[str, Any]) -> TraceEntry | None:
     if kind == "spawn":
         if not isinstance(fields["argv"], list) or not all(isinstance(each, str) for each in fields["argv"]):
             raise ValueError("argv is not a list of strings")
-        return of_facts(at, TraceEntryKind.SPAWN, process, {key: fields[key] for key in _OF_SPAWN if key in fields})
+        return of_facts(at, TraceEntryKind.SPAWN, process, {key: fields[key] for key in _SPAWN_FIELDS if key in fields})
     if kind in ("out", "err", "in"):
         data = base64.b64decode(fields["b64"], validate=True)
         return TraceEntry(at, TraceEntryKind.COMMAND if fields.get("command") else _KINDS[kind], process, data)
@@ -226,5 +232,5 @@ def _entry(fields: dict[str, Any]) -> TraceEntry | None:
     return TraceEntry(at, TraceEntryKind.KILLED, process)
 
 
-_OF_SPAWN = ("argv", "again", "thinking", "around", "framer")
+_SPAWN_FIELDS = ("argv", "again", "thinking", "around", "framer")
 _KINDS = {kind.name.lower(): kind for kind in TraceEntryKind if kind is not TraceEntryKind.COMMAND}

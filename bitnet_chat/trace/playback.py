@@ -1,4 +1,4 @@
-"""Play a recording back through the program's decoder and framers. Pure: the caller keeps the time."""
+"""Playback of a trace through the decoder and the framers of the program. Pure: the caller handles the timing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bitnet_chat.filters.thinking import ThinkingFramer, leaves_open
 from bitnet_chat.text.utf8 import Utf8Decoder
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind
 
-_SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a likely end is taken for one
+_SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a probable end of a reply is accepted
 
 
 @dataclass(frozen=True, slots=True)
 class PlaybackStep:
-    """An entry, and the frames that the framer made of it."""
+    """An entry, and the frames that the framer made from it."""
 
     entry: TraceEntry
     frames: tuple[Frame, ...] = ()
@@ -29,11 +29,13 @@ class PlaybackStep:
 
 @dataclass(slots=True)
 class _PlayedEngine:
+    """The state of one engine during playback."""
+
     framer: Framer
-    heard_at: float
+    last_output: float
     decoder: Utf8Decoder = field(default_factory=Utf8Decoder)
     waits: bool = False
-    """Its log has said that it waits for input; what it printed before may still come."""
+    """Whether the log has reported that the engine waits for input. Its earlier output may follow later."""
     log: EngineLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,7 +50,10 @@ class _PlayedEngine:
 
 
 def play(entries: Iterable[TraceEntry]) -> Iterator[PlaybackStep]:
-    """Steps in order. Raises UsageError for bytes of an engine without a start, or of an unknown dialect."""
+    """Yield a step for each entry in order.
+
+    Raises UsageError for data of an engine before its start, and for an engine that was not started for a conversation.
+    """
     engines: dict[int, _PlayedEngine] = {}
     for entry in entries:
         if entry.kind is TraceEntryKind.SPAWN:
@@ -69,7 +74,7 @@ def play(entries: Iterable[TraceEntry]) -> Iterator[PlaybackStep]:
             yield PlaybackStep(entry, tuple(_frames(engine, entry)))
     for process, engine in engines.items():
         if frames := engine.settled():
-            yield PlaybackStep(TraceEntry(engine.heard_at, TraceEntryKind.OUT, process, b""), tuple(frames))
+            yield PlaybackStep(TraceEntry(engine.last_output, TraceEntryKind.OUT, process, b""), tuple(frames))
 
 
 def _frames(engine: _PlayedEngine, entry: TraceEntry) -> list[Frame]:
@@ -79,14 +84,14 @@ def _frames(engine: _PlayedEngine, entry: TraceEntry) -> list[Frame]:
         return frames
     if entry.kind is not TraceEntryKind.OUT:
         frames += engine.settled()
-    if entry.at - engine.heard_at >= _SETTLE_AFTER:
+    if entry.at - engine.last_output >= _SETTLE_AFTER:
         frames += framer.settle()
     if entry.kind is TraceEntryKind.OUT:
-        engine.heard_at = entry.at
+        engine.last_output = entry.at
         frames += framer.feed(engine.decoder.decode(entry.data))
     elif entry.kind is TraceEntryKind.IN:
-        engine.heard_at = entry.at
-        (framer.continued if _goes_on(framer, entry.data) else framer.sent)(entry.data)
+        engine.last_output = entry.at
+        (framer.continued if _is_continuation(framer, entry.data) else framer.sent)(entry.data)
     elif entry.kind is TraceEntryKind.COMMAND and native.is_stop(entry.data):
         framer.interrupted()
     elif entry.kind is TraceEntryKind.COMMAND:
@@ -99,24 +104,25 @@ def _frames(engine: _PlayedEngine, entry: TraceEntry) -> list[Frame]:
     return frames
 
 
-def _goes_on(framer: Framer, data: bytes) -> bool:
-    """Whether an engine was instructed to continue its reply after its thoughts."""
+def _is_continuation(framer: Framer, data: bytes) -> bool:
+    """Whether ``data`` instructs the engine to continue its reply after the thinking."""
     if not isinstance(framer, ThinkingFramer) or framer.kind != native.KIND:
-        return data == b"\n"  # no message is empty
+        return data == b"\n"  # a message is never empty
     return framer.is_open and not leaves_open(native.prompt_of(data), framer.tags)
 
 
 def is_native(spawn: TraceEntry) -> bool:
+    """Whether the started engine is a native one."""
     return spawn.facts.get("framer") == native.KIND
 
 
 def is_modern(argv: tuple[str, ...]) -> bool:
-    """Whether a command line, not of a native engine, is one for an engine of the modern dialect."""
+    """Whether the command line, which is not of a native engine, is that of an engine with the modern protocol."""
     return "--in-prefix" not in argv
 
 
 def _framer(spawn: TraceEntry, *, in_reply: bool) -> Framer:
-    """Framer of a recording. ``in_reply``: the beginning was not kept, so the middle of a reply is most likely."""
+    """Make the framer for an engine. ``in_reply``: its start was not kept, so a reply is assumed to be in progress."""
     argv = spawn.argv
     framer: Framer
     if is_native(spawn):
@@ -148,14 +154,16 @@ def _framer(spawn: TraceEntry, *, in_reply: bool) -> Framer:
 
 
 def _kind(argv: tuple[str, ...]) -> str:
-    """Guess for a recording without this information. Builds whose flag takes a value flush their log before they
-    change colour."""
+    """Guess the framer of a trace that does not name it.
+
+    Builds whose ``--color`` takes a value flush their log before they change the colour.
+    """
     if option(argv, "--color") == "on":
         return "ordered"
     return "logged" if "--log-verbosity" in argv else "unordered"
 
 
 def option(argv: tuple[str, ...], flag: str) -> str:
-    """Value of a flag; empty without the flag."""
+    """Return the value of a flag; empty if the flag is missing."""
     at = argv.index(flag) if flag in argv else len(argv)
     return argv[at + 1] if at + 1 < len(argv) else ""

@@ -1,11 +1,11 @@
-"""Record the bytes between this program and the engines of one session.
+"""Recording of the bytes between this program and the engines of a session, and access to stored recordings.
 
-The event loop only appends to a list. A thread takes it away once a second while something happens, and sleeps while
-nothing does; so a slow disk delays nothing, and a crash of this program loses the last second. Of a flood only the
-newest :data:`_WAITING` bytes wait for that thread: what was pushed out is a gap in the recording.
+The event loop only appends to a queue. A thread writes the queue once a second while there is activity, and sleeps
+otherwise. A slow disk therefore delays nothing, and a crash of this program loses the last second. If more than
+:data:`_MAX_QUEUED` bytes are queued, the oldest are dropped, and the recording has a gap.
 
-On the disk a session is a folder of segments. The first one stays, as it shows how everything began; of those behind
-it the last two, so that a session takes at most 4 MB.
+On disk, a session is a directory of segments. The first segment is kept, because it shows how the session began, and
+the last two: at most 4 MB per session.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts, unpac
 from bitnet_chat.version import __version__
 
 KEPT = 5
-"""Sessions that are kept, the running ones included."""
+"""Number of sessions that are kept, including running ones."""
 _HEAD_BYTES = 1_000_000
 _SEGMENT_BYTES = 1_500_000
-_WAITING = 1_500_000
-_EVERY = 1.0
-"""Seconds between two visits of the writing thread."""
+_MAX_QUEUED = 1_500_000
+"""Maximum number of bytes in the queue."""
+_WRITE_INTERVAL = 1.0
+"""Seconds between two writes of the thread."""
 _BYTES = (TraceEntryKind.OUT, TraceEntryKind.ERR)
 
 
@@ -42,41 +43,43 @@ class TraceRecorder:
     """Recorder of one session, which may have several engines. Never raises: data that cannot be written is dropped."""
 
     def __init__(self, folder: Path) -> None:
-        """Create a recorder. ``folder``: of all sessions; made with the first entry."""
+        """Start recording. ``folder``: the directory of all sessions, which is created with the first entry."""
         self._began = time.monotonic()
         now = datetime.now(UTC)
         self._sessions = folder
         self.folder = folder / f"{now:%Y%m%dT%H%M%S}.{now.microsecond:06}Z-{os.getpid()}"
         self._about = {"began": now.isoformat(), "bitnet-chat": __version__, "argv": list(sys.argv)}
-        with contextlib.suppress(OSError):  # it was removed
-            self._about["folder"] = str(Path.cwd())  # what names in command lines start from
+        with contextlib.suppress(OSError):  # the directory was removed
+            self._about["folder"] = str(Path.cwd())  # the base of relative paths in command lines
         self._lock = threading.Lock()
-        self._waiting: deque[TraceEntry] = deque()
+        self._queue: deque[TraceEntry] = deque()
         self._size = 0
-        self._lost = 0
+        self._dropped = 0
         self._awake = False
         self._work = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._engines = 0
-        self._living: dict[int, TraceEntry] = {}
+        self._running: dict[int, TraceEntry] = {}
         self._file: int | None = None
-        self._number = -1
+        self._segment = -1
         self._written = 0
         self._broken = False
 
     def track(self, facts: Mapping[str, object]) -> TraceWriter:
-        """Writer for an engine that was just started. ``facts``: its ``argv`` and more, see :mod:`.transcript`."""
+        """Return a writer for an engine that was just started. ``facts``: ``argv`` and others, see
+        :mod:`bitnet_chat.trace.format`."""
         self._engines += 1
         track = TraceWriter(self, self._engines)
         self._note(of_facts(self._now(), TraceEntryKind.SPAWN, self._engines, facts))
         return track
 
     def note(self, kind: TraceEntryKind, process: int, data: bytes) -> None:
+        """Queue an entry with the current time."""
         self._note(TraceEntry(time.monotonic() - self._began, kind, process, data))
 
     def close(self) -> None:
-        """Write the pending data. Gives up after a second, so that a disk that hangs does not delay the exit."""
+        """Write the queue. Gives up after a second, so that a hanging disk does not delay the exit."""
         self._closing.set()
         self._work.set()
         if self._thread is not None:
@@ -89,39 +92,39 @@ class TraceRecorder:
         if self._broken or self._closing.is_set():
             return
         with self._lock:
-            self._waiting.append(new)
+            self._queue.append(new)
             self._size += len(new.data)
-            if self._size > _WAITING:
-                self._make_room()
+            if self._size > _MAX_QUEUED:
+                self._drop_oldest()
         if not self._awake:
             self._awake = True
             if self._thread is None:
-                self._thread = threading.Thread(target=self._write_on, name="recorder", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
                 self._thread.start()
             self._work.set()
 
-    def _make_room(self) -> None:
-        """Forget the oldest half of what engines wrote. Half: so that it is done seldom."""
+    def _drop_oldest(self) -> None:
+        """Drop the oldest half of the output of engines. Half of it, so that this is rarely necessary."""
         kept: list[TraceEntry] = []
-        while self._waiting and self._size > _WAITING // 2:
-            oldest = self._waiting.popleft()
+        while self._queue and self._size > _MAX_QUEUED // 2:
+            oldest = self._queue.popleft()
             if oldest.kind in _BYTES:
                 self._size -= len(oldest.data)
-                self._lost += len(oldest.data)
-            elif len(oldest.data) > 1024:  # long input: that it was given matters, its words do not
+                self._dropped += len(oldest.data)
+            elif len(oldest.data) > 1024:  # long input: its beginning is sufficient
                 self._size -= len(oldest.data)
-                self._lost += len(oldest.data) - 1024
+                self._dropped += len(oldest.data) - 1024
                 kept.append(TraceEntry(oldest.at, oldest.kind, oldest.process, oldest.data[:1024]))
             else:
                 kept.append(oldest)
-        self._waiting.extendleft(reversed(kept))
+        self._queue.extendleft(reversed(kept))
 
     # In the thread
 
-    def _write_on(self) -> None:
+    def _run(self) -> None:
         while not self._closing.is_set():
             self._work.wait()
-            self._closing.wait(_EVERY)
+            self._closing.wait(_WRITE_INTERVAL)
             self._work.clear()
             self._awake = False
             self._write()
@@ -133,8 +136,8 @@ class TraceRecorder:
 
     def _write(self) -> None:
         with self._lock:
-            entries, lost = self._waiting, self._lost
-            self._waiting, self._size, self._lost = deque(), 0, 0
+            entries, lost = self._queue, self._dropped
+            self._queue, self._size, self._dropped = deque(), 0, 0
         if not entries or self._broken:
             return
         if lost:
@@ -142,19 +145,19 @@ class TraceRecorder:
         try:
             block = bytearray()
             for each in entries:
-                frames = b"".join(map(format.pack, _in_parts(each)))
-                limit = _HEAD_BYTES if self._number == 0 else _SEGMENT_BYTES
+                frames = b"".join(map(format.pack, _split(each)))
+                limit = _HEAD_BYTES if self._segment == 0 else _SEGMENT_BYTES
                 if self._file is None or self._written + len(block) + len(frames) > limit:
                     self._append(block)
                     block = bytearray()
                     self._next_segment(each.at)
                 block += frames
                 if each.kind is TraceEntryKind.SPAWN:
-                    self._living[each.process] = each
+                    self._running[each.process] = each
                 elif each.kind is TraceEntryKind.EXIT:
-                    self._living.pop(each.process, None)
+                    self._running.pop(each.process, None)
             self._append(block)
-        except OSError:  # no room, no permission, no folder any more: the conversation matters, this does not
+        except OSError:  # disk full, permission denied, directory removed: a trace must not disturb the conversation
             self._broken = True
 
     def _append(self, block: bytearray) -> None:
@@ -165,7 +168,7 @@ class TraceRecorder:
             view = view[written:]
 
     def _next_segment(self, at: float) -> None:
-        """Begin a file with its context: the session, and the engines that run."""
+        """Start a file with its context: the session, and the running engines."""
         if self._file is None:
             self._sessions.mkdir(parents=True, exist_ok=True)
             _prune(self._sessions)
@@ -173,43 +176,44 @@ class TraceRecorder:
         else:
             os.close(self._file)
             self._file = None
-        self._number += 1
+        self._segment += 1
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self._file = os.open(self.folder / f"{self._number:06}", flags, 0o600)
+        self._file = os.open(self.folder / f"{self._segment:06}", flags, 0o600)
         self._written = 0
         block = bytearray(format.MAGIC)
         block += format.pack(of_facts(at, TraceEntryKind.ABOUT, 0, self._about))
-        for each in self._living.values():
+        for each in self._running.values():
             block += format.pack(of_facts(at, TraceEntryKind.SPAWN, each.process, each.facts | {"again": True}))
         self._append(block)
-        if self._number > 2:
-            (self.folder / f"{self._number - 2:06}").unlink(missing_ok=True)
+        if self._segment > 2:
+            (self.folder / f"{self._segment - 2:06}").unlink(missing_ok=True)
 
 
 class TraceWriter:
-    """Output and input of one engine; see :class:`bitnet_chat.engine.process.TraceListener`."""
+    """Records output and input of one engine; implements :class:`bitnet_chat.engine.process.TraceListener`."""
 
-    def __init__(self, recorder: TraceRecorder, number: int) -> None:
-        self._recorder, self._number = recorder, number
+    def __init__(self, recorder: TraceRecorder, process: int) -> None:
+        self._recorder, self._process = recorder, process
 
     def output(self, data: bytes) -> None:
-        self._recorder.note(TraceEntryKind.OUT, self._number, data)
+        self._recorder.note(TraceEntryKind.OUT, self._process, data)
 
     def logged(self, data: bytes) -> None:
-        self._recorder.note(TraceEntryKind.ERR, self._number, data)
+        self._recorder.note(TraceEntryKind.ERR, self._process, data)
 
     def wrote(self, data: bytes, *, command: bool) -> None:
-        self._recorder.note(TraceEntryKind.COMMAND if command else TraceEntryKind.IN, self._number, data)
+        self._recorder.note(TraceEntryKind.COMMAND if command else TraceEntryKind.IN, self._process, data)
 
     def signalled(self, name: str) -> None:
-        self._recorder.note(TraceEntryKind.SIGNAL, self._number, name.encode())
+        self._recorder.note(TraceEntryKind.SIGNAL, self._process, name.encode())
 
     def exited(self, code: int) -> None:
-        self._recorder.note(TraceEntryKind.EXIT, self._number, str(code).encode())
+        self._recorder.note(TraceEntryKind.EXIT, self._process, str(code).encode())
 
 
-def _in_parts(long: TraceEntry) -> Iterator[TraceEntry]:
-    """An entry as frames that are not too large. Of input, which is one message in one frame, the beginning does."""
+def _split(long: TraceEntry) -> Iterator[TraceEntry]:
+    """Split an entry into frames of permitted size. Input is one message in one frame, so its end is dropped
+    instead."""
     if len(long.data) <= format.LARGEST:
         yield long
     elif long.kind in _BYTES:
@@ -221,22 +225,22 @@ def _in_parts(long: TraceEntry) -> Iterator[TraceEntry]:
 
 
 def _prune(folder: Path) -> None:
-    """Remove the oldest sessions. One that is still being written loses its data."""
+    """Remove the oldest sessions, even if they are still being written."""
     with contextlib.suppress(OSError):
         for old in sorted(each for each in folder.iterdir() if each.is_dir())[: 1 - KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-# Finds the recordings on the disk and reads them.
+# Stored recordings.
 
 
 def folder() -> Path:
-    """The folder of all recordings, with one folder for each session."""
+    """The directory of all recordings, with one subdirectory per session."""
     return paths.data_dir() / "sessions"
 
 
 def sessions() -> list[Path]:
-    """The recordings that were kept, the last one first."""
+    """List the stored recordings, newest first."""
     try:
         return sorted((each for each in folder().iterdir() if (each / "000000").is_file()), reverse=True)
     except OSError:
@@ -244,13 +248,13 @@ def sessions() -> list[Path]:
 
 
 def forget() -> bool:
-    """Remove all recordings; False if some could not be removed. A running program continues without its own."""
+    """Remove all recordings. Returns False if some could not be removed. A running session stops recording."""
     shutil.rmtree(folder(), ignore_errors=True)
     return not sessions()
 
 
 def session(number: int) -> Path:
-    """Find a recording by number: 1 is the last one, 2 the one before it. Raises UsageError without one."""
+    """Find a recording by number: 1 is the newest. Raises UsageError if it does not exist."""
     found = sessions()
     if not found:
         raise UsageError(
@@ -265,9 +269,9 @@ def session(number: int) -> Path:
 
 
 def read(path: Path) -> list[TraceEntry]:
-    """The entries of a session. Raises UsageError for a folder that is not a recording or cannot be read.
+    """Read the entries of a session, which may still be running. A missing or damaged segment becomes a GAP.
 
-    A GAP replaces a segment that is missing or damaged; the session may still be running.
+    Raises UsageError if the directory cannot be read or is not a recording.
     """
     try:
         files = sorted(each for each in path.iterdir() if each.name.isdecimal())
@@ -275,7 +279,7 @@ def read(path: Path) -> list[TraceEntry]:
     except OSError as error:
         raise UsageError(f"the recording {path} cannot be read: {error.strerror}") from None
     if not segments:
-        raise UsageError(f"{path} holds no recording", remedy="give a file that bitnet-chat report wrote")
+        raise UsageError(f"{path} does not contain a recording", remedy="give a file that bitnet-chat report wrote")
     entries: list[TraceEntry] = []
     expected = 0
     for number, data in segments:

@@ -1,7 +1,7 @@
-"""Remove names, places and secrets from a text. Pure.
+"""Redaction of names, directories and secrets in text. Pure.
 
-Home directories, the name of the user and of the computer, e-mail addresses, keys and tokens. What looks like a secret
-is taken for one: a bug report with one word too few is better than one with one too many.
+Home directories, user and host names, e-mail addresses, keys and tokens are replaced. Text that only resembles a secret
+is replaced too: for a bug report, a missing word is better than a disclosed one.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-_USUAL = """root admin administrator user users ubuntu debian pi guest runner app home localhost local linux windows
+_COMMON = """root admin administrator user users ubuntu debian pi guest runner app home localhost local linux windows
 macos bitnet chat engine model models main"""
-_USUAL_NAMES = frozenset(_USUAL.split())
+_COMMON_NAMES = frozenset(_COMMON.split())
 _HOME = re.compile(r"(?:/(?:home|Users)/|[A-Za-z]:\\+Users\\+)(?P<secret>[^/\\\s\"':;,<>|]{1,100})")
-# Bounded at both ends, each of them: megabytes without a blank must not take minutes.
+# All repetitions are bounded: megabytes without a blank must not take minutes.
 _EMAIL = re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
 _LOGIN = re.compile(r"(?<=://)[^\s/@]{1,200}(?=@)")
-# Not "token: 260": an engine's log is full of those.
+# Excludes "token: 260", which is frequent in the log of an engine.
 _NAMED = re.compile(
     r"(?i)(?<![a-z0-9])(?:[a-z0-9]{1,40}[_-](?:key|token)|apikey|secret|passw(?:or)?d|passphrase|credentials?|authorization)"
     r"[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic)\s+)?(?P<secret>(?![<\d.]+\b)[^\s\"',;]{3,})"
@@ -28,7 +28,7 @@ _KNOWN = re.compile(
     r"\b(?:sk|pk|rk|hf|ghp|gho|ghu|ghs|ghr|github_pat|glpat|xox[abprs]|npm|pypi|dop_v1|AKIA|ASIA|AIza|ya29|eyJ)"
     r"[-_.A-Za-z0-9]{12,}"
 )
-# Letters of both cases and digits, longer than any word: a hash, which has one case, is not a secret.
+# Upper case, lower case and digits, longer than any word. A hexadecimal hash has one case, and is not a secret.
 _RANDOM = re.compile(
     r"(?<![\w/.-])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[A-Za-z0-9_-]{32,}(?![\w/.-])", re.ASCII
 )
@@ -43,7 +43,8 @@ class _Find:
 
 
 class Redactor:
-    """Redactor of user, host and secrets. Names of fewer than three letters, and common ones, are not searched for."""
+    """Replaces user names, host names and secrets. Names with fewer than three letters and common names are not
+    replaced."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class Redactor:
         hosts: Sequence[str] = (),
         secrets: Sequence[str] = (),
     ) -> None:
-        """Create a redactor. ``secrets``: known keys, redacted in any form and place."""
+        """Compile the patterns. ``secrets``: known keys, which are replaced wherever they occur."""
         known = sorted({secret for secret in secrets if len(secret) > 2}, key=len, reverse=True)
         patterns = [(re.compile(re.escape(secret)), "<secret>") for secret in known]
         places = sorted({home.rstrip("/\\") for home in homes}, key=len, reverse=True)
@@ -69,15 +70,15 @@ class Redactor:
             (_EMAIL, "<email>"),
         ]
         for names, instead in ((users, "<user>"), (hosts, "<host>")):
-            unusual = {name for name in names if len(name) > 2 and name.lower() not in _USUAL_NAMES}
-            wanted = sorted(unusual, key=len, reverse=True)
+            uncommon = {name for name in names if len(name) > 2 and name.lower() not in _COMMON_NAMES}
+            wanted = sorted(uncommon, key=len, reverse=True)
             patterns += [
                 (re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", re.I), instead) for name in wanted
             ]
         self._patterns = patterns
 
     def text(self, text: str) -> str:
-        """Replace each match by its kind: ``~``, ``<user>``, ``<host>``, ``<email>``, ``<secret>``."""
+        """Replace each match by its kind: ``~``, ``<user>``, ``<host>``, ``<email>`` or ``<secret>``."""
         parts, at = [], 0
         for find in self._found(text):
             parts += [text[at : find.start], find.instead]
@@ -85,7 +86,7 @@ class Redactor:
         return "".join([*parts, text[at:]])
 
     def same_length(self, text: str) -> str:
-        """The same with ``x`` for each byte, so that the number of bytes stays: for the middle of a stream."""
+        """Replace each byte of a match by ``x``, for streams whose number of bytes must not change."""
         parts, at = [], 0
         for find in self._found(text):
             secret = text[find.start : find.end].encode("utf-8", "surrogateescape")
@@ -94,21 +95,21 @@ class Redactor:
         return "".join([*parts, text[at:]])
 
     def arguments(self, argv: Sequence[str]) -> list[str]:
-        """Redact a command line, with the value of each flag whose name indicates a secret."""
+        """Redact a command line, including the values of flags whose names indicate a secret."""
         result: list[str] = []
         secret = False
         for argument in argv:
             flag, equals, _ = argument.partition("=")
-            speaks = flag.startswith("-") and flag.lower().endswith(_SECRET_FLAGS)
+            names_secret = flag.startswith("-") and flag.lower().endswith(_SECRET_FLAGS)
             if secret and not argument.startswith("-"):
                 result.append("<secret>")
             else:
-                result.append(f"{flag}=<secret>" if speaks and equals else self.text(argument))
-            secret = speaks and not equals
+                result.append(f"{flag}=<secret>" if names_secret and equals else self.text(argument))
+            secret = names_secret and not equals
         return result
 
     def value(self, value: object) -> object:
-        """Redact any JSON value."""
+        """Redact a JSON value."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
@@ -116,7 +117,7 @@ class Redactor:
         return [self.value(each) for each in value] if isinstance(value, list | tuple) else value
 
     def _found(self, text: str) -> Iterator[_Find]:
-        """Matches in order, without overlaps: the first to begin, and of those the first in the list."""
+        """Yield matches in order without overlaps: the first to begin, and among those the first pattern."""
         finds = []
         for rank, (pattern, instead) in enumerate(self._patterns):
             group = "secret" if "secret" in pattern.groupindex else 0

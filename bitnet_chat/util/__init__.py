@@ -1,1 +1,1 @@
-"""Services of the operating system: files, locks, threads, resources, progress, pip, external editors."""
+"""Services of the operating system: files, locks, threads, resources, progress, subprocesses, pip, external editors."""

@@ -1,4 +1,4 @@
-"""The external editor of the user, for a text or a file."""
+"""Editing of a text or a file in the external editor of the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _REMEDY = "set EDITOR to a program that edits a file and returns when it is clos
 
 
 def editor_command(environment: Mapping[str, str]) -> list[str]:
-    """``$VISUAL``, ``$EDITOR``, or a standard editor of the system. Raises UsageError without one."""
+    """Return the command in ``$VISUAL`` or ``$EDITOR``, or a standard editor of the system. Raises UsageError without
+    one."""
     for variable in ("VISUAL", "EDITOR"):
         chosen = environment.get(variable, "").strip()
         if chosen:
@@ -34,9 +35,9 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
 
 
 def edit_file(file: Path) -> None:
-    """Edit a file; returns when the editor has been closed. Blocks; the editor uses the terminal meanwhile.
+    """Edit a file and return when the editor exits. Blocks; the editor uses the terminal meanwhile.
 
-    Raises UsageError if an editor is missing, cannot be run, or fails.
+    Raises UsageError if an editor is not found, cannot be run, or fails.
     """
     command = editor_command(os.environ)
     try:
@@ -51,15 +52,16 @@ def edit_file(file: Path) -> None:
 def _signal(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # one of the real-time signals
+    except ValueError:  # a real-time signal
         return str(number)
 
 
 def edit(text: str) -> str:
-    """``text`` after editing, less one newline at its end. Blocks and raises as :func:`edit_file` does; text saved by
-    an editor that fails is kept, and the error names its file.
+    """Return ``text`` after editing, without one newline at its end. Blocks like :func:`edit_file`.
+
+    Raises UsageError like :func:`edit_file`. If an editor fails after saving, the file is kept, and the error names it.
     """
-    editor_command(os.environ)  # before anything is written
+    editor_command(os.environ)  # raises before a file is created
     handle, name = tempfile.mkstemp(prefix="bitnet-chat-", suffix=".md")  # mode 0600
     file = Path(name)
     saved = False

@@ -1,6 +1,6 @@
-"""A lock on a file that the kernel releases when its holder dies in any way.
+"""A file lock that the kernel releases when the process that holds it ends, however it ends.
 
-Standard library only: the scripts in ``bin/`` use it before anything is installed.
+Uses only the standard library, since the scripts in ``bin/`` need it before anything is installed.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from pathlib import Path
 
 _RETRY_SECONDS = 0.25
 
-# Windows forbids reading locked bytes, and waiting processes read the process number of the holder: lock a byte far
-# after it.
+# Windows forbids reading locked bytes, and waiting processes read the process id of the holder from the file: lock a
+# byte far behind it.
 _LOCKED_BYTE = 1 << 20
 
 
 @contextlib.contextmanager
 def held(path: Path, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
-    """Hold the lock at ``path`` during the block, after waiting for other processes.
+    """Hold the lock at ``path`` during the block. Waits while another process holds it.
 
-    ``on_wait`` is called repeatedly while waiting, with the process number of the holder ("" while it is unknown).
+    While waiting, ``on_wait`` is called every 0.25 s with the process id of the holder ("" if unknown).
     """
     descriptor = _acquire(path, on_wait)
     try:
         yield
     finally:
-        # Removed while still held; a waiting process sees that its file is no longer the one at the path. Windows does
-        # not remove an open file: it stays there, and does no harm.
+        # Removed while locked: a waiting process then sees that its file is not the one at the path. Windows does not
+        # remove an open file, which is harmless.
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(descriptor)
 
 
 def _acquire(path: Path, on_wait: Callable[[str], None]) -> int:
+    """Open and lock the file; return its descriptor."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -54,6 +55,7 @@ def _acquire(path: Path, on_wait: Callable[[str], None]) -> int:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at ``path``."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -61,6 +63,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _holder(path: Path) -> str:
+    """Process id of the holder; empty if unknown."""
     try:
         text = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
@@ -69,7 +72,8 @@ def _holder(path: Path) -> str:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock the open file until it is closed; False if it is locked. Raises OSError if the file system has no locks."""
+    """Lock the open file until it is closed. Returns False if it is locked. Raises OSError without support for
+    locks."""
     if sys.platform == "win32":
         import msvcrt
 

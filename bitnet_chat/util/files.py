@@ -1,4 +1,4 @@
-"""Output files: written completely or not at all, and never over an existing one."""
+"""Writing of output files, completely or not at all and without overwriting, and recognition of executables."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from bitnet_chat.errors import UsageError
 
 
 def write_exclusive(path: Path, text: str, *, force: bool = False) -> None:
-    """Write ``text`` as UTF-8; a surrogate that stands for a byte becomes that byte. ``force``: replace an existing
-    file.
+    """Write ``text`` as UTF-8; lone surrogates for bytes become these bytes. ``force``: replace an existing file.
 
-    Raises UsageError for an existing file, or if the new one cannot be written; nothing remains then.
+    The file is readable by the owner only. Raises UsageError for an existing file, or if it cannot be written; an
+    incomplete file is removed.
     """
     data = text.encode("utf-8", "surrogateescape")
-    path = paths.meant(str(path))
+    path = paths.expand(str(path))
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", dir=path.parent)  # mode 0600: it is private talk
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", dir=path.parent)  # mode 0600: it may be private
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}", remedy="choose another place") from None
     new = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        if force and (path.is_file() or not path.exists()):  # /dev/null, or a folder, is nothing to replace
+        if force and (path.is_file() or not path.exists()):  # never replace /dev/null or a directory
             new.replace(path)
         else:
             _take_name(new, path)
@@ -41,7 +41,7 @@ def write_exclusive(path: Path, text: str, *, force: bool = False) -> None:
 
 
 def _take_name(new: Path, path: Path) -> None:
-    """Raises FileExistsError. Atomic if the file system has links."""
+    """Move ``new`` to ``path``; atomic if the file system supports hard links. Raises FileExistsError."""
     try:
         path.hardlink_to(new)
     except FileExistsError:
@@ -52,16 +52,14 @@ def _take_name(new: Path, path: Path) -> None:
         new.rename(path)
 
 
-# How the files of programs begin. Pure.
-
 MAGIC = (
     b"\x7fELF",
     b"MZ",
     *(number.to_bytes(4, order) for number in (0xFEEDFACE, 0xFEEDFACF, 0xCAFEBABE) for order in ("big", "little")),
 )
-"""ELF, PE, and Mach-O for one processor or several. A file with another beginning is a script, or not a program."""
+"""First bytes of executables: ELF, PE, and Mach-O for one or several architectures. Other executables are scripts."""
 
 
 def is_native_executable(head: bytes) -> bool:
-    """``head``: the first bytes of a file."""
+    """Whether ``head``, the first bytes of a file, are those of a native executable."""
     return head.startswith(MAGIC)

@@ -1,4 +1,4 @@
-"""pip as a downloader: it uses the configured index, proxy and certificates, and this program names no server."""
+"""Downloads with pip, which uses the index, proxy and certificates that are configured for it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One file of the package index, a wheel or an sdist, identified by its bytes."""
+    """A file of the package index (wheel or sdist) with its hash."""
 
     project: str
     version: str
     file: str
-    """Its name there, which for a wheel contains the Python and platform."""
+    """Name of the file, which for a wheel contains Python version and platform."""
     sha256: str
     size: int
-    """In bytes: for the progress of a download."""
+    """Bytes, for the progress of the download."""
     backend: str = ""
-    """Of an sdist: the module in ``build-backend`` of its ``pyproject.toml``."""
+    """For an sdist: the module in ``build-backend`` of its ``pyproject.toml``."""
 
 
 def run(
@@ -42,17 +42,17 @@ def run(
     variables: Mapping[str, str] | None = None,
     offline: str = subprocess_errors.OFFLINE,
 ) -> None:
-    """``pip ARGUMENTS`` with ``folder`` as its working and temporary directory; ``purpose`` completes "cannot …".
+    """Run ``pip ARGUMENTS`` with ``folder`` as working and temporary directory.
 
-    ``variables`` are added to its environment; ``offline`` is the remedy if the index cannot be reached.
-
-    :raises BuildError: pip is missing or fails, the network is unavailable, or the disk is full.
+    ``purpose`` completes "cannot …" in errors; output is appended to ``log``; ``variables`` are added to the
+    environment; ``offline`` is the remedy if the index cannot be reached. Raises BuildError if pip is missing or fails,
+    the network is unavailable, or the disk is full.
     """
-    # PYTHONPATH could put another pip in its place, and PYTHONINSPECT makes a failure a success.
+    # PYTHONPATH could select another pip, and PYTHONINSPECT turns a failure into a success.
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    # pip unpacks what it downloads in the temporary directory, 180 MB here: keep that where the space was checked.
+    # pip unpacks downloads (180 MB) in the temporary directory: use a directory whose free space was checked.
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
-    # A user's rules for installing packages, with which pip refuses --target; and what hides why it failed.
+    # Settings of the user with which pip refuses --target, or hides the reason of a failure.
     env |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_QUIET": "0"}
     argv = [*command(), "--disable-pip-version-check", "--no-input", *arguments]
     offset = subprocess_log.size(log)
@@ -63,8 +63,10 @@ def run(
 
 
 def command() -> list[str]:
-    """The command line of pip: of this Python, or if it has none, as in the environments of uv, of the copy that Python
-    contains for virtual environments. Debian removes that: then the missing pip is the error.
+    """Return the command line of pip.
+
+    It is the pip of this Python or, if that has none (environments of uv), the copy in ``ensurepip``. Debian removes
+    that copy; running the command then reports the missing pip.
     """
     if importlib.util.find_spec("pip") is None and (found := importlib.util.find_spec("ensurepip")) and found.origin:
         carried = sorted((Path(found.origin).parent / "_bundled").glob("pip-*.whl"))
@@ -82,12 +84,10 @@ def fetch(
     on_bytes: Callable[[int], None] = lambda count: None,
     offline: str = subprocess_errors.OFFLINE,
 ) -> Path:
-    """The checked file in ``folder``: an existing one, or a new download. It may be for another computer.
+    """Return the file of ``pin`` in ``folder``, downloaded if it is missing. The file may be for another platform.
 
-    ``purpose`` completes "cannot …"; ``on_bytes`` is called about twice per second with the number of received bytes of
-    ``pin.size``; ``log`` receives the output of pip; ``offline`` is the remedy if the index cannot be reached.
-
-    :raises BuildError: the download failed, or is not the pinned file.
+    ``purpose``, ``log`` and ``offline``: see :func:`run`. ``on_bytes`` is called about twice per second with the number
+    of bytes received, at most ``pin.size``. Raises BuildError if the download fails or the hash differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / pin.file
@@ -95,11 +95,11 @@ def fetch(
     with file_lock.held(folder / f".{pin.file}.lock", lambda holder: on_bytes(0)):
         if target.is_file() and sha256(target) == pin.sha256:
             return target
-        shutil.rmtree(scratch, ignore_errors=True)  # of a download that was killed: pip does not go on with it
+        shutil.rmtree(scratch, ignore_errors=True)  # of a killed download, which pip cannot resume
         try:
             scratch.mkdir()
-            came = download(pin, scratch, purpose=purpose, log=log, on_bytes=on_bytes, offline=offline)
-            came.replace(target)
+            downloaded = download(pin, scratch, purpose=purpose, log=log, on_bytes=on_bytes, offline=offline)
+            downloaded.replace(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
@@ -108,14 +108,14 @@ def fetch(
 def download(
     pin: Pin, scratch: Path, *, purpose: str, log: Path, on_bytes: Callable[[int], None], offline: str
 ) -> Path:
-    """As :func:`fetch`, of a missing file, below ``scratch``."""
+    """Download the file of ``pin`` below ``scratch``, see :func:`fetch`."""
     variables: dict[str, str] = {}
     if pin.backend:
-        # pip asks the build backend of an sdist for the name and version even where it is to be downloaded only. The
-        # backend would need further packages and run code of the archive, so pip finds this one in its place.
+        # pip asks the build backend of an sdist for name and version even for a download only. The backend would need
+        # further packages and run code of the archive, so a stub takes its place.
         package, module = pin.backend.split(".")
         (scratch / "backend" / package).mkdir(parents=True)
-        (scratch / "backend" / package / "__init__.py").touch()  # a folder without it yields to an installed package
+        (scratch / "backend" / package / "__init__.py").touch()  # without it, an installed package has priority
         stub = _BACKEND.format(name=pin.project.replace("-", "_"), project=pin.project, version=pin.version)
         (scratch / "backend" / package / f"{module}.py").write_text(stub, "utf-8")
         variables["PYTHONPATH"] = str(scratch / "backend")
@@ -124,19 +124,19 @@ def download(
         rules = ["--only-binary", ":all:", *_tags(pin.file)]
     requirement = scratch / "pinned.txt"
     requirement.write_text(f"{pin.project}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
-    came = scratch / "came"
+    downloaded = scratch / "came"
     run(
-        ["download", "--no-deps", *rules, "--require-hashes", f"--dest={came}", f"--requirement={requirement}"],
+        ["download", "--no-deps", *rules, "--require-hashes", f"--dest={downloaded}", f"--requirement={requirement}"],
         purpose=purpose,
         log=log,
         folder=scratch,
-        on_tick=lambda: on_bytes(min(_arrived(scratch, pin.file), pin.size)),
+        on_tick=lambda: on_bytes(min(_received(scratch, pin.file), pin.size)),
         variables=variables,
         offline=offline,
     )
-    verify(came / pin.file, pin)
+    verify(downloaded / pin.file, pin)
     on_bytes(pin.size)
-    return came / pin.file
+    return downloaded / pin.file
 
 
 _BACKEND = """
@@ -157,7 +157,7 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 
 
 def _tags(wheel: str) -> list[str]:
-    """Options with which pip selects the wheel of this name on any computer. A wheel for all needs none."""
+    """Return the options with which pip selects this wheel on any platform; empty for a wheel for all platforms."""
     python, abi, platforms = wheel.removesuffix(".whl").split("-")[-3:]
     if platforms == "any":
         return []
@@ -166,25 +166,25 @@ def _tags(wheel: str) -> list[str]:
     return [*(f"--{name}={value}" for name, value in wanted.items()), f"--platform={platforms.split('.')[0]}"]
 
 
-def _arrived(scratch: Path, name: str) -> int:
-    """Received bytes of an unfinished download: pip writes it under its final name in a temporary folder."""
+def _received(scratch: Path, name: str) -> int:
+    """Bytes received so far. pip writes the file under its final name in a temporary directory."""
     sizes = []
     for path in scratch.glob(f"pip-*/{name}"):
         try:
             sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # pip has just moved it
+        except FileNotFoundError:  # pip has moved it in the meantime
             continue
     return max(sizes, default=0)
 
 
 def verify(path: Path, pin: Pin) -> None:
-    """Check the hash. pip has compared it already; this also covers a pip with that check disabled, or a replaced one.
+    """Check the hash of a downloaded file. pip has checked it too, unless that is disabled or pip was replaced.
 
-    :raises BuildError: the file is missing or is not the pinned one.
+    Raises BuildError if the file is missing or the hash differs.
     """
     if not path.is_file():
         raise BuildError(
-            f"pip reported success but left no {pin.file}.", remedy="Check pip's settings (`pip config list`)."
+            f"pip reported success, but {pin.file} is missing.", remedy="Check pip's settings (`pip config list`)."
         )
     found = sha256(path)
     if found != pin.sha256:
@@ -192,6 +192,7 @@ def verify(path: Path, pin: Pin) -> None:
 
 
 def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

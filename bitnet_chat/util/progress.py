@@ -1,6 +1,6 @@
-"""Progress of a long task: parsed from the counter of ninja, estimated, and shown as one line.
+"""Progress of a long task: parsed from the output of ninja, estimated, and shown as one line.
 
-Standard library only: the scripts in ``bin/`` show the same line before anything is installed.
+Uses only the standard library, since the scripts in ``bin/`` show the same line before anything is installed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TextIO
 
 from bitnet_chat import terminal as terminals
 
-# ninja's default status is "[%f/%t] "; the build sets NINJA_STATUS to it, whatever the user's environment says.
+# The default status of ninja; the build sets the variable NINJA_STATUS, since the user may have changed it.
 NINJA_STATUS = "[%f/%t] "
 _COUNTER = re.compile(r"\[(\d+)/(\d+)\] ")
 
-# The first objects say little about the rest; before this many the estimate jumps by a factor of three.
-_SURE_AFTER = 8
+# Completed steps before an estimate is shown. Earlier estimates of a build vary by a factor of three.
+_RELIABLE_AFTER = 8
 
 _REDRAW_SECONDS = 0.1
 _BAR_CELLS = 24
@@ -26,41 +26,41 @@ _BAR_CELLS = 24
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One moment of a long task."""
+    """The state of a long task at one time."""
 
     step: str
-    """The current step, for display: ``Compiling llama.cpp``."""
+    """Name of the current step, for display: ``Compiling llama.cpp``."""
     done: int
     total: int
-    """Units of this step; 0: unknown."""
+    """Number of units of this step; 0 if unknown. ``done``: number of completed ones."""
     seconds: float
-    """Since the beginning of the whole task."""
+    """Seconds since the start of the whole task."""
     eta: float | None
-    """Seconds until this step ends; None: not known yet."""
+    """Seconds until this step ends; None if unknown."""
     detail: str = ""
-    """Shown after the step, and variable within it: ``12/500``."""
+    """Shown after the step; may change during it: ``12/500``."""
 
 
 def ninja_counter(line: str) -> tuple[int, int] | None:
-    """``[12/216] Building …`` is (12, 216); any other line is None.
+    """Parse the counter of ninja: ``[12/216] Building …`` gives (12, 216); other lines give None.
 
-    ninja counts remaining work: a build that was interrupted after 100 of 216 starts anew at ``[1/116]``.
+    ninja counts the remaining work: a build that was interrupted after 100 of 216 steps starts at ``[1/116]``.
     """
     match = _COUNTER.match(line)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def estimate(done: int, total: int, seconds: float) -> float | None:
-    """Remaining seconds after ``done`` of ``total`` took ``seconds``; None while unreliable."""
+    """Estimate the remaining seconds after ``done`` of ``total`` took ``seconds``; None if that is unreliable."""
     if done >= total > 0:
         return 0.0
-    if total <= 0 or done < min(_SURE_AFTER, total) or seconds <= 0:
+    if total <= 0 or done < min(_RELIABLE_AFTER, total) or seconds <= 0:
         return None
     return (total - done) * seconds / done
 
 
 def duration(seconds: float) -> str:
-    """``7 s``, ``4 min 47 s``, ``1 h 02 min``."""
+    """Format a duration: ``7 s``, ``4 min 47 s``, ``1 h 02 min``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for display, in powers of ten as disks and downloads use them: ``812 MB``, ``1.2 GB``."""
+    """Format a number of bytes with decimal prefixes, as disks and downloads do: ``812 MB``, ``1.2 GB``."""
     if count < 1_000_000:
         return f"{count / 1000:.0f} kB"
     if count < 999_500_000:
@@ -79,7 +79,8 @@ def size(count: int) -> str:
 
 
 def line(progress: Progress, width: int = 80) -> str:
-    """The progress as one line of at most ``width - 1`` characters: a full line would wrap on some terminals."""
+    """Format progress as one line of at most ``width - 1`` characters, since a full line would wrap on some
+    terminals."""
     time_text = duration(progress.seconds)
     step = f"{progress.step} {progress.detail}".rstrip()
     if progress.total <= 0:
@@ -95,13 +96,14 @@ def line(progress: Progress, width: int = 80) -> str:
 
 
 class ProgressLine:
-    """Progress on a stream: one line redrawn in place on a terminal, else a plain line per step and per 10 %.
+    """Shows progress on a stream: on a terminal one line redrawn in place, else a line per step and per 10 %.
 
-    On a stream that is not a terminal only text and newlines are written; on a terminal also the carriage return, but
-    no escape sequence, so that a console without them shows the same.
+    Writes text, newlines and, on a terminal, carriage returns, but no escape sequences, so that it works on every
+    console.
     """
 
     def __init__(self, stream: TextIO, *, terminal: bool | None = None) -> None:
+        """Show progress on ``stream``. ``terminal``: whether to redraw the line; None: detect it."""
         if terminal is None:
             terminal = terminals.draws(stream)
         self._stream = stream
@@ -111,6 +113,7 @@ class ProgressLine:
         self._redrawn_at = 0.0
 
     def __call__(self, progress: Progress) -> None:
+        """Show ``progress``."""
         last, self._last = self._last, progress
         new_step = last is None or last.step != progress.step
         if self._terminal:
@@ -119,7 +122,7 @@ class ProgressLine:
             self._write(line(progress, 120) + "\n")
 
     def close(self) -> None:
-        """End the line: later output starts on a new one."""
+        """End the line, so that later output starts on a new one."""
         if self._drawn and self._last is not None:
             self._put(self._last)
             self._write("\n")
@@ -128,7 +131,7 @@ class ProgressLine:
     def _redraw(self, progress: Progress, ended: Progress | None, new_step: bool) -> None:
         now = time.monotonic()
         if ended is not None and self._drawn:
-            self._put(ended)  # the last state of a step may not have been drawn
+            self._put(ended)  # the last state of the step may not be shown yet
             self._write("\n")
             self._drawn = 0
         if new_step or now - self._redrawn_at >= _REDRAW_SECONDS or progress.done == progress.total > 0:
@@ -150,10 +153,9 @@ def _tenth(progress: Progress) -> int:
     return progress.done * 10 // progress.total if progress.total > 0 else 0
 
 
-# When a long piece of work and its current step began, and how far the step is: told as :class:`Progress`.
-
-
 class ProgressClock:
+    """Measures a long task and its current step, and passes them on as :class:`Progress`."""
+
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self.tell = on_progress
         self._began = self._step_began = time.monotonic()
@@ -162,24 +164,28 @@ class ProgressClock:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start of the task."""
         return time.monotonic() - self._began
 
     def step(self, name: str) -> None:
+        """Start a step with an unknown number of units."""
         if name != self._step:
             self._step, self._step_began = name, time.monotonic()
         self.at(0, 0)
 
     def at(self, done: int, total: int) -> None:
+        """Set the state of the step."""
         self._done, self._total = done, total
         self.tick()
 
     def arrived(self, done: int, total: int) -> None:
-        """As :meth:`at` for a download, which is not measured before its first byte."""
+        """Like :meth:`at` for a download, whose total is unknown before its first byte."""
         if done:
             self.at(done, total)
         else:
             self.tick()
 
     def tick(self) -> None:
+        """Pass on the current state."""
         eta = estimate(self._done, self._total, time.monotonic() - self._step_began)
         self.tell(Progress(self._step, self._done, self._total, self.seconds, eta))

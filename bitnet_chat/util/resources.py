@@ -1,4 +1,4 @@
-"""Memory and CPU of a process, through psutil if available, and the memory that a new process can have."""
+"""Memory and CPU usage of a process (through psutil, if available), and the memory available for a new process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 class ProcessUsage:
-    """Of one process at a time."""
+    """Usage of one process at a time."""
 
     def __init__(self) -> None:
         self._process: object | None = None
         self._pid = 0
 
     def of(self, pid: int) -> tuple[int | None, float | None]:
-        """Resident bytes, and percent of one core since the last call."""
+        """Return resident bytes and CPU usage since the last call, in percent of one core; None if unknown."""
         try:
             import psutil
-        except ImportError:  # it wants modules that some platforms do not have
+        except ImportError:  # psutil is not available on every platform
             return None, None
         try:
             if self._pid != pid or not isinstance(self._process, psutil.Process):
@@ -27,7 +27,7 @@ class ProcessUsage:
             return None, None
 
     def memory_of(self, pid: int) -> int | None:
-        """Resident bytes; the pages of the model file count in each process that maps them."""
+        """Return the resident bytes, which include mapped pages of the model file; None if unknown."""
         try:
             import psutil
 
@@ -36,20 +36,20 @@ class ProcessUsage:
             return None
 
     def leaves_room_for_another(self, pid: int) -> bool:
-        """Whether free memory is as large as that of the process. A second one needs less: the weights are shared."""
+        """Whether a second process of this size fits in memory. It needs less, because the weights are shared."""
 
         free, taken = available(), self.memory_of(pid)
         return free is not None and taken is not None and free > taken
 
 
 def available() -> int | None:
-    """Bytes for a new program without swapping; None if unknown.
+    """Return the bytes that a new program can use without swapping; None if unknown.
 
-    In a container the limit of its cgroup counts too, which the figures of the whole computer do not show.
+    Includes the cgroup limit of a container, which the figures of the whole computer do not show.
     """
     try:
         import psutil
-    except ImportError:  # it wants modules that some platforms do not have
+    except ImportError:  # psutil is not available on every platform
         return None
     try:
         free = int(psutil.virtual_memory().available)
@@ -60,7 +60,8 @@ def available() -> int | None:
 
 
 def _container_room(folder: Path) -> int | None:
-    """cgroup v2: the rest of the limit, with the reclaimable file cache counted as free."""
+    """The rest of the cgroup v2 memory limit in bytes, where reclaimable file cache counts as free; None without a
+    limit."""
     with contextlib.suppress(OSError, ValueError):
         limit = int((folder / "memory.max").read_text("ascii"))
         used = int((folder / "memory.current").read_text("ascii"))

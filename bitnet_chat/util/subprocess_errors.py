@@ -1,4 +1,4 @@
-"""Errors with remedies from the output of a failed step. Pure: text in, error out."""
+"""Conversion of the output of a failed pip, cmake or ninja into an error with a remedy. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitnet_chat.errors import BuildError
 
-# Messages of pip and its libraries if the index cannot be reached (pip 22 to 25, Linux, macOS, Windows).
+# Messages of pip and its libraries if the index cannot be reached (pip 22 to 25 on Linux, macOS and Windows).
 _NO_NETWORK = re.compile(
     r"NewConnectionError|ConnectTimeoutError|ReadTimeoutError|ConnectionResetError|ConnectionRefusedError"
     r"|NameResolutionError|name resolution|getaddrinfo failed|nodename nor servname|Network is unreachable"
@@ -31,7 +31,7 @@ _CHECK_INDEX = "Nothing of it was used. Check pip's index and proxy (`pip config
 
 
 def of_pip(output: str, *, purpose: str, log: Path, python: str, offline: str = OFFLINE) -> BuildError:
-    """The error behind the output of a failed pip; ``purpose`` completes "cannot …", ``offline`` is the remedy."""
+    """Make the error for a failed pip. ``purpose`` completes "cannot …"; ``offline`` is the remedy without network."""
     if re.search(r"No module named '?pip", output):
         return BuildError(
             f"Cannot {purpose}: this Python has no pip ({python}).",
@@ -40,10 +40,10 @@ def of_pip(output: str, *, purpose: str, log: Path, python: str, offline: str = 
     if _NO_SPACE.search(output):
         return no_space(log.parent)
     if _NO_NETWORK.search(output):
-        return BuildError(f"Cannot {purpose}: no network, or no way to the package index.", remedy=offline)
+        return BuildError(f"Cannot {purpose}: no network, or the package index is not reachable.", remedy=offline)
     if "DO NOT MATCH THE HASHES" in output:
         return BuildError(
-            f"Cannot {purpose}: what the package index sent is not the pinned file, its sha256 differs.",
+            f"Cannot {purpose}: the file from the package index is not the pinned one: its sha256 differs.",
             remedy=_CHECK_INDEX,
             detail=pip_excerpt(output),
         )
@@ -57,7 +57,7 @@ def of_pip(output: str, *, purpose: str, log: Path, python: str, offline: str = 
 
 
 def of_build(output: str, *, step: str, status: int, log: Path) -> BuildError:
-    """The error behind the output of a failed cmake or ninja."""
+    """Make the error for a failed cmake or ninja. ``status``: exit status, negative for a signal."""
     if _NO_SPACE.search(output):
         return no_space(log.parent)
     if _NO_MEMORY.search(output):
@@ -75,16 +75,19 @@ def of_build(output: str, *, step: str, status: int, log: Path) -> BuildError:
 
 
 def wrong_archive(name: str, found: str, expected: str) -> BuildError:
+    """Make the error for a file with the hash ``found`` instead of ``expected``."""
     return BuildError(
         f"{name} is not the pinned file: its sha256 is {found}, expected {expected}.", remedy=_CHECK_INDEX
     )
 
 
 def unsafe_archive(name: str, problem: str) -> BuildError:
+    """Make the error for an archive; ``problem`` is a predicate."""
     return BuildError(f"{name} {problem}.", remedy=_CHECK_INDEX)
 
 
 def no_space(place: Path) -> BuildError:
+    """Make the error for a full disk."""
     return BuildError(
         f"The disk of {place} is full.",
         remedy="Free some space and run the same command again: it resumes. "
@@ -93,16 +96,15 @@ def no_space(place: Path) -> BuildError:
 
 
 def pip_excerpt(output: str, lines: int = 6) -> str:
-    """The error lines of pip, or the last lines of its output."""
+    """Return the last error lines of pip, or the last lines of its output."""
     found = [line for line in output.splitlines() if line.strip()]
     errors = [line for line in found if _PIP_ERROR.match(line)]
     return _cut((errors or found)[-lines:])
 
 
 def build_excerpt(output: str, lines: int = 12) -> str:
-    """From the first line that reports an error; warnings of other compilers follow it and the last lines are not
-    specific.
-    """
+    """Return the lines from the first reported error on. After it, other compilers still write warnings, and the last
+    lines are not specific."""
     first = _BUILD_ERROR.search(output)
     if first is None:
         return _cut(output.splitlines()[-lines:])
@@ -111,5 +113,5 @@ def build_excerpt(output: str, lines: int = 12) -> str:
 
 
 def _cut(lines: list[str], width: int = 240) -> str:
-    """A line, shortened: the command line of a compiler has a thousand characters."""
+    """Shorten long lines: the command line of a compiler has a thousand characters."""
     return "\n".join(line if len(line) <= width else line[: width - 2] + " …" for line in lines)

@@ -1,6 +1,6 @@
-"""A long command of a build: its output goes to a log and line by line to a callback, and it ends with the program.
+"""Long build commands: output goes to a log and to callbacks, and the command ends together with this program.
 
-Standard library only, except that psutil is used if available: the scripts in ``bin/`` run their steps with this.
+Uses only the standard library, and psutil if available, since the scripts in ``bin/`` run their steps with it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from types import FrameType
 from typing import Any
 
 TICK_SECONDS = 0.5
-_PATIENCE_SECONDS = 10.0
+"""Longest time between two calls of ``on_tick``."""
+_TERM_SECONDS = 10.0
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 @contextlib.contextmanager
 def signals_end_us() -> Iterator[None]:
-    """Raise SystemExit for SIGTERM and SIGHUP in the block, so that commands are ended as by Ctrl-C.
+    """Raise SystemExit for SIGTERM and SIGHUP in the block, so that commands are ended as for Ctrl-C.
 
-    The default of Python is to die at once, which would leave the compilers running.
+    By default Python would end at once and leave the compilers running.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -35,7 +37,7 @@ def signals_end_us() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # keep the effect of nohup
                 former[number] = signal.signal(number, leave)
     try:
         yield
@@ -53,13 +55,11 @@ def run(
     on_line: Callable[[str], None] = lambda line: None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a command to its end and return its exit status (negative: the signal that ended it).
+    """Run a command to its end and return its exit status; negative for the signal that ended it.
 
-    Output and errors are appended to ``log`` as they arrive; ``on_line`` receives each line as text, ``on_tick`` is
-    called at least every half second. Any exception meanwhile (Ctrl-C included) ends the command and all its
-    descendants.
-
-    :raises OSError: the command cannot be started, or the log not written.
+    Output is appended to ``log`` as it arrives. ``on_line`` receives each line, ``on_tick`` is called at least every
+    half second. Any exception meanwhile, including Ctrl-C, ends the command and its descendants. Raises OSError if the
+    command cannot be started or the log cannot be written.
     """
     with log.open("ab") as record:
         record.write(f"\n$ {subprocess.list2cmdline(argv)}\n".encode(errors="replace"))
@@ -92,8 +92,8 @@ def run(
 
 
 def _start(argv: Sequence[str], cwd: Path, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
-    # A process group of its own: Ctrl-C reaches us alone, and we end the command in good order. ninja puts every
-    # compiler in a further group and passes on the signal that it gets.
+    # A separate process group: Ctrl-C reaches only this program, which then ends the command. ninja starts each
+    # compiler in another group, and forwards signals to it.
     group: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -118,7 +118,7 @@ def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes | Non
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, on which ninja removes incomplete files; then SIGKILL to all that remain."""
+    """Send SIGTERM to the group, on which ninja removes incomplete files; then SIGKILL to the processes that remain."""
     descendants = _descendants(process.pid)
     with contextlib.suppress(ProcessLookupError):
         if sys.platform == "win32":
@@ -126,11 +126,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         else:
             os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(_PATIENCE_SECONDS)
-    except BaseException as impatience:  # the time is up, or a second Ctrl-C
+        process.wait(_TERM_SECONDS)
+    except BaseException as error:  # timeout, or a second Ctrl-C
         process.kill()
         process.wait()
-        if not isinstance(impatience, subprocess.TimeoutExpired):
+        if not isinstance(error, subprocess.TimeoutExpired):
             raise
     finally:
         for end in descendants:
@@ -138,7 +138,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _descendants(pid: int) -> list[Callable[[], None]]:
-    """One function for each process below ``pid`` that kills it if it is still the same process."""
+    """Return a function for each descendant of ``pid`` that kills it, unless its process id was reused."""
     try:
         import psutil
     except ImportError:
@@ -146,7 +146,7 @@ def _descendants(pid: int) -> list[Callable[[], None]]:
 
     def kill(process: psutil.Process) -> None:
         with contextlib.suppress(psutil.Error):
-            process.kill()  # psutil compares the start time first: a reused number is left alone
+            process.kill()  # psutil compares the start time first, so a reused process id is safe
 
     try:
         found = psutil.Process(pid).children(recursive=True)
@@ -156,10 +156,10 @@ def _descendants(pid: int) -> list[Callable[[], None]]:
 
 
 def end_orphans(variable: str, value: str) -> None:
-    """Kill the processes that have this variable in their environment.
+    """Kill the processes with this variable in their environment.
 
-    After a ``kill -9`` of this program compilers may still be writing; they inherited the variable that marks the
-    build.
+    After ``kill -9`` of this program compilers may still be running; they have inherited the variable, which identifies
+    the build.
     """
     import psutil
 
@@ -167,16 +167,16 @@ def end_orphans(variable: str, value: str) -> None:
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(variable) == value:
                 process.kill()
-                process.wait(_PATIENCE_SECONDS)
+                process.wait(_TERM_SECONDS)
 
 
 def size(log: Path) -> int:
-    """Bytes in the log; 0 without one."""
+    """Return the size of the log in bytes; 0 if it does not exist."""
     return log.stat().st_size if log.exists() else 0
 
 
 def text_since(log: Path, offset: int, limit: int = 400_000) -> str:
-    """The text appended to the log after ``offset``, at most the last ``limit`` bytes of it."""
+    """Return the text after ``offset`` in the log, at most its last ``limit`` bytes."""
     with log.open("rb") as record:
         size = record.seek(0, os.SEEK_END)
         record.seek(max(offset, size - limit, 0))

@@ -1,4 +1,4 @@
-"""Work that may block forever, on the disk of an unreachable computer for example, without blocking the exit."""
+"""Work in threads: calls that may block forever, and work that would block the event loop for too long."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 
 
 async def run_in_daemon_thread(work: Callable[[], Result]) -> Result:
-    """The result or exception of ``work``, from a thread that does not outlive the program.
+    """Run ``work``, which may block forever (on the disk of an unreachable computer, for example), in a daemon thread.
 
-    ``asyncio.to_thread`` waits for its threads when the loop ends. Here a cancelled wait abandons the thread and its
-    result.
+    Returns its result or raises its exception. Unlike ``asyncio.to_thread``, whose threads delay the end of the
+    program, a cancelled call abandons the thread.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
@@ -36,31 +36,28 @@ async def run_in_daemon_thread(work: Callable[[], Result]) -> Result:
             result = work()
         except BaseException as caught:
             error = caught
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, daemon=True, name="bitnet-chat-daemon").start()
     return await future
 
 
-# Work on long conversations, beside the event loop.
-
 P = ParamSpec("P")
 T = TypeVar("T")
-_MESSAGES = 256
-_CHARACTERS = 1 << 14
-"""Texts with more characters may take longer than 20 ms to process."""
+_MAX_MESSAGES = 256
+_MAX_CHARACTERS = 1 << 14
+"""Number of characters above which processing a conversation may take more than 20 ms."""
 
 
 async def run_beside_loop(conversation: Conversation, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """The result of ``work``, with a cost that grows with ``conversation``: called directly for a short one, in a
-    thread for a long one, so that the loop is not blocked.
-    """
+    """Run ``work``, whose cost grows with ``conversation``: directly for a short one, in a thread for a long one."""
     if is_long(conversation):
         return await asyncio.to_thread(work, *arguments, **named)
     return work(*arguments, **named)
 
 
 def is_long(conversation: Conversation) -> bool:
+    """Whether processing the conversation may block the event loop noticeably."""
     messages = conversation.messages
-    return len(messages) > _MESSAGES or sum(len(each.content) for each in messages) > _CHARACTERS
+    return len(messages) > _MAX_MESSAGES or sum(len(each.content) for each in messages) > _MAX_CHARACTERS

@@ -46,7 +46,7 @@ def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
 
 @posix_only
 def test_a_stubborn_command_and_its_children_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess_log, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(subprocess_log, "_TERM_SECONDS", 0.2)
     code = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "child = subprocess.Popen([sys.executable, '-c', 'import signal, time; print(1, flush=True);"

@@ -23,7 +23,7 @@ from bitnet_chat.errors import ModelError
 from bitnet_chat.models import store, tensor_types
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.known_faults import mended
+from bitnet_chat.models.known_faults import repair
 from bitnet_chat.models.verify import verify
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.util.progress import Progress
@@ -183,7 +183,7 @@ def test_what_is_wrong_with_2b4t_is_mended_in_the_converted_file(tmp_path: Path)
     template = read_header(converted).chat_template
     assert template.startswith(TEMPLATES["bitnet"]) and len(template) == len(llama3_file.PLACEHOLDER)
     assert not template.removeprefix(TEMPLATES["bitnet"]).strip("{# }")
-    assert "template" not in mended(read_header(converted)).note
+    assert "template" not in repair(read_header(converted)).note
     assert read_header(source).chat_template == llama3_file.PLACEHOLDER
 
 

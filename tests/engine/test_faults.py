@@ -24,7 +24,7 @@ from bitnet_chat.errors import FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice
 from bitnet_chat.models.gguf import ModelHeader, read_header
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.known_faults import FAULTS, OVERRIDE, faults_in, mended
+from bitnet_chat.models.known_faults import FAULTS, OVERRIDE, faults_in, repair
 from bitnet_chat.models.template_selection import prepare
 from bitnet_chat.models.vocabulary import read_tokenizer
 from bitnet_chat.templates.builtin import TEMPLATES
@@ -100,7 +100,7 @@ def test_microsofts_file_answers_and_one_line_says_why(settings: Settings, micro
 
 
 def test_a_template_that_the_user_gives_is_used_as_it_is(microsoft: Path, classic: EngineBinary) -> None:
-    said = mended(read_header(microsoft), keeps_template=True)
+    said = repair(read_header(microsoft), keeps_template=True)
     assert said.header.chat_template == read_header(microsoft).chat_template
     assert "template" not in said.note and "llama-bpe" in said.note
     assert said.note.startswith("microsoft was corrected")  # the name of the file
@@ -111,7 +111,7 @@ def test_the_engine_is_told_where_it_takes_it(classic: EngineBinary, microsoft: 
     flags = common_flags(classic, options)
     assert flags[flags.index(OVERRIDE) + 1] == LLAMA_BPE
     assert OVERRIDE not in common_flags(classic, EngineOptions(microsoft))
-    untold = mended(read_header(microsoft), takes_overrides=False)
+    untold = repair(read_header(microsoft), takes_overrides=False)
     assert not untold.overrides and f"not corrected: the engine was not given {OVERRIDE} {LLAMA_BPE}" in untold.note
     assert untold.header.chat_template == TEMPLATES["bitnet"] and untold.header.pre_tokenizer == ""
 
@@ -160,7 +160,7 @@ def test_doctor_names_the_faults(microsoft: Path, right: Path, tmp_path: Path) -
 
 def test_what_is_known_is_data() -> None:
     for fault in FAULTS:
-        assert fault.source and fault.wrong and fault.mended
+        assert fault.source and fault.description and fault.correction
         assert bool(fault.template) != bool(fault.pre_tokenizer)
         assert not fault.template or fault.template in TEMPLATES
 
@@ -196,7 +196,7 @@ def test_other_vocabularies_and_other_templates_are_left_alone() -> None:
 def test_a_name_that_the_engine_does_not_know(name: str) -> None:
     falcon = header(pre_tokenizer=name, vocabulary_size=131_072, bos="<|begin_of_text|>")
     assert faults_in(falcon, lambda word: word == name) == ()
-    said = mended(falcon, lambda word: False)
+    said = repair(falcon, lambda word: False)
     assert said.overrides == (LLAMA_BPE,) and name in said.note
 
 

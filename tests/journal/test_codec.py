@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.journal.codec import (
+    contains_all,
+    decode_column,
     decode_text,
     decode_tool_calls,
-    decoded,
     encode_text,
     encode_tool_calls,
-    has_signs,
-    holder,
-    is_whole,
-    query,
+    fts_query,
+    has_unindexed,
+    is_valid_text,
     searchable,
     snippet,
 )
@@ -27,7 +27,7 @@ def test_any_text_comes_back(text: str) -> None:
     kept = encode_text(text)
     assert decode_text(kept) == text
     assert isinstance(kept, bytes) == any("\ud800" <= each <= "\udfff" for each in text)
-    assert is_whole(kept)
+    assert is_valid_text(kept)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_any_text_comes_back(text: str) -> None:
 )
 def test_what_another_program_has_written(value: object, text: str, whole: bool) -> None:
     assert decode_text(value) == text
-    assert is_whole(value) is whole
+    assert is_valid_text(value) is whole
 
 
 def test_a_column_of_text_with_other_bytes() -> None:
-    assert decoded(b"caf\xe9 \xc3\xa9") == "caf\udce9 é"
+    assert decode_column(b"caf\xe9 \xc3\xa9") == "caf\udce9 é"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_scripts_without_blanks_are_indexed_by_character(text: str, indexed: str
     ],
 )
 def test_a_query_asks_for_all_words(words: list[str], found: str) -> None:
-    assert query(words) == found
+    assert fts_query(words) == found
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_a_query_asks_for_all_words(words: list[str], found: str) -> None:
     ],
 )
 def test_signs_are_what_the_index_does_not_know(word: str, signs: bool) -> None:
-    assert has_signs(word) is signs
+    assert has_unindexed(word) is signs
 
 
 def test_all_words_are_looked_for_whatever_their_case() -> None:
-    holds = holder(["C++", "STRASSE"])
+    holds = contains_all(["C++", "STRASSE"])
     assert holds("c++ in der Straße")
     assert not holds("c++ alone")
     assert not holds("strasse alone")
-    assert holder([])("anything")
+    assert contains_all([])("anything")
 
 
 @pytest.mark.parametrize(

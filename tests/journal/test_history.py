@@ -36,7 +36,7 @@ def journal(home: Path) -> Journal:
         recorder.begin_reply(Conversation().with_system("sys").with_user(HOSTILE), model=HOSTILE, engine="e")
         recorder.thinking("hm")
         recorder.end_reply(FinishReason.STOP, text=f"{HOSTILE}\nneedle")
-        recorder.anew()
+        recorder.start_new()
         recorder.begin_reply(Conversation().with_user("plain question"), model="m")
         recorder.end_reply(FinishReason.INTERRUPTED, text="plain answer")
         await recorder.close()

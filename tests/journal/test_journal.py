@@ -156,7 +156,7 @@ def test_titles(text: str, title: str) -> None:
 def test_nothing_is_made_before_the_first_message(journal: Journal) -> None:
     def talk(recorder: JournalRecorder) -> None:
         recorder.sync(Conversation().with_system("be brief"))
-        recorder.anew()
+        recorder.start_new()
         recorder.end_reply(STOP)
         recorder.text("nobody asked")
 
@@ -357,14 +357,14 @@ def test_anew_rename_fork_and_resume(journal: Journal) -> None:
     async def talk(recorder: JournalRecorder) -> None:
         one = turn(recorder, Conversation().with_user("one"), "a")
         recorder.rename("The first")
-        recorder.anew()
+        recorder.start_new()
         assert (recorder.id, recorder.title) == (None, "")
         two = turn(recorder, Conversation().with_user("two"), "b")
         assert recorder.title == "two"
         recorder.fork()
         turn(recorder, two.with_user("in the fork"), "c")
         assert await recorder.settled() and recorder.id == 3
-        recorder.anew()
+        recorder.start_new()
         recorder.resume(journal.load(3))
         assert (recorder.id, recorder.title) == (3, "two")
         recorder.resume(journal.load(1))
@@ -471,7 +471,7 @@ def test_what_another_program_has_said_is_never_hidden(
     assert shown(journal, mine.id) == [*expected, "on", "again"]
     assert shown(journal, id) == [*before, "theirs", "to them", "on", "theirs"]
     assert len(mine.notes) == 1 and theirs.notes == [] and len(journal.list()) == 2
-    assert f"gone on with conversation {id}: from here on this one is kept as {mine.id} " in mine.notes[0]
+    assert f"continued conversation {id}: from here on this one is kept as {mine.id} " in mine.notes[0]
 
 
 def test_one_that_is_overtaken_is_told(journal: Journal) -> None:
@@ -495,7 +495,7 @@ def test_one_that_is_overtaken_is_told(journal: Journal) -> None:
 
     assert asyncio.run(talk()) == id + 1
     assert complaints == [
-        f"another program has gone on with conversation {id}: from here on this one is kept as {id + 1}"
+        f"another program has continued conversation {id}: from here on this one is kept as {id + 1}"
         f" (bitnet-chat history show {id} shows the other)"
     ]
 
@@ -755,7 +755,7 @@ def test_one_that_is_removed_while_it_is_used(journal: Journal) -> None:
         journal.remove([recorder.id])
         conversation = turn(recorder, conversation.with_user("q2"), "a2")
         turn(recorder, conversation.with_user("q3"), "a3")
-        recorder.anew()
+        recorder.start_new()
         turn(recorder, Conversation().with_user("another"), "one")
         await recorder.close()
         await asyncio.sleep(0)

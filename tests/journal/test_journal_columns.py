@@ -68,7 +68,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     async def talk() -> None:
         recorder = JournalRecorder(Journal(path), pytest.fail)
         for number in range(SOUND[0], SOUND[1] + 1):
-            recorder.anew()
+            recorder.start_new()
             line = Conversation().with_system("sys").with_user(f"question {number}")
             recorder.begin_reply(line, model="m", engine="e")
             recorder.thinking("hm")
@@ -137,7 +137,7 @@ def goes_on(journal: Journal, place: str, damaged: int = 2) -> None:
             recorder.begin_reply(conversation.with_user("and now?"))
             recorder.end_reply(FinishReason.STOP, text="kept all the same")
         await recorder.close()
-        assert not recorder.unkept, (place, recorder.unkept)
+        assert not recorder.unsaved, (place, recorder.unsaved)
 
     asyncio.run(talk())
     assert not complaints, (place, complaints)

@@ -161,7 +161,7 @@ def test_every_command_tells_what_it_is_and_is_run() -> None:
         "end_reply",
         "resume",
         "follow",
-        "anew",
+        "start_new",
         "rename",
         "fork",
     ]

@@ -17,7 +17,7 @@ import pytest
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, JournalTooNewError, UsageError
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, salvage, schema
-from bitnet_chat.journal.database import problem
+from bitnet_chat.journal.database import describe_error
 from bitnet_chat.journal.salvage import open_file, read_back
 
 
@@ -374,7 +374,7 @@ def test_a_newer_file_where_nothing_can_be_written(tmp_path: Path) -> None:
 def test_why_it_cannot_be_written_is_told(tmp_path: Path, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda place: shutil._ntuple_diskusage(100, 100, 0 if full else 1 << 30))
     monkeypatch.setattr("os.access", lambda place, mode: False)
-    told = problem(sqlite3.OperationalError("disk I/O error"), tmp_path / "journal.db")
+    told = describe_error(sqlite3.OperationalError("disk I/O error"), tmp_path / "journal.db")
     assert told.startswith("the disk is full (" if full else "its folder cannot be written (")
 
 

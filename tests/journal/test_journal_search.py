@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.journal import Journal, JournalRecorder, search
-from bitnet_chat.journal.codec import holder, searchable, snippet
+from bitnet_chat.journal.codec import contains_all, searchable, snippet
 from bitnet_chat.journal.salvage import open_file
 
 TEXTS = {
@@ -35,10 +35,10 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
     async def talk() -> None:
         recorder = JournalRecorder(journal, pytest.fail)
         for number, text in TEXTS.items():
-            recorder.anew()
+            recorder.start_new()
             recorder.begin_reply(Conversation().with_user(f"Question number {number}: tell"))
             recorder.end_reply(FinishReason.STOP, text=text)
-        recorder.anew()
+        recorder.start_new()
         recorder.rename("A title of its own")
         recorder.begin_reply(Conversation().with_user("Question"))
         recorder.end_reply(FinishReason.STOP, text="plain")
@@ -197,6 +197,6 @@ def test_words_are_prepared_once_and_not_for_each_text() -> None:
             asked.append(self)
             return super().casefold()
 
-    holds = holder([Word("Straße"), Word("NAÏVE")])
+    holds = contains_all([Word("Straße"), Word("NAÏVE")])
     assert holds("naïve strasse") and not holds("naive STRASSE") and not holds("")
     assert asked == ["Straße", "NAÏVE"]

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, unsaved_marker, writer_thread
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, writer_thread
 from bitnet_chat.journal.commands import AddText, BeginReply, EndReply, Follow, Sync
+from bitnet_chat.journal.database import unsaved_since
 from bitnet_chat.journal.salvage import open_file
 from bitnet_chat.journal.transactions import ConversationStore, ReplyOrigin
 from bitnet_chat.journal.writer_thread import DELAY, PendingText, WriterThread
@@ -37,10 +38,10 @@ def journal(tmp_path: Path) -> Journal:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are tried again soon."""
     monkeypatch.setattr(writer_thread, "RETRY", 0.01)
-    monkeypatch.setattr(writer_thread, "RETRY_MOST", 0.05)
+    monkeypatch.setattr(writer_thread, "MAX_RETRY", 0.05)
     monkeypatch.setattr(writer_thread, "LAST_RETRY", 0.01)
     monkeypatch.setattr(writer_thread, "BUSY", 0.05)
-    monkeypatch.setattr(writer_thread, "TROUBLE", 0.0)
+    monkeypatch.setattr(writer_thread, "REPORT_AFTER", 0.0)
     monkeypatch.setattr(recorder, "PATIENCE", 5.0)
 
 
@@ -165,7 +166,7 @@ def test_a_lock_of_another_program_stops_nobody(journal: Journal) -> None:
 def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried until the patience is over, and only then it is said what is not kept: that, and nothing else."""
     monkeypatch.setattr(recorder, "PATIENCE", PATIENCE if lets_go else 0.2)
-    monkeypatch.setattr(writer_thread, "TROUBLE", PATIENCE)
+    monkeypatch.setattr(writer_thread, "REPORT_AFTER", PATIENCE)
     open_file(journal.path)[0].close()
     other = sqlite3.connect(journal.path, isolation_level=None)
     complaints: list[str] = []
@@ -185,15 +186,15 @@ def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeyp
 
     supervisor = asyncio.run(talk())
     other.close()
-    mark = unsaved_marker.since(journal.path)
+    mark = unsaved_since(journal.path)
     if lets_go:
-        assert (complaints, supervisor.unkept, mark) == ([], "", None)
+        assert (complaints, supervisor.unsaved, mark) == ([], "", None)
         assert journal.load(1).conversation.messages[-1].content == "word "
     else:
         why = f"this conversation is not kept: the journal cannot be written: database is locked: {journal.path}"
-        assert complaints == [supervisor.unkept] == [why] and mark is not None and journal.list() == []
+        assert complaints == [supervisor.unsaved] == [why] and mark is not None and journal.list() == []
         asyncio.run(_say(journal, "next"))
-        assert unsaved_marker.since(journal.path) is None
+        assert unsaved_since(journal.path) is None
 
 
 async def _say(journal: Journal, text: str) -> None:
@@ -353,7 +354,7 @@ def test_a_file_that_is_damaged_in_its_place(journal: Journal, damage: Callable[
         if again:
             supervisor.text("after")
         await supervisor.close()
-        assert supervisor.unkept == ""
+        assert supervisor.unsaved == ""
 
     asyncio.run(talk())
     for _ in range(3):  # what is left of the others may be damaged, which is found when it is read
@@ -385,7 +386,7 @@ def test_a_place_that_comes_back(journal: Journal) -> None:
 
 
 def test_too_much_that_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_thread, "JOBS_MOST", 20)
+    monkeypatch.setattr(writer_thread, "MAX_JOBS", 20)
     complaints: list[str] = []
     journal.path.mkdir(parents=True)
 

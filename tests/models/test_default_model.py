@@ -181,7 +181,7 @@ license = "MIT"
     ("more", "words"),
     [
         ({"sha256": "ab" * 32}, "is not the expected file"),
-        ({"file": "some_model/absent.gguf"}, "contains no some_model/absent.gguf"),
+        ({"file": "some_model/absent.gguf"}, "does not contain some_model/absent.gguf"),
         ({"file": "some_model/notes.txt"}, "is not a GGUF model"),
     ],
 )

@@ -26,7 +26,7 @@ from bitnet_chat.models import download, engine_support, hub, store
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.hub import OfferedFile
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.parts import part, stem_of
+from bitnet_chat.models.names import part, stem_of
 from bitnet_chat.models.pull import PulledModel, pull
 from bitnet_chat.models.registry import ModelSource, parse
 from bitnet_chat.models.template_selection import prepare

@@ -97,9 +97,9 @@ def test_what_can_be_pulled(text: str, expected: ModelSource) -> None:
     [
         ("", "unknown model ''"),
         ("tin", "did you mean tiny"),
-        ("hf:u/f.gguf", "names no place"),
-        ("hf:u/../f.gguf", "names no place"),
-        ("hf:u/r/f.bin", "names no .gguf file"),
+        ("hf:u/f.gguf", "is not a location"),
+        ("hf:u/../f.gguf", "is not a location"),
+        ("hf:u/r/f.bin", "is not a .gguf file"),
         ("hf:u/r/f.gguf:Q4_0", "is invalid"),
         ("hf:u/r:", "is invalid"),
         ("https://", "has no host"),

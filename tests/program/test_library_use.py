@@ -128,7 +128,7 @@ def test_several_chats_share_a_backend_one_after_the_other(scripted: dict[str, A
             for name in ("one", "two"):
                 async with Chat(backend, conversation=Conversation().with_user("say x").with_assistant("x")) as chat:
                     assert await chat.send(f"say {name}") == name
-            with pytest.raises(UsageError, match="does not go with a backend that is open"):
+            with pytest.raises(UsageError, match="cannot be set for an open backend"):
                 Chat(backend, model="other")
             *_, end = [event async for event in backend.reply(Conversation().with_user("say still here"))]
             assert isinstance(end, Completed) and end.text == "still here"

@@ -122,5 +122,5 @@ def main(home: Path) -> int:
 
 
 if __name__ == "__main__":
-    subprocess_log._PATIENCE_SECONDS = float(os.environ.get("FAKE_PATIENCE", "10"))
+    subprocess_log._TERM_SECONDS = float(os.environ.get("FAKE_PATIENCE", "10"))
     sys.exit(main(Path(sys.argv[1])))

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from bitnet_chat.models.gguf import opened
-from bitnet_chat.models.parts import suffix
+from bitnet_chat.models.names import suffix
 
 _ALIGNMENT = 32
 

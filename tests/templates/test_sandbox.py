@@ -81,9 +81,9 @@ def test_one_process_answers_and_goes_with_its_template() -> None:
     program = program_of(source)
     assert program_of(source) is program and isinstance(program, SandboxedProgram)
     assert program.run({"messages": ["é\udc80"]}, NOW) == '["é\udc80"]29.11.2026'
-    assert program._holder.process is not None
-    program._holder.process.kill()  # the next request starts another one
-    program._holder.process.wait()
+    assert program._child.process is not None
+    program._child.process.kill()  # the next request starts another one
+    program._child.process.wait()
     assert program.run({"messages": [1]}, NOW) == "[1]29.11.2026"
     process = psutil.Process(program.pid)
     del program

@@ -66,12 +66,12 @@ def test_whole_messages() -> None:
         Message("assistant", "", tool_calls=(call,)),
         Message("tool", "<|im_start|>", call_id="1", tool_name="f"),
     )
-    told, changed = SpecialTokens(TOKENS).told(sent)
+    told, changed = SpecialTokens(TOKENS).protect_messages(sent)
     assert changed == 3 and told[1] is sent[1]
     assert json.loads(told[2].tool_calls[0].arguments) == {"a": "<\u2060|im_end|>"}
     assert told[3] == replace(sent[3], content="<\u2060|im_start|>") and told[0].content == "<\u2060s>"
     tool = Tool("f", "Ends <|im_end|>.", {"type": "object", "properties": {"a": {"description": "<s>"}}})
-    (offered,), changed = SpecialTokens(TOKENS).offered([tool])
+    (offered,), changed = SpecialTokens(TOKENS).protect_tools([tool])
     assert changed == 2 and offered.description == "Ends <\u2060|im_end|>."
     assert offered.parameters == {"type": "object", "properties": {"a": {"description": "<\u2060s>"}}}
 

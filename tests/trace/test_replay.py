@@ -186,7 +186,7 @@ def test_what_cannot_be_played_back_is_told(name: str, tmp_path: Path) -> None:
 def test_other_things_that_are_no_recording(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         replay.run([str(tmp_path / "missing")])
-    with pytest.raises(UsageError, match="holds no recording"):
+    with pytest.raises(UsageError, match="does not contain a recording"):
         replay.run([str(tmp_path)])
     with pytest.raises(UsageError, match="no session was recorded"):
         replay.run([])

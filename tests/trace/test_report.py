@@ -21,7 +21,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine_frames import Frame, ReplyText, TurnEnd
 from bitnet_chat.trace import format, recorder
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
-from bitnet_chat.trace.masking import mask_session, our_arguments
+from bitnet_chat.trace.masking import chat_arguments, mask_session
 from bitnet_chat.trace.playback import play
 from bitnet_chat.trace.redaction import Redactor
 
@@ -158,7 +158,7 @@ def test_settings_are_told_without_what_is_said_in_them(session: Path) -> None:
     ],
 )
 def test_names_of_files_and_words_on_the_command_line_are_masked(arguments: tuple[str, ...]) -> None:
-    told = our_arguments(["bitnet-chat", "-m", "model.gguf", "-c", "512", *arguments])
+    told = chat_arguments(["bitnet-chat", "-m", "model.gguf", "-c", "512", *arguments])
     assert told[:5] == ["bitnet-chat", "-m", "model.gguf", "-c", "512"]
     assert not any(word in " ".join(told) for word in ("Zebra", "fink", "merger"))
     assert all("x" in each.lower() or each.startswith("-") for each in told[5:])

@@ -22,7 +22,7 @@ from program import PATIENCE, command, environment, fake_engine, run
 from bitnet_chat.errors import UsageError
 from bitnet_chat.trace import format, recorder
 from bitnet_chat.trace.format import MAGIC, TraceEntry, TraceEntryKind, of_facts, pack, unpack
-from bitnet_chat.trace.masking import conceal_log, marks, mask, mask_session, our_arguments
+from bitnet_chat.trace.masking import chat_arguments, marks, mask, mask_log, mask_session
 from bitnet_chat.trace.recorder import TraceRecorder
 from bitnet_chat.trace.redaction import Redactor
 
@@ -99,7 +99,7 @@ def test_nothing_is_written_for_a_session_without_an_engine(tmp_path: Path) -> N
 
 
 def test_a_long_session_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "_EVERY", 0.0)
+    monkeypatch.setattr(recorder, "_WRITE_INTERVAL", 0.0)
     made = TraceRecorder(tmp_path)
     track = made.track({"argv": ["engine"]})
     track.output(b"the beginning")
@@ -123,7 +123,7 @@ def test_a_flood_costs_no_more_memory_than_is_allowed(tmp_path: Path) -> None:
     block = bytes(100_000)
     for _ in range(400):  # faster than the writing thread comes by
         track.output(block)
-        assert made._size <= recorder._WAITING
+        assert made._size <= recorder._MAX_QUEUED
     track.wrote(b"x" * 1_000_000, command=False)
     track.exited(0)
     kinds = [entry.kind for entry in read_back(made)]
@@ -280,7 +280,7 @@ I slot print_timing: id  0 | task 0 |        eval time =       5.44 ms /    17 t
 
 
 def test_the_log_keeps_its_own_lines_and_no_word_that_was_said() -> None:
-    told = conceal_log(LOG, {"zebra"})
+    told = mask_log(LOG, {"zebra"})
     assert size(told) == size(LOG)
     ours = [line for line in LOG.split("\n") if line.startswith(("I system", "I llama", "D n_past", "I slot"))]
     assert all(line in told for line in ours)
@@ -291,14 +291,12 @@ def test_the_log_keeps_its_own_lines_and_no_word_that_was_said() -> None:
 
 def test_an_old_log_without_marks_at_its_lines() -> None:
     log = "Input prefix: 'Holmes\nWatson'\n\nsampler seed: 7\nsystem_info: AVX = 1 | zebra\n"
-    assert (
-        conceal_log(log, set()) == "Input prefix: 'Xxxxxx\nXxxxxx'\n\nsampler seed: 7\nsystem_info: AVX = 1 | zebra\n"
-    )
+    assert mask_log(log, set()) == "Input prefix: 'Xxxxxx\nXxxxxx'\n\nsampler seed: 7\nsystem_info: AVX = 1 | zebra\n"
 
 
 def test_our_own_command_line_keeps_flags_and_no_question() -> None:
     argv = ["bitnet-chat", "-m", "m.gguf", "--system=Be kind", "--temp", "0", "why me?", "--", "-p", "words", "--mlock"]
-    assert our_arguments(argv) == [
+    assert chat_arguments(argv) == [
         *("bitnet-chat", "-m", "m.gguf", "--system=Xx xxxx", "--temp", "0", "xxx xx?"),
         *("--", "-p", "xxxxx", "--mlock"),
     ]

@@ -14,13 +14,13 @@ NOBODY = "~nobody-of-that-name/file"
 
 
 def test_a_tilde_is_the_home() -> None:
-    assert paths.meant("~/file") == Path.home() / "file"
-    assert paths.meant("a/~/b") == Path("a/~/b")
+    assert paths.expand("~/file") == Path.home() / "file"
+    assert paths.expand("a/~/b") == Path("a/~/b")
 
 
 def test_the_home_of_nobody() -> None:
     with pytest.raises(UsageError, match="home directory not found") as caught:
-        paths.meant(NOBODY)
+        paths.expand(NOBODY)
     assert f"./{NOBODY}" in str(caught.value)
 
 

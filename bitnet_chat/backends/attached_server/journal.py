@@ -105,7 +105,7 @@ class ServerRecorder(JournalRecorder):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def sync(self, conversation: Conversation) -> None:
-        self._title(conversation)
+        self._update_title(conversation)
 
     def begin_reply(
         self,
@@ -115,7 +115,7 @@ class ServerRecorder(JournalRecorder):
         engine: str = "",
         options: Mapping[str, object] | None = None,
     ) -> None:
-        self._title(conversation)
+        self._update_title(conversation)
 
     def end_reply(
         self, reason: FinishReason, stats: Stats | None = None, *, text: str | None = None, thinking: str | None = None,
@@ -127,7 +127,7 @@ class ServerRecorder(JournalRecorder):
         self._place.go(stored.id)
         self._place.title, self._named = stored.title, bool(stored.title)
 
-    def anew(self) -> None:
+    def start_new(self) -> None:
         self._place.go(None)
         self._place.title, self._named = "", False
 

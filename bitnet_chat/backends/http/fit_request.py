@@ -95,7 +95,7 @@ class RequestTrimmer:
 
     async def _ask(self, target: RequestTarget, request: str, limit: int) -> str:
         """The reply to a message without a history; empty if the server gives none."""
-        asked, _ = target.specials.told((Message("user", request),))
+        asked, _ = target.specials.protect_messages((Message("user", request),))
         body = self.wire.body(target.model, asked, ReplyOptions(max_tokens=limit), stream=False)
         with contextlib.suppress(BitnetChatError, ConnectionLostError, HTTPStatusError, ValueError):
             answer: Any = await self._line.within(target.connection.ask(self.wire.path, body))

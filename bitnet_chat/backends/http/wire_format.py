@@ -308,7 +308,7 @@ def sent(
     wire: WireFormat, question: RequestMessages, options: ReplyOptions, fit: ServerContextWindow, target: RequestTarget
 ) -> RequestBody:
     """The body of a request for a streamed reply."""
-    messages, changed = target.specials.told(fit.messages(question))
-    tools, more = target.specials.offered(options.tools)
+    messages, changed = target.specials.protect_messages(fit.messages(question))
+    tools, more = target.specials.protect_tools(options.tools)
     body = wire.body(target.model, messages, replace(options, tools=tools), stream=True)
     return RequestBody(body, changed + more)

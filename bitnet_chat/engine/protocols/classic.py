@@ -42,9 +42,8 @@ from bitnet_chat.engine_frames import (
     held_length,
 )
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
-from bitnet_chat.templates.segments import PLACEHOLDER, InitialPrompt, PromptSegments, joined
+from bitnet_chat.templates.segments import PLACEHOLDER, InitialPrompt, PromptSegments, TemplateThinking, joined
 from bitnet_chat.templates.special_tokens import note
-from bitnet_chat.templates.thinking import TemplateThinking
 from bitnet_chat.text.utf8 import encode, rejoined
 
 START_LIMIT = 1 << 16

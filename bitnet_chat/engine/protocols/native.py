@@ -48,8 +48,7 @@ from bitnet_chat.engine_frames import (
 )
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
-from bitnet_chat.templates.segments import PromptSegments, unguarded
-from bitnet_chat.templates.thinking import TemplateThinking
+from bitnet_chat.templates.segments import PromptSegments, TemplateThinking, unguarded
 
 
 class NativeProtocol:

@@ -1,7 +1,7 @@
-"""Untrusted chat templates, each in a process of its own with limits of time, memory and output.
+"""Execution of untrusted chat templates, each in a separate process with limits of time, memory and output.
 
-A template is a program inside a model file. Three nested loops or ``'a' * 3000000000`` would stop this program for
-good: a thread cannot be ended from outside, a process can. It is started when a template is read, and serves one
+A template is a program in a model file. Three nested loops or ``'a' * 3000000000`` would block this program forever: a
+thread cannot be ended from outside, but a process can. The process is started when a template is parsed, and serves one
 request after another until the template is dropped. Built-in templates run in this process.
 """
 
@@ -26,9 +26,9 @@ from bitnet_chat.templates.sandbox.protocol import SandboxLimits, read_answer, w
 from bitnet_chat.util.progress import size as in_words
 
 _BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from {__name__}.child import run; run()"
-_LOOK = 0.05
-"""Seconds between two checks of the memory of a computing process."""
-_END_WITHIN = 1.0  # seconds between the end of its output and that of the process
+_CHECK_INTERVAL = 0.05
+"""Seconds between two checks of the memory of a working process."""
+_END_WITHIN = 1.0  # seconds for the process to exit after the end of its output
 _LOCK = threading.Lock()
 _WINDOWLESS = 0
 if sys.platform == "win32":
@@ -39,7 +39,10 @@ else:
 
 
 def program_of(source: str) -> TemplateProgram:
-    """A parsed template; the same object for the same text, while in use. May take 0.2 s. Raises TemplateFaultError."""
+    """Return the program of a template; the same object for the same text while it is in use.
+
+    Takes up to 0.2 s. Raises TemplateFaultError.
+    """
     if source in OWN:
         return JinjaProgram(source)
     with _LOCK:
@@ -50,43 +53,49 @@ def program_of(source: str) -> TemplateProgram:
 
 
 class SandboxedProgram:
-    """See :class:`bitnet_chat.templates.jinja.TemplateProgram`. ``run`` blocks, at most for the time of its limits.
-    Thread-safe; the process serves one request after the other.
+    """A :class:`bitnet_chat.templates.jinja.TemplateProgram` in a separate process.
+
+    :meth:`run` blocks for at most the time limit. Thread-safe; requests are served one after another.
     """
 
     def __init__(self, source: str, limits: SandboxLimits | None = None) -> None:
-        """``limits``: of the smallest request. Raises TemplateFaultError."""
+        """Start the process and parse the template. Raises TemplateFaultError.
+
+        ``limits``: limits for an empty conversation, which grow with the size of the input.
+        """
         self._source, self._limits = source, limits or SandboxLimits()
         self._lock = threading.Lock()
-        self._holder = _ChildHandle()
-        weakref.finalize(self, self._holder.end)
+        self._child = _ChildHandle()
+        weakref.finalize(self, self._child.end)
         with self._lock:
             self._start()
 
     @property
     def pid(self) -> int | None:
-        process = self._holder.process
+        """Id of the process; None if it is not running."""
+        process = self._child.process
         return process.pid if process is not None else None
 
     def run(self, variables: Mapping[str, object], now: datetime) -> str:
+        """Render the template. Raises TemplateFaultError."""
         try:
             content = json.dumps({"variables": variables, "now": now.isoformat()})
         except (TypeError, ValueError, RecursionError) as error:
             raise TemplateFaultError(FaultKind.FAILED, f"the conversation cannot be passed to it ({error})") from None
         with self._lock:
-            if self._holder.process is None or self._holder.process.poll() is not None:
+            if self._child.process is None or self._child.process.poll() is not None:
                 self._start()
             return str(self._ask(content, self._limits.for_input(len(content), _length(variables)))["text"])
 
     def _start(self) -> None:
         try:
-            self._holder.start()
-        except (OSError, TypeError) as error:  # TypeError: this program runs without an interpreter of its own
+            self._child.start()
+        except (OSError, TypeError) as error:  # TypeError: sys.executable is None in an embedded interpreter
             raise TemplateFaultError(FaultKind.FAILED, f"its process cannot be started ({error})") from None
         self._ask(json.dumps({"source": self._source}), self._limits)
 
     def _ask(self, content: str, limits: SandboxLimits) -> dict[str, Any]:
-        process = self._holder.process
+        process = self._child.process
         assert process is not None and process.stdin is not None and process.stdout is not None
         watch, answer = _MemoryWatch(process, limits), b""
         with watch, contextlib.suppress(OSError):
@@ -95,8 +104,8 @@ class SandboxedProgram:
         try:
             found: dict[str, Any] = json.loads(answer)
         except ValueError:
-            self._holder.end(within=_END_WITHIN)
-            raise _of_end(process.returncode, limits, watch.reason) from None
+            self._child.end(within=_END_WITHIN)
+            raise _exit_fault(process.returncode, limits, watch.reason) from None
         if "fault" in found:
             raise TemplateFaultError(FaultKind(found["fault"]), found["text"])
         return found
@@ -106,7 +115,7 @@ _PROGRAMS: weakref.WeakValueDictionary[str, SandboxedProgram] = weakref.WeakValu
 
 
 class _ChildHandle:
-    """The process of a program, separate from it, so that it can be ended after the program is dropped."""
+    """The process of a program. A separate object, so that the process can be ended after the program is dropped."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -120,13 +129,13 @@ class _ChildHandle:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=root.anchor,  # it holds no folder
-            start_new_session=True,  # Ctrl-C is for us
+            cwd=root.anchor,  # so that it does not keep a directory in use
+            start_new_session=True,  # Ctrl-C must not reach it
             creationflags=_WINDOWLESS,
         )
 
     def end(self, within: float = 0.0) -> None:
-        """``within``: seconds for it to end by itself."""
+        """End the process. ``within``: seconds to wait for its exit before it is killed."""
         process, self.process = self.process, None
         if process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -141,26 +150,26 @@ class _ChildHandle:
 
 
 class _MemoryWatch:
-    """Ends a process that exceeds its limits, on platforms without a memory limit: macOS and Windows."""
+    """Kills a process that exceeds its limits; needed on macOS and Windows, which lack memory limits."""
 
     def __init__(self, process: subprocess.Popen[bytes], limits: SandboxLimits) -> None:
         self.reason = ""
         self._process, self._limits = process, limits
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name=f"template-{process.pid}", daemon=True)
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"template-{process.pid}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *of_error: object) -> None:
-        self._over.set()
+        self._finished.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        looks = int(self._limits.wall / _LOOK)
-        for _ in range(looks):
-            if self._over.wait(_LOOK):
+    def _watch(self) -> None:
+        checks = int(self._limits.wall / _CHECK_INTERVAL)
+        for _ in range(checks):
+            if self._finished.wait(_CHECK_INTERVAL):
                 return
             if _resident(self._process.pid) > self._limits.memory:
                 self.reason = _too_large(self._limits)
@@ -171,16 +180,17 @@ class _MemoryWatch:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory; 0 if unknown."""
+    """Return the resident bytes of a process; 0 if unknown."""
     try:
         import psutil
 
         return int(psutil.Process(pid).memory_info().rss)
-    except Exception:  # it is not there, or has ended
+    except Exception:  # psutil is missing, or the process has ended
         return 0
 
 
-def _of_end(code: int | None, limits: SandboxLimits, reason: str) -> TemplateFaultError:
+def _exit_fault(code: int | None, limits: SandboxLimits, reason: str) -> TemplateFaultError:
+    """Make the error for a process that has ended."""
     if reason:
         return TemplateFaultError(FaultKind.LIMIT, reason)
     if code == _TOOK_TOO_LONG:

@@ -1,6 +1,6 @@
-"""The process of one chat template: reads its source, then renders one conversation after another until its input ends.
+"""The process of one chat template: reads the source, then renders conversations until its input ends.
 
-It limits itself. The limit of processor time ends it during any computation, also after its parent has been killed.
+It sets its own limits. The limit of CPU time ends it during any computation, even if its parent was killed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from bitnet_chat.templates.sandbox.protocol import SandboxLimits, read_request, 
 
 
 def run() -> None:
+    """Serve requests from stdin on stdout."""
     source, to = sys.stdin.buffer, sys.stdout.buffer
     import jinja2.ext
-    import jinja2.sandbox  # noqa: F401  # before the first limit: on a slow computer this takes a second
+    import jinja2.sandbox  # noqa: F401  # before the first limit, since it takes a second on a slow computer
 
     if sys.platform != "win32":
         import resource
@@ -49,19 +50,20 @@ def run() -> None:
 
 @contextlib.contextmanager
 def _limited(limits: SandboxLimits) -> Iterator[None]:
+    """Apply the limits during the block."""
     if sys.platform == "win32":
-        # Ends the process with exit code 1, whatever it does; counts the time on the wall.
+        # Ends the process with exit code 1 during any computation; measures wall-clock time.
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123
             faulthandler.dump_traceback_later(3 * limits.seconds, exit=True, file=nowhere)
             try:
                 yield
             finally:
                 faulthandler.cancel_dump_traceback_later()
-    else:  # without it the checker takes the rest for dead code on other platforms
+    else:  # an explicit branch, because mypy would otherwise report unreachable code
         import resource
 
         former = resource.getrlimit(resource.RLIMIT_AS)
-        with contextlib.suppress(OSError, ValueError):  # macOS has it by name only
+        with contextlib.suppress(OSError, ValueError):  # macOS defines the limit without supporting it
             resource.setrlimit(resource.RLIMIT_AS, (limits.memory, former[1]))
         signal.setitimer(signal.ITIMER_PROF, limits.seconds)
         try:

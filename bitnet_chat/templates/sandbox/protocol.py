@@ -1,4 +1,4 @@
-"""The protocol between this program and the process of a template: bytes after a header of numbers. Pure."""
+"""The protocol between this program and the process of a template: a header of binary numbers, then bytes. Pure."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ _REQUEST, _ANSWER = struct.Struct(">dQQQ"), struct.Struct(">Q")
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """Limits of one request. An ordinary template takes some milliseconds and a few megabytes."""
+    """Limits of one request. A normal template takes some milliseconds and a few megabytes."""
 
     seconds: float = 2.0
-    """Of processor time."""
+    """Seconds of CPU time."""
     memory: int = 512 << 20
-    """Bytes, those of the process itself included."""
+    """Bytes of memory, including the process itself."""
     output: int = 1_000_000
-    """Characters."""
+    """Characters of output."""
 
     @property
     def wall(self) -> float:
-        """Seconds after which the process is considered stopped, or without processor time."""
+        """Wall-clock seconds after which the process counts as stopped or starved of CPU time."""
         return 10 + 10 * self.seconds
 
     def for_input(self, size: int, messages: int) -> Self:
-        """``size``: characters of a conversation as JSON."""
+        """Return larger limits for a conversation of ``messages`` messages and ``size`` characters of JSON."""
         seconds = self.seconds + messages / 10_000 + size / 5_000_000
         return type(self)(seconds, self.memory + 32 * size, self.output + 8 * size)
 
 
 def write_request(to: IO[bytes], limits: SandboxLimits, content: bytes) -> None:
+    """Write a request."""
     to.write(_REQUEST.pack(limits.seconds, limits.memory, limits.output, len(content)) + content)
     to.flush()
 
 
 def read_request(source: IO[bytes]) -> tuple[SandboxLimits, bytes] | None:
-    """None at the end."""
+    """Read a request; None at the end of the stream."""
     head = source.read(_REQUEST.size)
     if len(head) < _REQUEST.size:
         return None
@@ -46,11 +47,12 @@ def read_request(source: IO[bytes]) -> tuple[SandboxLimits, bytes] | None:
 
 
 def write_answer(to: IO[bytes], content: bytes) -> None:
+    """Write an answer."""
     to.write(_ANSWER.pack(len(content)) + content)
     to.flush()
 
 
 def read_answer(source: IO[bytes]) -> bytes:
-    """Empty or truncated if the process has ended."""
+    """Read an answer; empty or truncated if the process has ended."""
     head = source.read(_ANSWER.size)
     return source.read(_ANSWER.unpack(head)[0]) if len(head) == _ANSWER.size else b""
