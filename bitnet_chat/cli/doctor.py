@@ -28,7 +28,7 @@ def parser() -> Parser:
         description="Check of engine, model, memory, terminal and files, without changes. Exit code 1: a check failed.",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--quick", action="store_true", help="no measurement of threads (which takes up to 10 s)")
+    parser.add_argument("--quick", action="store_true", help="no measurement of threads (up to 10 s)")
     parser.add_argument("--backend", metavar="NAME", help="backend to check")
     parser.add_argument("--base-url", metavar="URL", help="server of --backend openai or ollama to check")
     parser.add_argument("--attach", metavar="URL", help="running bitnet-chat serve to check")

@@ -371,5 +371,5 @@ def _verify(flags: argparse.Namespace) -> int:
         _print_json([asdict(each) | {"ok": not each.problems} for each in verdicts])
     for each in () if flags.json else verdicts:
         whose = f"its sha256 matches the {each.compared_with}" if each.compared_with else "its hash is not known"
-        print(one_line(f"{each.name}: {'; '.join(each.problems) or f'whole; {whose}'}"))
+        print(one_line(f"{each.name}: {'; '.join(each.problems) or f'complete; {whose}'}"))
     return FinishReason.BAD_MODEL.exit_code if any(each.problems for each in verdicts) else 0

@@ -288,7 +288,7 @@ def test_a_build_against_a_processor(words: str, used: set[str], status: Finding
 
 def test_what_nobody_tells_is_not_held_against_anybody() -> None:
     build = BuildInstructions(frozenset({"AVX2", "AVX512_VNNI"}), complete=True)
-    some = ProcessorInstructions(frozenset({"avx2"}), tells=frozenset({"avx2", "avx"}))
+    some = ProcessorInstructions(frozenset({"avx2"}), reportable=frozenset({"avx2", "avx"}))
     assert hardware.judge_instructions(build, some).status is FindingStatus.OK
     assert hardware.judge_instructions(build, None).status is FindingStatus.OK
     assert hardware.judge_instructions(None, some).status is FindingStatus.OK
