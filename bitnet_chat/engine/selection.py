@@ -79,7 +79,7 @@ class _Fit:
 
 def select(request: EngineRequest, model: Path) -> EngineChoice:
     """Select the engine for a model file. An engine that the user has named is used without a check. Raises
-    EngineMissingError if another engine must be installed, and EngineNotFoundError if there is no engine.
+    EngineMissingError if another engine must be installed, and EngineNotFoundError if none is found.
     """
     if request.is_named:
         return EngineChoice(_named(request, model))

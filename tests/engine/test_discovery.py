@@ -210,7 +210,7 @@ def test_a_first_turn_that_fails(
     code: int,
 ) -> None:
     monkeypatch.setattr(first_turn, "QUESTION", question)
-    monkeypatch.setattr(cli_engine, "_SILENCE", 0.1)
+    monkeypatch.setattr(cli_engine, "_STALL_TIMEOUT", 0.1)
     assert run_first_turn(fake_engine(tmp_path), model) == code
     assert words in capsys.readouterr().err
 

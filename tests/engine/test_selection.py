@@ -144,7 +144,7 @@ def test_a_bitnet_build_gets_the_file_as_it_is(
     at_hand(native, build, bitnet)
     chosen = select(EngineRequest(), i2_s)
     assert chosen.contender.engine is build and not chosen.contender.converts
-    answer_verdicts._keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
+    answer_verdicts.keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
     assert select(EngineRequest(), i2_s).contender.engine is bitnet
 
 

@@ -82,9 +82,7 @@ class IkLlamaCpp:
             if not tokens:
                 raise RequestError("failed", "no evaluated tokens to save")
             if not context.save(path, sequences.last, tokens):
-                raise RequestError(
-                    "failed", f"the state cannot be written to {path}; the log of the engine has the reason"
-                )
+                raise RequestError("failed", f"{path} cannot be written; the log of the engine has the reason")
             return len(tokens)
 
         return self._scheduler.call(work)

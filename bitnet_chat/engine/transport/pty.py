@@ -138,7 +138,7 @@ class PtyTransport:
             self._listener.output(data)
 
     def _watch_log(self) -> None:
-        """Watch the log again if there was no output: an engine that only logs would fill the pipe and block."""
+        """Watch the log again after a time without output: an engine that only logs would fill the pipe and block."""
         if not self._open:
             return
         if self._had_output:
