@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent / "tests")]
+sys.path[:0] = [str(DOCS), str(DOCS.parent / "tests"), str(DOCS.parent / "tests" / "support")]
 
 from browsing import browsing, chromium  # noqa: E402
 from scripted_backend import say  # noqa: E402

@@ -75,12 +75,12 @@ def history(data: Path) -> Picture:
 
 def context(data: Path) -> Picture:
     """A full context window: the oldest turns are dropped, the system prompt is kept, and the status bar warns."""
-    flags = ("--ctx", "320", "--system", "Answer in one sentence.")
+    flags = ("--ctx", "512", "--system", "Answer in one sentence.")
     with closing(Terminal(*flags, data=data, columns=81, rows=26)) as terminal:
-        terminal.say("My name is Ada.", "What is a river?", "What is a mountain?", "What is a desert?")
-        question = "What is an island?"
-        terminal.say(question, "What is my name?")
-        title = 'bitnet-chat --ctx 320 --system "Answer in one sentence."'
+        terminal.say("What is a river?", "What is a mountain?", "What is a desert?", "What is an island?")
+        question = "What is a lake?"
+        terminal.say("What is a volcano?", question, "What is a glacier?")
+        title = 'bitnet-chat --ctx 512 --system "Answer in one sentence."'
         return Picture(terminal.rest(), title, first=f"> {question}")
 
 

@@ -56,6 +56,7 @@ class Terminal:
             [*([str(script)] if script else ["-m", "bitnet_chat"]), *arguments],
             dimensions=(rows, columns),
             encoding="utf-8",
+            timeout=_TIMEOUT,
             # Only these variables, so that the settings of this computer do not affect a picture.
             env={
                 "PATH": os.environ["PATH"],

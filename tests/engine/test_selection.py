@@ -86,7 +86,7 @@ def test_the_first_that_can_is_taken_and_another_says_why() -> None:
     assert choice is not None and (choice.contender, choice.reason) == (first, "")
     choice = choose([third, second])
     assert choice is not None and choice.contender is second
-    assert choice.reason == "second answers: third cannot run this model (it cannot)"
+    assert choice.reason == "second is used: third cannot run this model (it cannot)"
     assert choose([third]) is None and choose([]) is None
 
 
@@ -112,7 +112,7 @@ def test_the_model_decides(
     known_answers.check(bitnet, [SmallModel("Q4_1"), SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
     chosen = select(EngineRequest(), i2_s)
     assert chosen.contender.engine is bitnet and chosen.contender.converts
-    assert chosen.reason.startswith("bitnet answers: llama.cpp cannot run this model")
+    assert chosen.reason.startswith("bitnet is used: llama.cpp cannot run this model")
     assert select(EngineRequest(), i2_s) == chosen  # from what is remembered
     for weights in ("TQ2_0", "Q4_1", "Q8_0"):
         chosen = select(EngineRequest(), small(tmp_path, weights))
