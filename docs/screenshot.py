@@ -86,9 +86,10 @@ def context(data: Path) -> Picture:
 
 def guard(data: Path) -> Picture:
     """A model that may not end its reply repeats itself, until the guard stops it."""
+    message = "Sing: la la la la la la la la la la la la"
     with closing(Terminal("-n", "0", "--", "--ignore-eos", data=data, rows=30)) as terminal:
-        terminal.say("Hi")
-        return Picture(terminal.rest(), "bitnet-chat -- --ignore-eos", first="> Hi")
+        terminal.say(message)
+        return Picture(terminal.rest(), "bitnet-chat -- --ignore-eos", first=f"> {message}")
 
 
 def doctor(data: Path) -> Picture:

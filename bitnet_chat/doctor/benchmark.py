@@ -312,7 +312,7 @@ def judge_threads(rates: Sequence[ThreadRate], *, current: int, physical: int, t
     bitnets = next((rate for rate in rates if rate.threads == _BITNET_SCRIPT_THREADS), None)
     if bitnets is not None and physical > _BITNET_SCRIPT_THREADS and best.tokens > _SIGNIFICANT * bitnets.tokens:
         share = 100 * bitnets.tokens / best.tokens
-        seen += f". the script of BitNet uses {_BITNET_SCRIPT_THREADS} by default: {share:.0f} % of the best"
+        seen += f". The script of BitNet uses {_BITNET_SCRIPT_THREADS} by default: {share:.0f} % of the best"
     if best.tokens > _SIGNIFICANT * now.tokens:
         return warn(
             _THREADS_GROUP, _NAME, seen, f"-t {best.threads}, or threads = {best.threads} in config.toml", **facts
