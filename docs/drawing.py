@@ -1,7 +1,7 @@
-"""A screen as SVG: a window with its own dark ground, that can be read on light and on dark pages.
+"""A screen of pyte as SVG: a window with a dark background, which can be read on light and dark pages.
 
-Every stretch of cells that look alike is one text element of exactly their width, whatever font the reader has; a wide
-character is an element of its own in the middle of its two cells.
+Adjacent cells with the same style are one text element of exactly their width, which does not depend on the font. A
+wide character is a separate element in the middle of its two cells.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import pyte
 from pyte.screens import Char
 
 COLUMNS = 84
-"""Of every window, so that the pictures are of one size."""
+"""Columns of every window, so that all pictures have the same width."""
 CELL_WIDTH, CELL_HEIGHT, BASELINE = 9, 20, 15
 MARGIN, TITLE_HEIGHT = 18, 44
 GROUND, FRAME, LABEL = "#2e3440", "#4c566a", "#a3adc0"
 FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Noto Sans Mono CJK SC', monospace"
 FAINT = 0.64
-"""How much of its colour a faint text keeps; the rest is the ground."""
+"""Share of its colour that faint text has; the rest is the background."""
 PALETTE = {
     "default": "#d8dee9",
     "black": "#4c566a",
@@ -37,20 +37,23 @@ PALETTE = {
 BUTTONS = ((22, "#bf616a"), (42, "#ebcb8b"), (62, "#a3be8c"))
 
 Look = tuple[str, str, bool, bool, bool]
-"""Colour of the text, of what is behind it, bold, italic, underlined."""
+"""Colour of the text and its background, bold, italic, underlined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
+    """A part of a screen, with a title."""
+
     screen: pyte.Screen
     title: str
-    """What was typed in the shell: it stands above the screen and is what a screen reader says."""
+    """The command line: the title of the window and the accessible name."""
     first: str = ""
     last: str = ""
-    """Begin the first line that is drawn, and the first one behind them; empty: all that is not blank."""
+    """Beginnings of the first line to draw, and of the first line after it that is not drawn; empty: no limit."""
 
 
 def draw(picture: Picture) -> str:
+    """Return a picture as SVG."""
     screen, title = picture.screen, escape(picture.title)
     rows = _rows(picture)
     width, height = COLUMNS * CELL_WIDTH + 2 * MARGIN, len(rows) * CELL_HEIGHT + TITLE_HEIGHT + MARGIN // 2
@@ -99,7 +102,7 @@ def _line(cells: list[Char], top: int) -> Iterator[str]:
 
 
 def _stretches(cells: list[Char]) -> Iterator[tuple[Look, int, str, int]]:
-    """Look, first column, text and number of cells, in order. The cell behind a wide character is empty."""
+    """Yield style, first column, text and number of cells of each element. The cell after a wide character is empty."""
     places = [(x, cell) for x, cell in enumerate(cells) if cell.data]
     wide = {x for x, _ in places if x + 1 < len(cells) and not cells[x + 1].data}
     for (look, alone), group in groupby(places, lambda place: (_look(place[1]), place[0] in wide and place[0] + 1)):
@@ -118,7 +121,7 @@ def _look(cell: Char) -> Look:
     back = GROUND if cell.bg == "default" else PALETTE.get(cell.bg, f"#{cell.bg}")
     if cell.reverse:
         fore, back = back, fore
-    if cell.blink:  # a faint one: see terminal.DimScreen
+    if cell.blink:  # faint: see terminal.DimScreen
         fore = _mixed(fore, back)
     return fore, back, cell.bold, cell.italics, cell.underscore
 

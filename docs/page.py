@@ -1,4 +1,4 @@
-"""Draws docs/page.png and page-dark.png: the web page with a fixed reply, in a real browser (python docs/page.py)."""
+"""Make docs/page.png and page-dark.png: the web page with a fixed reply, in a browser (python docs/page.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent / "tests")]
+sys.path[:0] = [str(DOCS), str(DOCS.parent / "tests"), str(DOCS.parent / "tests" / "support")]
 
 from browsing import browsing, chromium  # noqa: E402
 from scripted_backend import say  # noqa: E402
@@ -20,21 +20,21 @@ from bitnet_chat.events import Stats  # noqa: E402
 from bitnet_chat.journal import Journal  # noqa: E402
 
 REPLY = """\
-A **generator** makes one value at a time, so that nothing has to be held in memory:
+A **generator** produces one value at a time, and does not store all of them:
 
 ```python
 def fibonacci(limit: int) -> Iterator[int]:
     \"\"\"All numbers below `limit`.\"\"\"
     a, b = 0, 1
     while a < limit:
-        yield a  # the caller gets it here
+        yield a  # the value is returned here
         a, b = b, a + b
 ```
 
 | way | memory | when |
 |---|---|---|
-| list | all values | they are needed again |
-| generator | one value | they are looked at once |
+| list | all values | several passes |
+| generator | one value | one pass |
 
 A generator can be used only once.
 """

@@ -1,6 +1,7 @@
-"""Make the pictures of the documentation: real sessions on a real engine, each drawn as SVG into this folder.
+"""Make the pictures of the documentation: real sessions with a real engine and model, drawn as SVG in this folder.
 
-Needs the packages of the test extra and an installed engine: ``.venv/bin/python docs/screenshot.py [NAME …]``.
+Requires the packages of the test extra, an installed engine (for ``guard`` a compiled one), and the model
+smollm2-135m: ``.venv/bin/python docs/screenshot.py [NAME …]``. ``screenshot`` downloads both.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from bitnet_chat import paths
 
 FOLDER = Path(__file__).resolve().parent
 HOUR = 3600.0
+CONFIG = 'model = "smollm2-135m"\ntemperature = 0.0\nmax_tokens = 90\nthreads = 1\n'
 
 
 def screenshot(data: Path) -> Picture:
-    """The first use on a computer without engine and model: one question, and then a conversation."""
-    (data / "engine").unlink()
+    """The first use on a computer without engine and model: one question, then a conversation."""
+    for name in ("engine", "models"):
+        (data / name).unlink()
+    (data / "config.toml").write_text("temperature = 0.0\n", "utf-8")
     with closing(Terminal(data=data, rows=28, install="ask")) as terminal:
         terminal.until(lambda: any("[Y/n" in line for line in terminal.lines))
         terminal.type("y\r")
@@ -33,21 +37,20 @@ def screenshot(data: Path) -> Picture:
 
 
 def markdown(data: Path) -> Picture:
-    """A styled reply in the real REPL. The reply is a fixed text: the bundled model cannot write it."""
+    """A styled reply. The reply is a fixed text, because a small model does not write such Markdown."""
     with closing(Terminal(data=data, rows=24, script=FOLDER / "styled_reply.py")) as terminal:
         terminal.say("Why is a ternary model fast?")
         return Picture(terminal.rest(), "bitnet-chat (its reply is a fixed text)")
 
 
 PAST = (
-    (200 * HOUR, ("How do I stop a reply?", "and how do I use another model?")),
-    (52 * HOUR, ("write a Python program",)),
-    (27 * HOUR, ("my name is Ada", "tell me a joke", "What is my name?")),
-    (3 * HOUR, ("你好", "What is BitNet?")),
-    (0.4 * HOUR, ("How do I search my history?", "thank you")),
+    (200 * HOUR, ("What is a llama?", "And an alpaca?")),
+    (52 * HOUR, ("Write a Python function that reverses a list.",)),
+    (27 * HOUR, ("My name is Ada.", "Tell me a joke.", "What is my name?")),
+    (3 * HOUR, ("Name three rivers.", "Which one is the longest?")),
+    (0.4 * HOUR, ("Why is the sky blue?", "Thank you.")),
 )
-"""Earlier conversations and their age in seconds: they are made now and dated back, so that the list spans a
-week."""
+"""Earlier conversations with their age in seconds. They are created now, and their time is changed in the journal."""
 
 
 def history(data: Path) -> Picture:
@@ -61,37 +64,38 @@ def history(data: Path) -> Picture:
         for number, (age, _) in enumerate(PAST, 1):
             journal.execute("UPDATE conversations SET updated = ? WHERE id = ?", (time.time() - age, number))
     with closing(Terminal(data=data)) as terminal:
-        terminal.kill_in_reply("tell me a long story", "there was a small model")
+        terminal.kill_in_reply("Tell me a story about a lighthouse.")
     with closing(Terminal("--continue", data=data, columns=82)) as terminal:
         terminal.ready()
         terminal.type("/resume\r")
         terminal.until(lambda: any(line.startswith("Continue:") for line in terminal.lines))
         terminal.type("\x1b[B\x1b[B")
-        return Picture(terminal.rest(), "bitnet-chat --continue")
+        return Picture(terminal.rest(), "bitnet-chat --continue", first="Continuing")
 
 
 def context(data: Path) -> Picture:
     """A full context window: the oldest turns are dropped, the system prompt is kept, and the status bar warns."""
-    flags = ("--ctx", "256", "--system", "Talk like a pirate.")
-    with closing(Terminal(*flags, data=data, columns=81)) as terminal:
-        terminal.say("my name is Ada", "How do I stop a reply?", "How do I use another model?", "tell me a joke")
-        question = "What is my name?"
-        terminal.say("how do I leave?", "What is BitNet?", question, "how do I use an editor?", "who are you?")
-        title = 'bitnet-chat --ctx 256 --system "Talk like a pirate."'
+    flags = ("--ctx", "512", "--system", "Answer in one sentence.")
+    with closing(Terminal(*flags, data=data, columns=81, rows=26)) as terminal:
+        terminal.say("What is a river?", "What is a mountain?", "What is a desert?", "What is an island?")
+        question = "What is a lake?"
+        terminal.say("What is a volcano?", question, "What is a glacier?")
+        title = 'bitnet-chat --ctx 512 --system "Answer in one sentence."'
         return Picture(terminal.rest(), title, first=f"> {question}")
 
 
 def guard(data: Path) -> Picture:
     """A model that may not end its reply repeats itself, until the guard stops it."""
-    with closing(Terminal("--", "--ignore-eos", data=data, rows=16)) as terminal:
-        terminal.say("hi")
-        return Picture(terminal.rest(), "bitnet-chat -- --ignore-eos", first="> hi")
+    message = "Sing: la la la la la la la la la la la la"
+    with closing(Terminal("-n", "0", "--", "--ignore-eos", data=data, rows=30)) as terminal:
+        terminal.say(message)
+        return Picture(terminal.rest(), "bitnet-chat -- --ignore-eos", first=f"> {message}")
 
 
 def doctor(data: Path) -> Picture:
     """The middle of the output of doctor, with a finding and its remedy."""
-    with closing(Terminal("doctor", "--ctx", "8192", data=data, rows=80)) as terminal:
-        return Picture(terminal.end(), "bitnet-chat doctor --ctx 8192", "model", "terminal")
+    with closing(Terminal("doctor", "--ctx", "16384", data=data, rows=80)) as terminal:
+        return Picture(terminal.end(), "bitnet-chat doctor --ctx 16384", "model", "terminal")
 
 
 PICTURES: dict[str, Callable[[Path], Picture]] = {
@@ -106,7 +110,8 @@ def main(names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder)
             (data / "engine").symlink_to(paths.engine_home())
-            (data / "config.toml").write_text("temperature = 0.0\n", "utf-8")
+            (data / "models").symlink_to(paths.models_dir())
+            (data / "config.toml").write_text(CONFIG, "utf-8")
             picture = PICTURES[name](data)
         (FOLDER / f"{name}.svg").write_text(draw(picture), "utf-8")
         print(f"docs/{name}.svg")

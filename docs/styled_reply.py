@@ -1,6 +1,5 @@
-"""A program for one picture: the real REPL, and behind it a fixed reply in place of a model.
-
-The bundled model cannot write Markdown of this kind.
+"""A program for one picture: the REPL with a fixed reply in place of a model, because a small model does not write such
+Markdown.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def dot(weights: list[int], x: list[float]) -> float:
 
 
 class FixedReply:
-    """Answers every message with ``REPLY``, in pieces as a model would."""
+    """A backend that replies to every message with ``REPLY``, in small pieces."""
 
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         pieces = [REPLY[at : at + 4] for at in range(0, len(REPLY), 4)]

@@ -1,4 +1,4 @@
-"""The program on a terminal, as pyte sees it: what is typed, and when it has been answered."""
+"""The program on a pseudo-terminal: it types messages and waits for replies, and pyte interprets the output."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pexpect
-import psutil
 import pyte
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PATIENCE = 90.0
+_TIMEOUT = 120.0
+"""Seconds for a reply, including loading and installation."""
 _DATA = "~/.local/share/bitnet-chat"
 _FIGURES = re.compile(r"\x1b\[2m~?\d+ tokens?\b")
-"""How the line behind each reply begins."""
+"""The beginning of the line after each reply."""
 
 
 class DimScreen(pyte.Screen):
-    """pyte knows no faint text (SGR 2). Nothing here blinks, so a cell that blinks is a faint one."""
+    """A screen with faint text (SGR 2), which pyte does not support: it is stored as blinking, which does not occur
+    here.
+    """
 
     def select_graphic_rendition(self, *attributes: int, **more: bool) -> None:
         codes = list(attributes)
-        if not {38, 48} & set(codes):  # a 2 behind these is no attribute but a part of a colour
+        if not {38, 48} & set(codes):  # a 2 after these is a part of a colour
             codes = [each for code in codes for each in {2: (5,), 22: (22, 25)}.get(code, (code,))]
         super().select_graphic_rendition(*codes, **more)
 
 
 class Terminal:
-    """``bitnet-chat ARGUMENTS``, or ``script``, on a terminal of its own. ``data``: its data directory and home.
-    ``install``: its setting of that name."""
+    """``bitnet-chat ARGUMENTS``, or ``script``, on a pseudo-terminal. ``data``: its data directory and home.
+    ``install``: the setting of that name.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,8 @@ class Terminal:
             [*([str(script)] if script else ["-m", "bitnet_chat"]), *arguments],
             dimensions=(rows, columns),
             encoding="utf-8",
-            # Nothing else: what is set on this computer is not to be seen in a picture.
+            timeout=_TIMEOUT,
+            # Only these variables, so that the settings of this computer do not affect a picture.
             env={
                 "PATH": os.environ["PATH"],
                 "PYTHONPATH": str(_ROOT),
@@ -65,20 +69,20 @@ class Terminal:
                 "BITNET_CHAT_CONFIG": str(data / "config.toml"),
             },
         )
-        # prompt_toolkit asks where its cursor is.
+        # For the response to prompt_toolkit, which requests the position of the cursor.
         self.screen.write_process_input = self._child.send  # type: ignore[method-assign, assignment]
 
     @property
     def lines(self) -> Sequence[str]:
-        """What is shown, down to the last line with something on it."""
+        """The lines of the screen, without empty ones at the end."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip().split("\n")
 
     def until(self, done: Callable[[], bool]) -> None:
-        """Reads until the screen is as it should be. Raises TimeoutError."""
-        deadline = time.monotonic() + _PATIENCE
+        """Read output until ``done`` returns True. Raises TimeoutError, also at the end of the program."""
+        deadline = time.monotonic() + _TIMEOUT
         while not done():
             if time.monotonic() > deadline:
-                raise TimeoutError("waited in vain on:\n" + "\n".join(self.lines))
+                raise TimeoutError("timeout with the screen:\n" + "\n".join(self.lines))
             self._read(0.2)
 
     def _read(self, seconds: float) -> None:
@@ -87,15 +91,16 @@ class Terminal:
         except pexpect.TIMEOUT:
             return
         except pexpect.EOF:
-            raise TimeoutError("the program ended on:\n" + "\n".join(self.lines)) from None
+            raise TimeoutError("the program ended with the screen:\n" + "\n".join(self.lines)) from None
         self._written += text
         self._stream.feed(text.replace(str(self._data), _DATA))
 
     def type(self, keys: str) -> None:
+        """Send keys."""
         self._child.send(keys)
 
     def ready(self) -> None:
-        """Until an empty prompt waits and the engine has nothing to do."""
+        """Wait until the prompt is empty and the engine is idle."""
         self.until(self._is_ready)
 
     def _is_ready(self) -> bool:
@@ -104,7 +109,7 @@ class Terminal:
         return prompt == ">" and self.lines[-1] != ">" and not any(word in self.lines[-1] for word in busy)
 
     def say(self, *messages: str) -> None:
-        """Sends each and waits for its reply."""
+        """Send each message, and wait for its reply."""
         self.ready()
         for message in messages:
             figures = len(_FIGURES.findall(self._written))
@@ -113,34 +118,29 @@ class Terminal:
             self.ready()
 
     def rest(self, seconds: float = 1.5) -> pyte.Screen:
-        """The screen when the bar has had time for its figures."""
+        """Read output for ``seconds``, in which the status bar updates its figures. Returns the screen."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._read(0.1)
         return self.screen
 
     def end(self) -> pyte.Screen:
-        """The screen when the program has ended by itself, with nothing on it of where it ran: the checkout and the
-        data directory are called what they might be called on another computer."""
+        """Wait for the end of the program. Returns the screen, with the usual paths in place of those of the checkout
+        and the data directory.
+        """
         text = self._child.read()
         for path, name in ((self._data, _DATA), (_ROOT, "~/bitnet-chat")):
             text = text.replace(str(path), name)
         self._stream.feed(text)
         return self.screen
 
-    def kill_in_reply(self, message: str, shown: str) -> None:
-        """``kill -9`` when ``shown`` has been. The engine runs for moments only, or the reply would be over by then."""
+    def kill_in_reply(self, message: str) -> None:
+        """Send a message, and ``kill -9`` the program after three lines of the reply."""
         self.ready()
-        engines = psutil.Process(self._child.pid).children(recursive=True)
+        before = len(self.lines)
         self.type(f"{message}\r")
-        while not any(shown in line for line in self.lines):
-            for engine in engines:
-                engine.resume()
-            time.sleep(0.003)
-            for engine in engines:
-                engine.suspend()
-            self.rest(0.05)
-        self.rest(0.5)  # until it is in the journal
+        self.until(lambda: len(self.lines) >= before + 4)
+        self.rest(0.3)  # until the text is in the journal
         self._child.kill(signal.SIGKILL)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from bitnet_chat.engine import processors, rpc
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.discovery import find_server
 from bitnet_chat.engine.environment_variables import chooses_batch_size
-from bitnet_chat.engine.native.batch_size import batch_size
+from bitnet_chat.engine.native.library import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.protocols import log_flags
 from bitnet_chat.engine.server_process import HOST, ManagedServer, ServerProcess, described
@@ -91,7 +91,7 @@ class LlamaServer:
         self.server = ManagedServer(
             self.command,
             on_spawn=lambda pid: self._read_vocabulary(),
-            patience=settings.stall_timeout,
+            stall_timeout=settings.stall_timeout,
             refit=self._refitted,
         )
         self._refit = OptionRetry(

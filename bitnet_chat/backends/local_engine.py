@@ -21,7 +21,7 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.context_window import EngineContextWindow
 from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.native.batch_size import batch_size
+from bitnet_chat.engine.native.library import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.protocols import EngineOptions, EngineProtocol

@@ -1,4 +1,4 @@
-"""The command line. One module per verb; each imports its dependencies when it runs."""
+"""The command line. Each verb has a module, which imports its dependencies when it runs: the start stays fast."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ VERBS = {
     "replay": "playback of a report or a recording",
     "engine": "engines: list, probe, install, bench",
 }
-"""Each is the name of a module here: ``run`` takes the arguments behind the verb and gives an exit code, ``parser``
-gives the argparse parser that it reads them with. The values are what ``--help`` says."""
+"""The verbs with their help. Each is the name of a module in this package. Its ``run(arguments)`` takes the arguments
+after the verb and returns the exit code; its ``parser()`` returns the parser of these arguments.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,37 +36,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
-            sys.stdout.flush()  # at exit Python would do so, and tell of what goes wrong in its own words
+            sys.stdout.flush()  # an error here is reported below; at exit Python would print its own message
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as FinishReason.INTERRUPTED
     except BrokenPipeError:
         _close_stdout()  # the reader of stdout has closed it
         return 141  # 128 + SIGPIPE, as a shell reports it
-    except OSError as error:  # a full disk behind stdout, a terminal that is gone
+    except OSError as error:  # such as a full disk, or a closed terminal
         _close_stdout()
         place = f"{error.filename}: " if error.filename else "reading or writing failed: "
-        _complain(f"{place}{error.strerror or error}")
+        _print_error(f"{place}{error.strerror or error}")
         return 2
 
 
 def _read_utf8() -> None:
-    """Read arguments, file names and variables as UTF-8 in any locale. If Python has read them otherwise, the program
-    is started again, since only the start can change that.
+    """Make Python decode arguments, file names and environment variables as UTF-8 in any locale. The encoding is fixed
+    when the interpreter starts, so the program is started again with another option if it is different.
     """
     once = ["-X", "utf8"]
     is_other = os.name == "posix" and sys.getfilesystemencoding() != "utf-8"
     if is_other and sys.executable and sys.orig_argv[1:3] != once:
-        with contextlib.suppress(OSError):  # then it is as it is
+        with contextlib.suppress(OSError):  # continue with the other encoding
             os.execv(sys.executable, [sys.executable, *once, *sys.orig_argv[1:]])
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments in (["--version"], ["-V"]):  # asked for often, by scripts too; needs nothing
+    if arguments in (["--version"], ["-V"]):  # without the imports below, which scripts would wait for
         print(f"bitnet-chat {__version__}")
         return 0
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:  # replies are UTF-8 whatever the locale; file names may hold anything
+        if reconfigure is not None:  # replies are UTF-8 in any locale; file names may contain other bytes
             reconfigure(encoding="utf-8", errors="backslashreplace")
     from bitnet_chat.errors import BitnetChatError
 
@@ -74,21 +75,21 @@ def _run(arguments: list[str]) -> int:
         run = import_module(f"bitnet_chat.cli.{verb}").run
         return int(run(arguments[1:] if verb in VERBS else arguments))
     except BitnetChatError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return error.reason.exit_code
 
 
-def _complain(text: str) -> None:
-    from bitnet_chat.cli.lines import tell
+def _print_error(text: str) -> None:
+    from bitnet_chat.cli.messages import write_lines
     from bitnet_chat.text.sanitize import visible
 
     with contextlib.suppress(OSError):
-        tell(f"bitnet-chat: {visible(text)}")
+        write_lines(f"bitnet-chat: {visible(text)}")
 
 
 def _open_streams() -> None:
     """Replace closed standard streams (``>&-``) by the null device. Otherwise the next file that is opened, such as the
-    journal, would get the number of stdout, and an engine would write into it.
+    journal, would get the descriptor of stdout, and an engine would write its output to that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -101,5 +102,5 @@ def _open_streams() -> None:
 
 
 def _close_stdout() -> None:
-    """Replace stdout by the null device after a failed write, since Python would repeat that write at exit."""
+    """Replace stdout by the null device after a failed write, which Python would repeat at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,7 +1,7 @@
-"""``bitnet-chat app``: the page in a window of its own, or in the browser.
+"""``bitnet-chat app``: the web page in a window (pywebview), or in the browser.
 
 The window runs in the main thread, as GUI toolkits require; the server runs in a second thread and ends with the
-window. The browser is the fallback without a window, and the printed address the fallback without a display.
+window. If the window cannot be opened, the browser shows the page; without a display only the address is printed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _SIZE = (1100, 800)
 
 
 def parser() -> Parser:
-    parser = serve.parser(serve.REFUSED.keys() - {"attach"})  # whose page is shown
+    """See :data:`bitnet_chat.cli.VERBS`."""
+    parser = serve.parser(serve.REFUSED.keys() - {"attach"})  # --attach shows the page of a running server
     parser.prog = "bitnet-chat app"
     parser.description = "Web page in a window of its own, or in the browser."
     parser.add_argument("--browser", action="store_true", help="the browser, even if a window is available")
@@ -39,6 +40,9 @@ def parser() -> Parser:
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`. Raises UsageError, and the errors of
+    :func:`bitnet_chat.cli.serve.open_server`.
+    """
     flags, given = parse(arguments, parser())
     in_window = not getattr(flags, "browser", False) and _has_display()
     if "attach" in given:
@@ -54,11 +58,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _port(host: str) -> int:
-    """The default port if it is free, since a browser stores drafts and colours per address; else 0, any free port."""
+    """Return the default port if it is free, else 0 (any free port). A browser stores drafts and colours per address,
+    so the address should be the same each time.
+    """
     from bitnet_chat.server import settings
 
     with socket.socket() as probe:
-        if os.name == "posix":  # as the server itself: one that has just ended does not count
+        if os.name == "posix":  # as the server does: the port of a server that has just ended can be used
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, settings.PORT))
@@ -69,7 +75,7 @@ def _port(host: str) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Leave the block on SIGTERM and SIGHUP as on Ctrl-C, so that the server shuts down in order."""
+    """Leave the block with SystemExit on SIGTERM, SIGHUP and SIGBREAK, so that the server shuts down in order."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -84,8 +90,8 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _address(attach: str) -> str:
-    """The address of a running server. Raises ServerUnreachableError, or UsageError for a foreign server or one that
-    requires a key.
+    """Return the address of a running server. Raises ServerUnreachableError, or UsageError if it is not a bitnet-chat
+    server or requires another API key.
     """
     from bitnet_chat.backends.attached_server.client import ServerClient
 
@@ -98,7 +104,7 @@ def _address(attach: str) -> str:
 def _server(
     serving: ServeSettings, settings: Settings, configured: str, models: Mapping[str, str]
 ) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Run a server during the block. Gives its address, and a function that waits until it ends by itself.
+    """Run a server in a thread during the block. Yields its address, and a function that waits until it ends by itself.
 
     Raises the errors of :func:`bitnet_chat.cli.serve.open_server`.
     """
@@ -127,7 +133,7 @@ def _server(
         yield _result(listening), lambda: _result(ended)
     finally:
         for loop, ending in loop_of:
-            with suppress(RuntimeError):  # it has ended
+            with suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(ending.set)
         thread.join()
 
@@ -155,8 +161,8 @@ def _result(future: Future[T]) -> T:
 
 
 def _show(url: str, in_window: bool, wait: Callable[[], int] | None) -> int:
-    """Show the page until the window is closed; in a browser, until ``wait`` ends or Ctrl-C. ``wait`` is None for a
-    server that runs independently.
+    """Show the page at ``url`` until the window is closed; in a browser, until ``wait`` returns or Ctrl-C. Returns the
+    exit code. ``wait``: waits until the server ends; None for a server of another process.
     """
     if in_window and (code := _window(url)) is not None:
         return code
@@ -173,7 +179,7 @@ def _show(url: str, in_window: bool, wait: Callable[[], int] | None) -> int:
 
 
 def _window(url: str) -> int | None:
-    """The window, or None if it cannot be opened."""
+    """Show the page in a window until it is closed. Returns 0, or None if the window cannot be opened."""
     try:
         webview: Any = import_module("webview")
     except ImportError:
@@ -183,24 +189,24 @@ def _window(url: str) -> int | None:
 
     try:
         webview.create_window("bitnet-chat", url, width=_SIZE[0], height=_SIZE[1], text_select=True)
-        # Not private: drafts and the colours are kept, beside the other data.
+        # Not private, so that drafts and colours are stored, in the data directory.
         webview.start(private_mode=False, storage_path=str(paths.data_dir() / "window"))
-    except Exception as error:  # each toolkit has its own
+    except Exception as error:  # each toolkit raises its own exceptions
         _say(f"the window cannot be opened ({error}); the browser is used")
         return None
     return 0
 
 
 def _has_display() -> bool:
-    platform: str = sys.platform  # as a name of its own, since a type checker knows only one of them
+    platform: str = sys.platform  # a variable, because mypy evaluates sys.platform and reports unreachable code
     if platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _say(line: str) -> None:
-    from bitnet_chat.cli.lines import tell
+    from bitnet_chat.cli.messages import write_lines
     from bitnet_chat.text.sanitize import visible
 
     with suppress(OSError):
-        tell(f"bitnet-chat: {visible(line)}")
+        write_lines(f"bitnet-chat: {visible(line)}")

@@ -22,10 +22,10 @@ _REMEDY = "bitnet-chat history list shows the conversations"
 def find_conversation(
     flags: argparse.Namespace, journal: JournalStore, say: Callable[[str], None]
 ) -> StoredConversation | None:
-    """The conversation of ``--continue`` or ``--resume ID``; None without either flag. ``say`` receives a line if it
-    may be another conversation than expected, and lines about damage.
+    """Load the conversation of ``--continue`` or ``--resume ID``. Returns None without these flags.
 
-    Raises UsageError for an unknown conversation, and for ``--resume`` without ID, which needs a prompt.
+    ``say`` is called with one line if a later conversation may not have been saved, and for each damaged part. Raises
+    UsageError for an unknown conversation, and for ``--resume`` without ID, which only an interactive session accepts.
     """
     last, other = hasattr(flags, "resume_last"), getattr(flags, "resume", None)
     if last and other is not None:
@@ -34,20 +34,20 @@ def find_conversation(
         stored = journal.latest()
         if stored is None:
             raise UsageError("no conversation to continue was found", remedy="ask without --continue")
-        if why := _not_the_last(journal, stored):
+        if why := _why_not_latest(journal, stored):
             say(f"{why}: continuing conversation {stored.id}, “{stored.title}”, of {_clock(stored.updated)}")
-        return _sound(stored, say)
+        return _with_damage_reported(stored, say)
     if other is None:
         return None
     if not other:
         raise UsageError("--resume requires the number of a conversation here", remedy=_REMEDY)
     if not (other.isascii() and other.isdigit() and len(other) < 19):
         raise UsageError(f"--resume requires the number of a conversation, not {other!r}", remedy=_REMEDY)
-    return _sound(journal.load(int(other)), say)
+    return _with_damage_reported(journal.load(int(other)), say)
 
 
-def _not_the_last(journal: JournalStore, stored: StoredConversation) -> str:
-    """The reason why a later conversation may be missing; empty if all were saved."""
+def _why_not_latest(journal: JournalStore, stored: StoredConversation) -> str:
+    """Return the reason why a conversation later than ``stored`` may be missing; empty if all were saved."""
     lost = journal.unsaved_since()
     if lost is not None and lost >= stored.updated:
         return f"the conversation of {_clock(lost)} was not saved"
@@ -55,7 +55,7 @@ def _not_the_last(journal: JournalStore, stored: StoredConversation) -> str:
     return why and f"conversations are not saved: {why}"
 
 
-def _sound(stored: StoredConversation, say: Callable[[str], None]) -> StoredConversation:
+def _with_damage_reported(stored: StoredConversation, say: Callable[[str], None]) -> StoredConversation:
     for line in stored.damage:
         say(f"damaged: {line}")
     return stored
@@ -65,15 +65,13 @@ def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-# What goes with a question or the first message: the files of ``-a``, and what a pipe or a file gives on stdin.
-
-
 def read_attachments(
     flags: argparse.Namespace, say: Callable[[str], None], *, stdin_is_taken: bool
 ) -> list[Attachment]:
-    """Read all attachments. ``say`` receives a line while stdin is waited for.
+    """Read the files of ``-a``, and stdin if it is a pipe or a file. Raises UsageError.
 
-    ``stdin_is_taken``: stdin already holds the question or the input of the conversation. Raises UsageError.
+    ``say`` is called with one line if stdin does not end soon. ``stdin_is_taken``: stdin is used for the question or
+    for the input of the conversation, and is not attached.
     """
     names = list(dict.fromkeys(getattr(flags, "attachment", ())))
     if "-" in names and stdin_is_taken:

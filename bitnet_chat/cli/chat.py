@@ -1,4 +1,6 @@
-"""``bitnet-chat``: a conversation, one question, or a file of them."""
+"""``bitnet-chat`` without a verb: a conversation, one question (:mod:`bitnet_chat.cli.questions`), or a file of
+them.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,9 @@ _Main = Coroutine[object, object, int]
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Run a command line without a verb. Returns the exit code. Raises BitnetChatError, after printing it as an object
+    for ``--json``.
+    """
     settings = config.Settings()
     try:
         flags, given = parse(arguments)
@@ -32,18 +37,19 @@ def run(arguments: Sequence[str]) -> int:
             from bitnet_chat.backends.factory import refuse_for_an_engine
 
             refuse_for_an_engine(given, settings)
-        answering = _answering(flags)
+        main_function = _main_function(flags)
         if code := provide(settings, configured, may_ask=not hasattr(flags, "input")):
             return code
-        return _run(answering(flags, settings, configured))
+        return _run(main_function(flags, settings, configured))
     except BitnetChatError as error:
         _print_failure(arguments, error, settings.model)
         raise
 
 
 def _print_failure(arguments: Sequence[str], error: BitnetChatError, model: str) -> None:
-    """The object of ``--json`` for a failure before the reply. The arguments are read anew: the parser may have refused
-    them."""
+    """Print the object of ``--json`` for a failure before the reply. ``--json`` is looked up in ``arguments`` because
+    they may not have been parsed.
+    """
     if "--json" in itertools.takewhile(lambda word: word != "--", arguments):
         from bitnet_chat.batch import failure
         from bitnet_chat.conversation.export import json_text
@@ -51,8 +57,8 @@ def _print_failure(arguments: Sequence[str], error: BitnetChatError, model: str)
         print(json_text(failure(error, model) | {"conversation": None, "kept": False}))
 
 
-def _answering(flags: argparse.Namespace) -> Callable[[argparse.Namespace, config.Settings, str], _Main]:
-    """The mode that the flags select. Raises UsageError for flags that cannot be combined."""
+def _main_function(flags: argparse.Namespace) -> Callable[[argparse.Namespace, config.Settings, str], _Main]:
+    """Return the function of the mode that the flags select. Raises UsageError for flags that cannot be combined."""
     if hasattr(flags, "input"):
         from bitnet_chat.cli.questions import answer_file
 
@@ -87,7 +93,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     from bitnet_chat.cli.tools import offered, toolbox
 
     journal = open_journal(settings)
-    if not await _picked(flags, journal):
+    if not await _choose_conversation(flags, journal):
         return 0
     lines: list[str] = []
     resumed = find_conversation(flags, journal, lines.append)
@@ -134,8 +140,10 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     )
 
 
-async def _picked(flags: argparse.Namespace, journal: JournalStore) -> bool:
-    """Choose a conversation from a list for ``--resume`` without ID, on a terminal. False: the choice was cancelled."""
+async def _choose_conversation(flags: argparse.Namespace, journal: JournalStore) -> bool:
+    """Let the user choose a conversation for ``--resume`` without ID, on a terminal, and store it in ``flags``. Returns
+    False if the choice was cancelled. Raises UsageError if the journal is empty.
+    """
     if getattr(flags, "resume", None) == "" and sys.stdin.isatty() and sys.stdout.isatty():
         from bitnet_chat.repl.dialogs import pick
 
@@ -150,7 +158,7 @@ async def _picked(flags: argparse.Namespace, journal: JournalStore) -> bool:
 
 
 def _run(main: _Main) -> int:
-    """Run ``main``. SIGTERM and SIGHUP shut it down in order, so that engine processes end too."""
+    """Run ``main`` and return its exit code. SIGTERM and SIGHUP cancel it, so that engine processes end too."""
     import asyncio
     import contextlib
     import signal

@@ -27,6 +27,7 @@ for this shell only: eval "$(bitnet-chat completion bash)"
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     print(script(parser().parse_args(arguments).shell))
     return 0
 
@@ -43,32 +44,32 @@ def parser() -> Parser:
 
 
 def script(shell: str) -> str:
-    """The completion script, with the current personas."""
+    """Return the completion script for a shell, with the current personas, models and names."""
     import shtab
 
     return shtab.complete(tree(), shell)
 
 
 def tree() -> Parser:
-    """All verbs and flags in one parser, without the question: argparse and the shells would take a verb for its first
-    word.
+    """Return one parser with all verbs and flags. It has no positional question, for whose first word argparse and the
+    shells would take a verb.
     """
     root = build(question=False)
     verbs = root.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for verb, help in VERBS.items():
         one = import_module(f"bitnet_chat.cli.{verb}").parser()
         verbs.add_parser(verb, help=help, description=help, parents=[one], add_help=False)
-    _say_what_completes(root, _names())
+    _set_candidates(root, _names())
     return root
 
 
-def _say_what_completes(parser: argparse.ArgumentParser, names: Mapping[tuple[str, object], list[str]]) -> None:
+def _set_candidates(parser: argparse.ArgumentParser, names: Mapping[tuple[str, object], list[str]]) -> None:
     import shtab
 
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for each in action.choices.values():
-                _say_what_completes(each, names)
+                _set_candidates(each, names)
             continue
         if (action.dest, action.metavar) in names:
             action.choices = names[action.dest, action.metavar]
@@ -77,12 +78,12 @@ def _say_what_completes(parser: argparse.ArgumentParser, names: Mapping[tuple[st
 
 
 def _names() -> dict[tuple[str, object], list[str]]:
-    """Candidates by the name of an action, as far as they can be read."""
+    """Return candidates by the ``dest`` and ``metavar`` of an argument, as far as they can be read."""
     from bitnet_chat import config
     from bitnet_chat.models import registry, store
 
     known: list[str] = []
-    with contextlib.suppress(UsageError):  # a models.toml with a mistake, which `models list` tells of
+    with contextlib.suppress(UsageError):  # an invalid models.toml, which `models list` reports
         known = list(registry.entries())
     return {
         ("persona", "NAME"): config.names(),

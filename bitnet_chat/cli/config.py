@@ -1,4 +1,4 @@
-"""``bitnet-chat config show|path|edit|personas``."""
+"""``bitnet-chat config show|path|edit|personas``, and ``config.toml`` as text."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import config, paths
+from bitnet_chat.cli.messages import can_prompt, confirm
 from bitnet_chat.cli.parser import Parser, add_settings, parse
-from bitnet_chat.cli.prompts import can_prompt, confirm
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line, visible
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     flags, given = parse(arguments, parser())
     if flags.verb == "show":
         return _show(flags, given)
@@ -55,7 +56,7 @@ def parser() -> Parser:
 
 
 def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
-    values = {name: _told(name, each) for name, each in config.sourced(given).items()}
+    values = {name: _masked(name, each) for name, each in config.sourced(given).items()}
     if hasattr(flags, "json"):
         entries = {name: {"value": each.value, "origin": each.origin} for name, each in values.items()}
         print(json_text(entries, indent=2))
@@ -73,8 +74,8 @@ def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
     return 0
 
 
-def _told(name: str, value: config.SettingValue) -> config.SettingValue:
-    """A value for the screen; secrets are masked."""
+def _masked(name: str, value: config.SettingValue) -> config.SettingValue:
+    """Return ``value``, or a mask if the setting is a secret."""
     secret = name in config.SECRET and value.value
     return config.SettingValue("(secret)", value.origin) if secret else value
 
@@ -93,15 +94,15 @@ def _edit(path: Path) -> int:
             config.load({}, {})
             return 0
         except UsageError as error:
-            if not _again(error):
+            if not _asks_to_edit_again(error):
                 raise UsageError(
                     error.what,
                     remedy="the file is invalid; correct it with bitnet-chat config edit",
                 ) from None
 
 
-def _again(error: UsageError) -> bool:
-    """Ask whether to edit again; False without a terminal."""
+def _asks_to_edit_again(error: UsageError) -> bool:
+    """Show the error and ask whether to edit the file again. Returns False without a terminal."""
     if not can_prompt():
         return False
     print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)
@@ -117,7 +118,7 @@ def _personas(flags: argparse.Namespace) -> int:
             entries.append({"name": name, "problem": error.what})
         else:
             source = "shipped" if each.shipped else str(each.source)
-            settings = {key: _told(key, config.SettingValue(value, "")).value for key, value in each.values.items()}
+            settings = {key: _masked(key, config.SettingValue(value, "")).value for key, value in each.values.items()}
             entries.append({"name": name, "description": each.description, "source": source, "settings": settings})
     if hasattr(flags, "json"):
         print(json_text(entries, indent=2))
@@ -131,9 +132,8 @@ def _personas(flags: argparse.Namespace) -> int:
     return 0
 
 
-# ``config.toml`` as text: values, and the commented file that ``bitnet-chat config edit`` begins with.
-
-# Beyond what JSON escapes: DEL, which TOML wants escaped, and what a terminal or an eye may take for something else.
+# Characters that JSON does not escape: control characters, which TOML requires to be escaped, and invisible or
+# reordering ones.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 _TITLE = """\
@@ -143,7 +143,9 @@ _TITLE = """\
 
 
 def value(value: Any) -> str:
-    """A value as TOML. The JSON form is valid TOML for strings, finite numbers, booleans and lists of strings."""
+    """Return a value as TOML: the JSON form, which is valid TOML for strings, finite numbers, booleans and lists of
+    strings.
+    """
     if isinstance(value, float):
         return repr(value)
     text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
@@ -152,7 +154,9 @@ def value(value: Any) -> str:
 
 @cache
 def documentation() -> dict[str, str]:
-    """The docstring of each setting, on one line. Docstrings exist in the source only: empty without it."""
+    """Return the description of each setting, on one line, by name. They are read from the source of
+    :class:`bitnet_chat.config.Settings`, and empty without it.
+    """
     docs = dict.fromkeys((each.name for each in fields(config.Settings)), "")
     with contextlib.suppress(OSError, SyntaxError):
         tree = ast.parse(Path(config.__file__).read_text("utf-8"))
@@ -167,7 +171,7 @@ def documentation() -> dict[str, str]:
 
 
 def commented() -> str:
-    """All settings with their descriptions and defaults, as comments."""
+    """Return the text of a new ``config.toml``: all settings with their descriptions and defaults, as comments."""
     defaults = config.Settings()
     parts = [_TITLE]
     for name, words in documentation().items():
@@ -176,7 +180,9 @@ def commented() -> str:
 
 
 def create(path: Path) -> None:
-    """Create the commented file, mode 0600, unless it exists. Raises UsageError if it cannot be written."""
+    """Write :func:`commented` to ``path``, with mode 0600, unless it exists. Raises UsageError if it cannot be
+    written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -186,7 +192,7 @@ def create(path: Path) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(commented())
-        except OSError:  # a full disk: half a file would be taken for a whole one
+        except OSError:  # such as a full disk: an incomplete file would count as existing
             path.unlink(missing_ok=True)
             raise
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Conversion of a model with progress output."""
+"""Conversion of a model for its engine, with progress on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_chat.cli.lines import tell
+from bitnet_chat.cli.messages import write_lines
 from bitnet_chat.errors import EngineMissingError, EngineNotFoundError
 from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import ProgressLine, size
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 def convert(model: Path, engine: EngineBinary) -> Path:
-    """The converted file. Raises ModelError; KeyboardInterrupt leaves no partial file."""
-    from bitnet_chat.engine import conversion  # late: most models need none
+    """Convert ``model`` for ``engine`` and return the converted file. Raises ModelError. KeyboardInterrupt leaves no
+    partial file.
+    """
+    from bitnet_chat.engine import conversion  # imported here because few models need it
 
     _say(conversion.announcement(model))
     line = ProgressLine(sys.stderr)
@@ -29,8 +31,8 @@ def convert(model: Path, engine: EngineBinary) -> Path:
 
 
 def after_pull(model: Path, wish: EngineRequest, *, alone: bool) -> None:
-    """Convert a model after its download if its engine requires that; else report which engine it requires. ``alone``:
-    remove the original.
+    """Convert a downloaded model if the engine that would be selected for it requires that; report a missing engine.
+    ``alone``: remove the original after the conversion.
     """
     from bitnet_chat.engine import conversion
     from bitnet_chat.engine.selection import select
@@ -44,13 +46,13 @@ def after_pull(model: Path, wish: EngineRequest, *, alone: bool) -> None:
         return
     if not chosen.converts:
         return
-    before, was_here = model.stat().st_size, conversion.present(model)
-    converted = was_here or convert(model, chosen.engine)
+    before, existing = model.stat().st_size, conversion.present(model)
+    converted = existing or convert(model, chosen.engine)
     after = size(converted.stat().st_size)
     if alone:
         conversion.replace_source(model)
         _say(f"{model.stem} is ready ({after}); the original ({size(before)}) was removed")
-    elif was_here is None:
+    elif existing is None:
         _say(
             f"{model.stem} is ready ({after}); the original ({size(before)}), which BitNet builds read, is kept:"
             f" bitnet-chat models pull {model.stem} --only-converted removes it"
@@ -58,4 +60,4 @@ def after_pull(model: Path, wish: EngineRequest, *, alone: bool) -> None:
 
 
 def _say(line: str) -> None:
-    tell(f"bitnet-chat: {visible(line)}")
+    write_lines(f"bitnet-chat: {visible(line)}")

@@ -1,4 +1,4 @@
-"""``bitnet-chat doctor``: findings about the installation, with remedies."""
+"""``bitnet-chat doctor``: prints the findings of :mod:`bitnet_chat.doctor` with their remedies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line
 
 BROKEN = 1
-"""The exit code when something is."""
+"""The exit code if a check failed."""
 _COLOURS = {FindingStatus.OK: "\x1b[32m", FindingStatus.WARN: "\x1b[33m", FindingStatus.BROKEN: "\x1b[31m"}
 _NAME_WIDTH = 13
 _SETTINGS = ("model", "engine", "ctx", "threads", "backend", "base_url", "attach")
@@ -22,12 +22,13 @@ _MARGIN = 2 + 6 + 2 + _NAME_WIDTH + 1
 
 
 def parser() -> Parser:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     parser = Parser(
         prog="bitnet-chat doctor",
         description="Check of engine, model, memory, terminal and files, without changes. Exit code 1: a check failed.",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--quick", action="store_true", help="no measurement of threads (which takes up to 10 s)")
+    parser.add_argument("--quick", action="store_true", help="no measurement of threads (up to 10 s)")
     parser.add_argument("--backend", metavar="NAME", help="backend to check")
     parser.add_argument("--base-url", metavar="URL", help="server of --backend openai or ollama to check")
     parser.add_argument("--attach", metavar="URL", help="running bitnet-chat serve to check")
@@ -39,6 +40,7 @@ def parser() -> Parser:
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     flags = parser().parse_args(arguments)
     given = {name: getattr(flags, name) for name in _SETTINGS if getattr(flags, name) is not None}
     from bitnet_chat.doctor.checks import CheckOptions, run_checks
@@ -60,8 +62,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def effective(given: dict[str, Any]) -> tuple[config.Settings, str, str]:
-    """The settings, the configured engine, and the error of the settings; with an error the settings are the defaults
-    with the ``given`` flags. Raises UsageError for invalid flags.
+    """Load the settings. Returns them, the configured engine, and the error of an invalid settings file or variable,
+    else an empty text. With an error the settings are the defaults and the ``given`` flags. Raises UsageError for
+    invalid flags.
     """
     try:
         return *config.load(given), ""
@@ -71,7 +74,7 @@ def effective(given: dict[str, Any]) -> tuple[config.Settings, str, str]:
 
 
 def summary(counts: dict[str, int]) -> str:
-    """The counts of the findings in one line."""
+    """Return the counts of the findings as one line. ``counts``: by the value of the status."""
     ok, warn, broken = (counts[status.value] for status in FindingStatus)
     if broken:
         return f"{broken} failed, {warn} warnings, {ok} passed."
@@ -79,7 +82,7 @@ def summary(counts: dict[str, int]) -> str:
 
 
 class _FindingPrinter:
-    """Print findings as lines, with a heading for each group, wrapped to the width of a terminal."""
+    """Prints findings, with a heading for each group, wrapped to the width of a terminal."""
 
     def __init__(self) -> None:
         self._group = ""

@@ -1,4 +1,4 @@
-"""``bitnet-chat engine list|probe|install|bench``; the last two are in modules of their own."""
+"""``bitnet-chat engine list|probe|install|bench``. ``install`` and ``bench`` are in separate modules."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.text.sanitize import one_line
 
-_SILENCE = 30.0
-"""Seconds without any work of an engine that loads; ten times as long before its first word."""
+_STALL_TIMEOUT = 30.0
+"""The stall timeout of ``probe --talk``, in seconds."""
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     flags = parser().parse_args(arguments)
     if flags.verb == "list":
         return _list(flags)
@@ -90,8 +91,8 @@ _TERNARY = ("I2_S", "TQ1_0", "TQ2_0", "IQ1_BN", "IQ2_BN", "IQ2_BN_R4")
 
 
 def _ternary(binary: EngineBinary | None) -> tuple[str, ...]:
-    """The ternary types that an engine loads and computes, by the names in its files. Without I2_S for ik_llama.cpp,
-    which loads it and computes it wrongly.
+    """Return the ternary tensor types that an engine computes, determined by the names in its files. I2_S is left out
+    for ik_llama.cpp, which loads it and computes it wrongly.
     """
     from bitnet_chat.models.engine_support import mentioned
 
@@ -106,7 +107,7 @@ def _ternary(binary: EngineBinary | None) -> tuple[str, ...]:
 
 
 def _features(program: Path) -> tuple[str, ...]:
-    """The features of an engine that was compiled here; unknown for others."""
+    """Return the features of an engine that was compiled by this program; empty for other engines."""
     record = manifest.read(program.parent)
     return record.features if record is not None and program.name in record.files else ()
 
@@ -127,12 +128,12 @@ def _candidate_as_json(candidate: EngineCandidate, wins: bool) -> dict[str, obje
 
 def _probe(flags: argparse.Namespace) -> int:
     limit = config.load({})[0].probe_timeout
-    for binary in _asked(flags.path, limit):
+    for binary in _engines_at(flags.path, limit):
         facts = _facts(binary)
         if answers := _answers(binary):
             facts["known answers"] = answers
         if flags.talk and binary.can_chat:
-            facts["talks"] = _rehearsed(binary, flags.model, limit)
+            facts["talks"] = _first_turn(binary, flags.model, limit)
         if flags.json:
             print(json_text(facts, indent=2))
         else:
@@ -141,7 +142,7 @@ def _probe(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
+def _first_turn(binary: EngineBinary, model: str, limit: float) -> str:
     import asyncio
 
     from bitnet_chat.backends.local_engine import LocalEngineBackend
@@ -153,25 +154,25 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
         model=model,
         temperature=0.0,
         journal=False,
-        stall_timeout=_SILENCE,
+        stall_timeout=_STALL_TIMEOUT,
         probe_timeout=limit,
     )
 
-    async def rehearsed() -> FirstTurn:
-        resident = LocalEngineBackend(settings)
-        resident.protocol()  # raises for a model or a template that cannot be used, which says nothing about the engine
-        backend = GuardedBackend(resident, GuardLimits.of(settings), advice="nothing")
+    async def first_turn() -> FirstTurn:
+        local = LocalEngineBackend(settings)
+        local.protocol()  # raises for an unusable model or template, which is not a fault of the engine
+        backend = GuardedBackend(local, GuardLimits.of(settings), advice="nothing")
         try:
             return await try_first_turn(backend, binary.path)
         finally:
             await backend.close()
 
-    heard = asyncio.run(rehearsed())
-    return f"yes: a prompt after {heard.ready_after:.2f} s, the first word {heard.answered_after:.2f} s later"
+    turn = asyncio.run(first_turn())
+    return f"yes: a prompt after {turn.ready_after:.2f} s, the first word {turn.answered_after:.2f} s later"
 
 
-def _asked(written: str, limit: float) -> list[EngineBinary]:
-    """All engines of a folder, or the named program, which may be a server. Raises EngineNotFoundError."""
+def _engines_at(written: str, limit: float) -> list[EngineBinary]:
+    """Probe all engines of a folder, or one program, which may be a server. Raises EngineNotFoundError."""
     from bitnet_chat.engine.probe import probe
 
     path = named(written)
@@ -185,7 +186,9 @@ def _asked(written: str, limit: float) -> list[EngineBinary]:
 
 
 def _answers(binary: EngineBinary) -> str:
-    """Known answers of small models with the ternary weights that the engine supports."""
+    """Check the known answers of the small models with ternary weights that the engine supports. Returns the result as
+    text; empty without such models.
+    """
     from bitnet_chat.engine import answer_verdicts
     from bitnet_chat.engine_checks import known_answers
 

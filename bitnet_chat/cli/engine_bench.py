@@ -1,4 +1,4 @@
-"""``bitnet-chat engine bench``."""
+"""``bitnet-chat engine bench``: prefill and decode speed of each engine that can run a model."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bitnet_chat.util.progress import ProgressClock, ProgressLine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``bench`` to its parser."""
     parser.add_argument("-m", "--model", metavar="MODEL", default="", help="file or name (default: the model in use)")
     parser.add_argument("-t", "--threads", type=int, metavar="N", default=0, help="threads (default: as for a reply)")
     parser.add_argument("--engine", metavar="PATH", default="", help="only this engine")
@@ -26,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
+    """Measure the engines, store the speeds for the selection of engines, and print them. Returns the exit code.
+
+    Raises EngineNotFoundError or ModelError if there is nothing to measure.
+    """
     from bitnet_chat.backends.local_engine import engine_request, model_path
     from bitnet_chat.models.info import read_info
 
@@ -40,7 +45,7 @@ def run(flags: argparse.Namespace) -> int:
     clock = ProgressClock(line)
     try:
         clock.step("Checking known answers")
-        _ask(wish, {kind for kind, _ in info.tensor_types})
+        _check_known_answers(wish, {kind for kind, _ in info.tensor_types})
         found = contenders(wish, info)
         problems = {each: each.obstacle for each in found if each.obstacle}
         for each in (each for each in found if not each.obstacle):
@@ -68,8 +73,10 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(wish: EngineRequest, types: Collection[str]) -> None:
-    """Check the known answers: only a correct engine is measured."""
+def _check_known_answers(wish: EngineRequest, types: Collection[str]) -> None:
+    """Check the known answers of the prebuilt engines, because only a correct engine is measured. ``types``: tensor
+    types of the model.
+    """
     for each in wish.candidates():
         if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
             known_answers.check(

@@ -1,4 +1,4 @@
-"""``bitnet-chat engine install``."""
+"""``bitnet-chat engine install``: fetches a prebuilt engine, or compiles one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet_chat import config
-from bitnet_chat.cli.prompts import can_prompt, confirm
+from bitnet_chat.cli.messages import can_prompt, confirm
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.discovery import candidates, find_server
 from bitnet_chat.engine.install import manifest, packages
@@ -17,6 +17,7 @@ from bitnet_chat.util.progress import ProgressLine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``install`` to its parser."""
     names = [package.name for package in packages.PACKAGES]
     parser.add_argument(
         "name", nargs="?", choices=names, metavar="NAME", help=f"{' or '.join(names)} (default: {names[0]})"
@@ -41,16 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
+    """Install an engine. Returns the exit code. Raises BuildError."""
     name = flags.name or packages.PACKAGES[0].name
     compiled = flags.build or bool(flags.features)
-    if flags.if_missing and flags.name is None and _is_there(compiled, flags.features):
+    if flags.if_missing and flags.name is None and _is_found(compiled, flags.features):
         return 0
     if flags.features and not flags.build:
         print(f"bitnet-chat: --with {flags.features[0]} implies --build", file=sys.stderr)
     line = ProgressLine(sys.stderr)
     try:
         if not compiled and (problem := _why_not_prebuilt(name)) is not None:
-            if not (flags.yes or _compiles_instead(problem)):
+            if not (flags.yes or _asks_to_compile(problem)):
                 raise problem
             compiled = True
         folder = _compile(name, flags.features, line) if compiled else _install(name, line)
@@ -60,13 +62,13 @@ def run(flags: argparse.Namespace) -> int:
         return FinishReason.INTERRUPTED.exit_code
     finally:
         line.close()
-    _ask(folder)
+    _check_known_answers(folder)
     print(f"engine installed in {folder}")
     return 0
 
 
-def _ask(folder: Path) -> None:
-    """Check known answers once after an installation. A compiled engine is checked by ``doctor``."""
+def _check_known_answers(folder: Path) -> None:
+    """Check the known answers of a prebuilt engine once after its installation. ``doctor`` checks a compiled one."""
     from bitnet_chat.engine import answer_verdicts
     from bitnet_chat.engine_checks import known_answers
     from bitnet_chat.util.progress import ProgressClock
@@ -98,9 +100,7 @@ def _install(name: str, line: ProgressLine) -> Path:
 
 
 def _why_not_prebuilt(name: str) -> BuildError | None:
-    """The reason why a prebuilt engine of that name does not exist for this computer or this Python; None
-    if it does.
-    """
+    """Return the reason why the prebuilt engine does not exist for this computer or this Python; None if it exists."""
     from bitnet_chat.engine.install import prebuilt, wheels
 
     package = packages.by_name(name)
@@ -113,12 +113,14 @@ def _why_not_prebuilt(name: str) -> BuildError | None:
     return None
 
 
-def _compiles_instead(problem: BuildError) -> bool:
+def _asks_to_compile(problem: BuildError) -> bool:
     return can_prompt() and confirm(f"{problem.what}\nCompile it (about 5 minutes)?", usually=True)
 
 
-def _is_there(compiled: bool, features: Sequence[str]) -> bool:
-    """Whether a suitable engine is found. Of the features of a found engine only the server can be determined."""
+def _is_found(compiled: bool, features: Sequence[str]) -> bool:
+    """Return whether a suitable engine is found. ``compiled``: a prebuilt one is not suitable. Of ``features`` only
+    ``server`` can be determined; others are never found.
+    """
     settings, configured = config.load({})
     limit = settings.probe_timeout
     if set(features) - {"server"}:

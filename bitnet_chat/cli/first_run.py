@@ -1,4 +1,4 @@
-"""Installation of a missing engine or model, after one question or without it."""
+"""Installation of a missing engine or model before a verb runs, after one question or without it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from bitnet_chat.cli.lines import tell
-from bitnet_chat.cli.prompts import can_prompt, choose, confirm
+from bitnet_chat.cli.messages import can_prompt, choose, confirm, write_lines
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.requirements import LARGE, SMALL, Requirement, find_missing
@@ -20,16 +19,18 @@ _VERBS = {"engine": ("engine", "install"), "model": ("models", "pull")}
 
 
 def question(wanted: Sequence[Requirement]) -> str:
+    """Return the question whether to install ``wanted``."""
     verb = "Install" if any(each.kind == "engine" for each in wanted) else "Fetch"
     return f"{verb} {' and '.join(each.described for each in wanted)}?"
 
 
 def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
-    """Install what is missing, by ``settings.install`` or after confirmation. ``may_ask``: whether this command may
-    prompt.
+    """Install a missing engine and model, as ``settings.install`` allows: without a question, after confirmation, or
+    not at all. ``may_ask``: whether the verb may ask questions.
 
-    Returns the exit code of an interrupted installation, else 0. After a refusal the error of the later step reports
-    what is missing. Raises BuildError or ModelError for a failed installation, unless the bundled model can be used.
+    Returns the exit code of an interrupted installation, else 0, also after a refusal: then a later step fails and
+    reports what is missing. Raises BuildError or ModelError for a failed installation, unless the bundled model can be
+    used.
     """
     asks = settings.install == "ask" and may_ask and _is_attended()
     if settings.install == "yes" or asks:
@@ -40,12 +41,12 @@ def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
 
 
 def _is_attended() -> bool:
-    """Whether a user is at the terminal: not in a CI job."""
+    """Return whether questions can be asked: on a terminal, and not in a CI job."""
     return can_prompt() and not os.environ.get("CI")
 
 
 def _agreed(wanted: Sequence[Requirement]) -> Sequence[Requirement]:
-    """What the user wants of it."""
+    """Ask the user. Returns the requirements to install: all, those with a smaller model, or none."""
     smaller = next((each.smaller for each in wanted if each.smaller is not None), None)
     if smaller is None:
         return wanted if confirm(question(wanted), usually=True) else ()
@@ -60,10 +61,10 @@ def _agreed(wanted: Sequence[Requirement]) -> Sequence[Requirement]:
 def _install(supply: Requirement) -> int:
     verb, action = _VERBS[supply.kind]
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for what was asked for
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result of the verb
             return int(import_module(f"bitnet_chat.cli.{verb}").run([action, supply.name]))
     except BitnetChatError as error:
         if not supply.optional:
             raise
-        tell(f"bitnet-chat: {visible(str(error))}")
+        write_lines(f"bitnet-chat: {visible(str(error))}")
         return 0

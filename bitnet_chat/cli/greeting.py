@@ -1,4 +1,4 @@
-"""Notes about the model in the greeting of a conversation."""
+"""Notes about a small or bundled model, at the beginning of a conversation or an answer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from bitnet_chat.config import Settings
 from bitnet_chat.util.progress import size
 
 _SMALL = 300_000_000
-"""Bytes of a file below which a model is worth a word about better ones."""
+"""Size of a model file in bytes below which the greeting names a better model."""
 
 
 def about(settings: Settings, model: str) -> list[str]:
-    """At most one line for the user. ``model``: its name, which is that of its file."""
+    """Return the note for a conversation, at most one line: for the bundled model always, for another small model the
+    first time. ``model``: the name of the model, that of its file.
+    """
     from bitnet_chat.models import default_model
     from bitnet_chat.models.registry import entries
     from bitnet_chat.util import resources
@@ -19,7 +21,7 @@ def about(settings: Settings, model: str) -> list[str]:
     if settings.attach or settings.backend not in ("engine", "llama-server"):
         return []
     if model == _bundled():
-        return [_toy(model)]
+        return [_demo_model_note(model)]
     known = entries()
     if model not in known or not 0 < known[model].bytes < _SMALL or not _is_first_time(model):
         return []
@@ -31,23 +33,25 @@ def about(settings: Settings, model: str) -> list[str]:
 
 
 def alone(settings: Settings) -> list[str]:
-    """A line for an answer without a greeting, if the bundled model is used without ``-m``."""
+    """Return the note for a single answer, at most one line: if the bundled model is used because no other one is
+    installed.
+    """
     from bitnet_chat.models.resolve import present
 
     named = settings.model or settings.backend != "engine" or settings.attach
     if named or settings.install == "no" or present():
         return []
     name = _bundled()
-    return [_toy(name)] if name else []
+    return [_demo_model_note(name)] if name else []
 
 
 def _bundled() -> str:
-    """The name of the bundled model; empty without one."""
+    """Return the name of the bundled model; empty if the installation has none."""
     path = paths.bundled_model()
     return path.stem if path is not None else ""
 
 
-def _toy(name: str) -> str:
+def _demo_model_note(name: str) -> str:
     from bitnet_chat.models.registry import entries
 
     said = (
@@ -61,11 +65,13 @@ def _toy(name: str) -> str:
 
 
 def _is_first_time(model: str) -> bool:
-    """Whether this model has not been in a greeting before; also True if that cannot be stored."""
-    told = paths.data_dir() / "greeted" / model
+    """Return whether a greeting names this model for the first time, and store that. Also True if it cannot be
+    stored.
+    """
+    marker = paths.data_dir() / "greeted" / model
     try:
-        told.parent.mkdir(parents=True, exist_ok=True)
-        told.touch(exist_ok=False)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:

@@ -1,4 +1,4 @@
-"""``bitnet-chat history list|show|search|export|rm``."""
+"""``bitnet-chat history list|show|search|export|rm``: the conversations of the journal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from dataclasses import asdict
 from functools import partial
 
 from bitnet_chat import paths
-from bitnet_chat.cli.lines import tell
+from bitnet_chat.cli.messages import may_remove, write_lines
 from bitnet_chat.cli.parser import Parser
-from bitnet_chat.cli.prompts import may_remove
 from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, export, json_text
 from bitnet_chat.journal import Journal, JournalEntry, ReplyState, SearchHit, StoredConversation
 from bitnet_chat.text.sanitize import one_line, visible
@@ -23,6 +22,7 @@ _STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "reply running",
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     flags = parser().parse_args(arguments)
     journal = Journal()
     match flags.verb:
@@ -64,7 +64,7 @@ def parser() -> Parser:
 
 
 def _number(text: str, what: str = "number of a conversation") -> int:
-    # At most what SQLite can number.
+    # Row numbers of SQLite are below 1 << 63.
     if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 1 << 63 and len(text) < 20):
         raise argparse.ArgumentTypeError(f"{text!r} is not a {what}")
     return int(text)
@@ -80,11 +80,11 @@ def _list(journal: Journal, flags: argparse.Namespace) -> int:
         widest = max(len(str(entry.id)) for entry in entries)
         for entry in entries:
             print(_line(entry, widest))
-    _tell_damage(entries)
+    _say_damage(entries)
     return 0
 
 
-def _tell_damage(entries: Sequence[JournalEntry]) -> None:
+def _say_damage(entries: Sequence[JournalEntry]) -> None:
     for entry in entries:
         if entry.damage:
             _say(f"conversation {entry.id} is damaged: {entry.damage}")
@@ -110,19 +110,19 @@ def _show(stored: StoredConversation, flags: argparse.Namespace) -> int:
         _print(_exported(stored, "json"))
         return 0
     about = [f"conversation {stored.id}", stored.model, stored.engine, _STATES.get(stored.state, "")]
-    tell(one_line(stored.title) or "(no title)", sys.stdout)
-    tell(" · ".join(one_line(each) for each in about if each), sys.stdout)
+    write_lines(one_line(stored.title) or "(no title)", sys.stdout)
+    write_lines(" · ".join(one_line(each) for each in about if each), sys.stdout)
     rows = {record.row for record in stored.records}
     for record in stored.shown:
         message = record.message
         tool = f"{one_line(message.tool_name)}: "
         name = {"system": "system: ", "user": "> ", "assistant": "", "tool": tool}[message.role]
         if message.thinking:
-            tell(f"\n(thinks) {visible(message.thinking)}", sys.stdout)
+            write_lines(f"\n(thinks) {visible(message.thinking)}", sys.stdout)
         if message.content or not message.tool_calls:
-            tell(f"\n{name}{visible(message.content)}", sys.stdout, said=True)
+            write_lines(f"\n{name}{visible(message.content)}", sys.stdout, is_message=True)
         for call in message.tool_calls:
-            tell(one_line(f"calls {call.name} {call.arguments}"), sys.stdout)
+            write_lines(one_line(f"calls {call.name} {call.arguments}"), sys.stdout)
         if message.was_cut and message.finish is not None:
             print(f"[{message.finish.value.replace('_', ' ')}]")
         if record.row not in rows:
@@ -136,7 +136,7 @@ def _exported(stored: StoredConversation, format: str) -> str:
 
 
 def _search(journal: Journal, flags: argparse.Namespace) -> int:
-    """Search as grep(1) does: exit code 1 without a match."""
+    """Search the journal. Returns exit code 1 without a match, as grep(1) does."""
     hits = journal.search(" ".join(flags.words))
     if flags.json:
         _print_json([_hit_as_json(hit) for hit in hits])
@@ -148,7 +148,7 @@ def _search(journal: Journal, flags: argparse.Namespace) -> int:
             print(_line(hit.entry, widest))
             if hit.snippet:
                 print(f"{'':{widest}}  {one_line(hit.snippet)}")
-    _tell_damage([hit.entry for hit in hits])
+    _say_damage([hit.entry for hit in hits])
     return 0 if hits else 1
 
 
@@ -176,7 +176,7 @@ def _remove(journal: Journal, flags: argparse.Namespace) -> int:
         return 1
     if not journal.remove(ids):
         _say("another program has the journal open: traces remain in its log until it ends")
-    forgotten = forget()  # the bytes of the last sessions may hold the same words
+    forgotten = forget()  # recordings of the last sessions may contain the same text
     if not forgotten:
         _say(f"the recordings in {folder()} cannot be removed, and may contain the same text")
     typed = paths.data_dir() / "history"
@@ -191,7 +191,7 @@ def _remove(journal: Journal, flags: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    tell(f"bitnet-chat: {one_line(text)}")
+    write_lines(f"bitnet-chat: {one_line(text)}")
 
 
 def _hit_as_json(hit: SearchHit) -> dict[str, object]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
 from bitnet_chat.cli import conversion
+from bitnet_chat.cli.messages import may_remove
 from bitnet_chat.cli.parser import Parser
-from bitnet_chat.cli.prompts import may_remove
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.models import store
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     flags = parser().parse_args(arguments)
     match flags.verb:
         case "list":
@@ -64,14 +65,14 @@ def parser() -> Parser:
         help="removal of the original of a model that the engine needs converted",
     )
     pulling.add_argument("--if-missing", action="store_true", help="no download if a model is installed")
-    telling = verbs.add_parser("info", help="metadata of a model file")
-    telling.add_argument("model", metavar="FILE", help="a file, or a name")
+    informing = verbs.add_parser("info", help="metadata of a model file")
+    informing.add_argument("model", metavar="FILE", help="a file, or a name")
     checking = verbs.add_parser("verify", help="check of models against their hashes")
     checking.add_argument("names", nargs="*", metavar="NAME", help="default: all installed models")
     removing = verbs.add_parser("rm", help="permanent deletion of models")
     removing.add_argument("names", nargs="+", metavar="NAME")
     removing.add_argument("-y", "--yes", action="store_true", help="no confirmation")
-    for each in (listing, pulling, telling, checking, removing):
+    for each in (listing, pulling, informing, checking, removing):
         each.add_argument("--json", action="store_true", help="JSON output")
     return parser
 
@@ -93,18 +94,18 @@ def _list(flags: argparse.Namespace) -> int:
     from bitnet_chat.engine import selection
     from bitnet_chat.models import catalog
 
-    wish = _wish(flags.engine or "")
-    inventoried = catalog.take(selection.judge(wish), flags.ctx, missing=selection.missing_for_bitnet(wish))
+    wish = _engine_request(flags.engine or "")
+    found = catalog.take(selection.judge(wish), flags.ctx, missing=selection.missing_for_bitnet(wish))
     if flags.json:
-        _print_json([asdict(item) for item in inventoried.items])
+        _print_json([asdict(item) for item in found.items])
         return 0
-    for line in _listed(inventoried):
+    for line in _listed(found):
         print(line)
     return 0
 
 
-def _wish(given: str = "") -> EngineRequest:
-    """The engine of the flag, or all that are installed."""
+def _engine_request(given: str = "") -> EngineRequest:
+    """Return a request for the engine of the flag or of the settings, else for any that is installed."""
     from bitnet_chat.engine.selection import EngineRequest
 
     settings, configured = config.load({})
@@ -194,7 +195,7 @@ def _pull(flags: argparse.Namespace) -> int:
             print(f"bitnet-chat: waiting: process {holder or '?'} is also pulling {source.name}", file=sys.stderr)
 
     try:
-        pulled = pull(source, on_bytes=_shower(line, f"Fetching {source.name}"), on_wait=wait)
+        pulled = pull(source, on_bytes=_show_bytes(line, f"Fetching {source.name}"), on_wait=wait)
     except KeyboardInterrupt:
         line.close()
         print("bitnet-chat: stopped; run the same command to resume", file=sys.stderr)
@@ -204,7 +205,7 @@ def _pull(flags: argparse.Namespace) -> int:
     model = pulled.model
     if pulled.warning:
         print(f"bitnet-chat: {one_line(pulled.warning)}", file=sys.stderr)
-    conversion.after_pull(model.path, _wish(), alone=flags.only_converted)
+    conversion.after_pull(model.path, _engine_request(), alone=flags.only_converted)
     if flags.json:
         record = asdict(model.record) if model.record else {}
         _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)
@@ -236,8 +237,10 @@ def _show_offered(source: ModelSource, models: Sequence[OfferedModel], flags: ar
     return 0
 
 
-def _shower(line: ProgressLine, step: str) -> Callable[[int, int], None]:
-    """Bytes as a progress line. Bytes of an earlier run are left out of the rate."""
+def _show_bytes(line: ProgressLine, step: str) -> Callable[[int, int], None]:
+    """Return a callback that shows the bytes done and in total on ``line``. Bytes of an earlier run do not count for
+    the rate.
+    """
     began, first = time.monotonic(), -1
 
     def show(done: int, total: int) -> None:
@@ -286,7 +289,7 @@ def _info(flags: argparse.Namespace) -> int:
         from bitnet_chat.engine.selection import judge
         from bitnet_chat.models.catalog import described
 
-        facts = described(read_info(resolve(flags.model, judge=judge(_wish())).path))
+        facts = described(read_info(resolve(flags.model, judge=judge(_engine_request())).path))
     if flags.json:
         _print_json(facts)
         return 0
@@ -361,12 +364,12 @@ def _verify(flags: argparse.Namespace) -> int:
     known, line, verdicts = entries(), ProgressLine(sys.stderr), []
     try:
         for model in models:
-            verdicts.append(verify(model, known, _shower(line, f"Reading {model.name}")))
+            verdicts.append(verify(model, known, _show_bytes(line, f"Reading {model.name}")))
     finally:
         line.close()
     if flags.json:
         _print_json([asdict(each) | {"ok": not each.problems} for each in verdicts])
     for each in () if flags.json else verdicts:
         whose = f"its sha256 matches the {each.compared_with}" if each.compared_with else "its hash is not known"
-        print(one_line(f"{each.name}: {'; '.join(each.problems) or f'whole; {whose}'}"))
+        print(one_line(f"{each.name}: {'; '.join(each.problems) or f'complete; {whose}'}"))
     return FinishReason.BAD_MODEL.exit_code if any(each.problems for each in verdicts) else 0

@@ -1,4 +1,4 @@
-"""The flags of ``bitnet-chat``."""
+"""The flags of ``bitnet-chat``: the parser of a command line, and the flags of all settings for the verbs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ exit codes: 0 answered, 1 doctor found a failure, 2 usage, 3 no engine, 4 no or 
             or stall, 130 interrupted
 """
 
-_HERE = "http://127.0.0.1:8033"
-"""Where ``bitnet-chat serve`` listens unless it is told otherwise."""
+_DEFAULT_SERVER = "http://127.0.0.1:8033"
+"""The default address of ``bitnet-chat serve``."""
 _ADDRESS = re.compile(r"\S*://\S*|(?:[\w.-]+|\[[\da-fA-F:.]+\]):\d+/?")
 
 _SETTINGS = tuple(each.name for each in fields(Settings))
@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError with ``message``."""
         remedy = f"{self.prog} --help lists the flags"
         _, _, verb = self.prog.partition(" ")
         if verb in VERBS:
@@ -46,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build(*, question: bool = True) -> Parser:
-    """The parser of a command line without a verb. ``question``: with the positional question."""
+    """Return the parser of a command line without a verb. ``question``: whether it has the positional question."""
     parser = Parser(
         prog="bitnet-chat",
         usage="bitnet-chat [FLAG …] [QUESTION …] [-- ENGINE-FLAG …]\n       bitnet-chat VERB …",
@@ -92,9 +93,9 @@ def build(*, question: bool = True) -> Parser:
 
 
 def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
-    """Add a flag for every setting; ``dest`` is its name. Boolean flags also have a ``--no-`` form, so that each can be
-    reverted. ``unlisted``: settings that the verb refuses. They are parsed, for a more specific error than
-    "unrecognized", but neither ``--help`` nor completion lists them.
+    """Add a flag for every setting to ``parser``; its ``dest`` is the name of the setting. Boolean flags also have a
+    ``--no-`` form, which reverts a value of the settings file. ``unlisted``: settings that the verb refuses. They are
+    parsed, for a more specific error than "unrecognized", but neither ``--help`` nor completion lists them.
     """
     defaults = Settings()
 
@@ -162,7 +163,7 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     others.add_argument(
         "--attach",
         nargs="?",
-        const=_HERE,
+        const=_DEFAULT_SERVER,
         metavar="URL",
         help="running server (bitnet-chat serve) to use (default: the one on this computer)",
     )
@@ -216,16 +217,18 @@ def _add_switch(group: argparse._ArgumentGroup, name: str, help: str) -> None:
 
 
 def parse(arguments: Sequence[str], parser: Parser | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The flags, and those of them that are settings. Raises UsageError; exits after ``--help``.
+    """Parse a command line. Returns all flags, and those of them that are settings, by name. Raises UsageError; exits
+    after ``--help``.
 
-    ``parser``: one with :func:`add_settings` in it, in place of the one of :func:`build`.
+    ``parser``: a parser with the flags of :func:`add_settings`; None: the one of :func:`build`. Arguments after ``--``
+    become the setting ``engine_args``.
     """
     arguments = list(arguments)
     extra: list[str] = []
     if "--" in arguments:
         at = arguments.index("--")
         arguments, extra = arguments[:at], arguments[at + 1 :]
-    arguments = _joined(arguments)
+    arguments = _with_attach_value(arguments)
     flags = build().parse_intermixed_args(arguments) if parser is None else parser.parse_args(arguments)
     settings = {name: getattr(flags, name) for name in _SETTINGS if hasattr(flags, name)}
     if extra:
@@ -233,12 +236,14 @@ def parse(arguments: Sequence[str], parser: Parser | None = None) -> tuple[argpa
     return flags, settings
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """Join ``--attach`` with the next argument if it looks like a URL: otherwise that is the question."""
+def _with_attach_value(arguments: Sequence[str]) -> list[str]:
+    """Give each ``--attach`` a value: the next argument if it looks like an address, else the default server. argparse
+    would take the question for the value.
+    """
     joined: list[str] = []
     for word in arguments:
         if joined and joined[-1] == "--attach":
-            joined[-1:] = [f"--attach={word}"] if _ADDRESS.fullmatch(word) else [f"--attach={_HERE}", word]
+            joined[-1:] = [f"--attach={word}"] if _ADDRESS.fullmatch(word) else [f"--attach={_DEFAULT_SERVER}", word]
         else:
             joined.append(word)
     return joined

@@ -1,4 +1,4 @@
-"""``bitnet-chat QUESTION``, ``-f FILE``, stdin, and ``--input FILE``: answers without a conversation."""
+"""Answers without a conversation: one question (``QUESTION``, ``-f FILE``, stdin), or a batch (``--input FILE``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bitnet_chat.backends.wrappers.runaway_guard import TOLD
 from bitnet_chat.cli.arguments import find_conversation, read_attachments
 from bitnet_chat.cli.conversion import convert
 from bitnet_chat.cli.greeting import alone
-from bitnet_chat.cli.lines import tell
+from bitnet_chat.cli.messages import write_lines
 from bitnet_chat.cli.tools import allowed_toolbox
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -43,24 +43,24 @@ if TYPE_CHECKING:
 
 
 _PRINTED = (FinishReason.TIMEOUT, FinishReason.STALLED, FinishReason.INTERRUPTED)
-"""Ends after which ``--no-stream`` prints what had arrived; after all others that are failures it prints nothing."""
+"""Finish reasons after which ``--no-stream`` prints the incomplete text. After other failures it prints nothing."""
 
 
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
-    """Answer one question. It is read before the event loop runs, since a blocking read would keep the loop from
-    handling signals.
+    """Read the question, and return a coroutine that answers it and returns the exit code. The question is read before
+    the event loop runs, because a blocking read would delay the handling of signals. Raises UsageError.
     """
     journal = open_journal(settings)
-    stored = find_conversation(flags, journal, _say)  # first: a long question is not to be typed in vain
+    stored = find_conversation(flags, journal, _say)  # before a question is typed, because this may fail
     box = allowed_toolbox(flags, settings)
     question, files = _question(flags)
     before = stored.conversation if stored is not None else Conversation()
     if stored is None or hasattr(flags, "system"):
         before = before.with_system(settings.system)
-    page = AnswerWriter(settings.markdown, sys.stdout, _say)
-    recorder = journal.recorder(page.say) if settings.journal else JournalRecorder(None, page.say)
+    writer = AnswerWriter(settings.markdown, sys.stdout, _say)
+    recorder = journal.recorder(writer.say) if settings.journal else JournalRecorder(None, writer.say)
     asked = before.with_user(with_attachments(question, files))
-    return _answer_one(flags, settings, configured, asked, journal, recorder, stored, files, box, page)
+    return _answer_one(flags, settings, configured, asked, journal, recorder, stored, files, box, writer)
 
 
 async def _answer_one(
@@ -73,17 +73,17 @@ async def _answer_one(
     stored: StoredConversation | None,
     files: Sequence[Attachment],
     box: Toolbox | None,
-    page: AnswerWriter,
+    writer: AnswerWriter,
 ) -> int:
     backend = open_interactive(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
-    _tell(settings)
+    _say_model_note(settings)
     expect(backend, box)
     if stored is not None:
         recorder.resume(stored)
     try:
         if files:
             backend.prepare(Conversation(conversation.messages[:-1]))
-            for each in files:  # in a thread: the model loads meanwhile
+            for each in files:  # in a thread, while the model loads
                 _say(each.described(await asyncio.to_thread(backend.count, each.block)))
 
         def stop() -> None:
@@ -92,19 +92,19 @@ async def _answer_one(
                 box.stop()
 
         with _interrupting(stop):
-            answer = await _reply(flags, settings, backend, conversation, recorder, box, page)
+            answer = await _reply(flags, settings, backend, conversation, recorder, box, writer)
         await recorder.close()
         if hasattr(flags, "json"):
-            print(json_text(answer.as_json(backend) | _where_kept(recorder)))
+            print(json_text(answer.as_json(backend) | _journal_fields(recorder)))
         else:
-            _print(answer, page, streamed=not hasattr(flags, "no_stream"))
+            _print(answer, writer, streamed=not hasattr(flags, "no_stream"))
         _tell_failure(answer)
         sys.stdout.flush()
         return answer.reason.exit_code or (FinishReason.JOURNAL.exit_code if recorder.unsaved else 0)
     finally:
         await recorder.close()
         await backend.close()
-        page.close()
+        writer.close()
 
 
 async def _reply(
@@ -114,39 +114,39 @@ async def _reply(
     conversation: Conversation,
     recorder: JournalRecorder,
     box: Toolbox | None,
-    page: AnswerWriter,
+    writer: AnswerWriter,
 ) -> batch.Answer:
     options = reply_options(settings)
     if hasattr(flags, "json") or hasattr(flags, "no_stream"):
         return await batch.ask(backend, conversation, options, _say, recorder, box)
-    answer = await batch.stream(backend, conversation, options, page.say, page.show, recorder, box)
-    page.close()
+    answer = await batch.stream(backend, conversation, options, writer.say, writer.show, recorder, box)
+    writer.close()
     return answer
 
 
-def _print(answer: batch.Answer, page: AnswerWriter, *, streamed: bool) -> None:
-    """The end of a streamed answer; a whole one, as far as a failure leaves it worth printing."""
+def _print(answer: batch.Answer, writer: AnswerWriter, *, streamed: bool) -> None:
+    """End a streamed answer, or print one that was not streamed, unless a failure makes it useless."""
     if streamed:
-        page.end()
+        writer.end()
     elif answer.text and (not answer.reason.exit_code or answer.reason in _PRINTED):
         print(visible(answer.text))
 
 
 def _tell_failure(answer: batch.Answer) -> None:
     if answer.error is not None:
-        tell(f"bitnet-chat: {visible(str(answer.error))}")
+        write_lines(f"bitnet-chat: {visible(str(answer.error))}")
     elif answer.reason.exit_code and answer.reason not in TOLD:
         _say(f"the reply is incomplete: {answer.reason.value.replace('_', ' ')}")
 
 
-def _where_kept(recorder: JournalRecorder) -> dict[str, object]:
-    """The fields of ``--json`` about the journal."""
+def _journal_fields(recorder: JournalRecorder) -> dict[str, object]:
+    """Return the fields of ``--json`` about the journal."""
     kept: dict[str, object] = {"conversation": recorder.id, "kept": recorder.id is not None and not recorder.unsaved}
     return kept | ({"not_kept": well_formed(recorder.unsaved)} if recorder.unsaved else {})
 
 
 def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
-    """The question and its attachments."""
+    """Read the question and its attachments. Raises UsageError."""
     from_stdin = not flags.question and getattr(flags, "file", "-") == "-"
     if flags.question:
         if hasattr(flags, "file"):
@@ -163,7 +163,7 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         if sys.stdin.isatty():
             _say("reading the question from the terminal; Ctrl-D ends the input")
         text = _decoded(sys.stdin.buffer.read(), "stdin")
-    if not flags.question:  # the newline that an editor or echo adds does not belong to the question
+    if not flags.question:  # an editor or echo has added the last newline
         text = text.removesuffix("\n").removesuffix("\r")
     if batch.is_blank(text):
         raise UsageError("the question is empty")
@@ -185,14 +185,16 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
-    """Answer the lines of a file, which is read before the event loop runs; see :func:`answer_one`."""
+    """Read the prompts of ``--input``, and return a coroutine that answers them and returns the exit code. They are
+    read before the event loop runs, see :func:`answer_one`. Raises UsageError.
+    """
     jobs = list(batch.read_jobs(iter(_input_lines(flags.input)), settings.system))
-    _tell_mentions(jobs)
+    _say_mentions(jobs)
     return _answer_file(_output_path(flags), settings, configured, jobs, allowed_toolbox(flags, settings))
 
 
-def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
-    """Report all mentions in one line. They are not attached: a prompt may be foreign text."""
+def _say_mentions(jobs: Sequence[batch.Job]) -> None:
+    """Report in one line that files mentioned as ``@path`` are not attached: a prompt may come from another source."""
     asked = [(job.index, job.conversation.last) for job in jobs if job.conversation is not None]
     lines = [(index, path) for index, last in asked if last is not None for path in file_mentions(last.content)[:1]]
     if lines:
@@ -204,7 +206,7 @@ def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
 async def _answer_file(
     output_path: Path | None, settings: Settings, configured: str, jobs: list[batch.Job], box: Toolbox | None
 ) -> int:
-    with _opened(output_path) as output:  # first: what another run has written may be half a line
+    with _opened(output_path) as output:  # before reading it: another run may be writing a line
         done = {} if output_path is None else batch.finished(output_path, jobs)
         return await _answer_rest(output, output_path, settings, configured, jobs, done, box)
 
@@ -222,7 +224,7 @@ async def _answer_rest(
     noted: set[str] = set()
     for job in todo:
         for note in job.notes:
-            if note not in noted:  # mostly the same for all lines
+            if note not in noted:  # most notes are the same for all lines
                 _say(f"line {job.index}: {note}")
             noted.add(note)
     failed = [done[index] for index in sorted(done) if done[index].exit_code]
@@ -249,7 +251,7 @@ async def _answer_rest(
                 box,
                 engines.at_once,
             )
-        # The first line that failed may be one of an earlier run.
+        # The exit code is that of the first failed line, which may be one of an earlier run.
         return (failed[0] if failed and reason is not FinishReason.INTERRUPTED else reason).exit_code
     finally:
         bar.close()
@@ -262,37 +264,38 @@ def _output_path(flags: argparse.Namespace) -> Path | None:
 
 
 class _Engines:
-    """At most one backend of each kind, opened on first use.
+    """The backends of a batch: at most one of each kind, opened on first use.
 
-    A modern engine can clear its context without loading again, so one process answers all questions. A line with its
-    own history, or with text that looks like a special token, uses a classic engine, which reproduces it exactly.
+    A modern engine can clear its context without loading again, so one process answers all lines. A line with its own
+    history, or with text that looks like a special token, uses a classic engine, which reproduces these exactly.
     """
 
     def __init__(self, settings: Settings, configured: str, box: Toolbox | None = None) -> None:
         self._settings, self._configured, self._box = settings, configured, box
         self._exact: Backend | None = None
-        self._forgetful: Backend | None = None
+        self._clearing: Backend | None = None
         self._current: Backend | None = None
-        self._told = False
+        self._note_was_shown = False
         self.interrupted = False
         self.at_once = 1
-        """Lines that may be asked at the same time."""
+        """Number of lines that may be answered at the same time."""
         if settings.attach:
             self._exact, self.at_once = open_batch(settings)
-            if box is not None:  # a tool is called one at a time
+            if box is not None:  # tools are called one at a time
                 self.at_once = 1
 
     def for_conversation(self, conversation: Conversation) -> Backend:
-        # Other backends are given the whole conversation each time: one of them does for all lines. Two engines would
-        # wait for one another at an rpc-server.
+        """Return the backend for a line of the batch."""
+        # Other backends receive the whole conversation with each request, so one of them is enough. With rpc-servers,
+        # two engines would wait for each other.
         settings = self._settings
         has_one = settings.attach or settings.backend != "engine" or settings.rpc
         if has_one or batch.needs_exact_history(conversation):
             self._exact = self._exact or self._default()
             self._current = self._exact
         else:
-            self._forgetful = self._forgetful or self._modern() or self._exact or self._default()
-            self._current = self._forgetful
+            self._clearing = self._clearing or self._modern() or self._exact or self._default()
+            self._current = self._clearing
         return self._current
 
     def _default(self) -> Backend:
@@ -300,9 +303,9 @@ class _Engines:
 
     def _opened(self, backend: Backend) -> Backend:
         expect(backend, self._box)
-        if not self._told:
-            _tell(self._settings)
-        self._told = True
+        if not self._note_was_shown:
+            _say_model_note(self._settings)
+        self._note_was_shown = True
         return backend
 
     def _modern(self) -> Backend | None:
@@ -315,6 +318,7 @@ class _Engines:
         return self._opened(backend)
 
     def interrupt(self) -> None:
+        """Stop the current reply or tool call, and remember that."""
         self.interrupted = True
         if self._box is not None:
             self._box.stop()
@@ -322,13 +326,13 @@ class _Engines:
             self._current.interrupt()
 
     async def close(self) -> None:
-        for backend in (self._exact, self._forgetful):
+        for backend in (self._exact, self._clearing):
             if backend is not None:
                 await backend.close()
 
 
 class _ProgressBar:
-    """Progress on stderr, kept apart from other lines."""
+    """Shows the progress of a batch on stderr, and erases it before other lines."""
 
     def __init__(self, stream: TextIO) -> None:
         self._line = ProgressLine(stream)
@@ -360,7 +364,9 @@ def _input_lines(name: str) -> list[bytes]:
 
 @contextlib.contextmanager
 def _opened(path: Path | None) -> Iterator[IO[bytes]]:
-    """The output, opened for this run only. Raises UsageError."""
+    """Open and lock the output for the block; None is stdout. Raises UsageError if it cannot be written or another run
+    has locked it.
+    """
     if path is None:
         yield sys.stdout.buffer
         return
@@ -369,16 +375,16 @@ def _opened(path: Path | None) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     try:
-        if not _claimed(file):
+        if not _lock(file):
             raise UsageError(f"{path} is in use by another run", remedy="wait until it ends, or use another --output")
         yield file
     finally:
-        with contextlib.suppress(OSError):  # what could not be written was told when it was written
+        with contextlib.suppress(OSError):  # each write was flushed and its error reported
             file.close()
 
 
-def _claimed(file: IO[bytes]) -> bool:
-    """Lock the output; False if another run has locked it. A device or a pipe is not locked."""
+def _lock(file: IO[bytes]) -> bool:
+    """Lock the output. Returns False if another run has locked it. A device or a pipe is not locked."""
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return True
     try:
@@ -389,7 +395,7 @@ def _claimed(file: IO[bytes]) -> bool:
 
 @contextlib.contextmanager
 def _interrupting(stop: Callable[[], None]) -> Iterator[None]:
-    """Stop the reply on Ctrl-C; a second Ctrl-C ends the program."""
+    """Call ``stop`` on the first Ctrl-C during the block; a second Ctrl-C ends the program."""
     loop = asyncio.get_running_loop()
 
     def on_interrupt() -> None:
@@ -398,7 +404,7 @@ def _interrupting(stop: Callable[[], None]) -> Iterator[None]:
 
     try:
         loop.add_signal_handler(signal.SIGINT, on_interrupt)
-    except (NotImplementedError, RuntimeError):  # Windows: KeyboardInterrupt does, less gently
+    except (NotImplementedError, RuntimeError):  # Windows: the first Ctrl-C ends the program (KeyboardInterrupt)
         yield
         return
     try:
@@ -407,52 +413,51 @@ def _interrupting(stop: Callable[[], None]) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-def _tell(settings: Settings) -> None:
+def _say_model_note(settings: Settings) -> None:
     for line in alone(settings):
         _say(line)
 
 
 def _say(text: str) -> None:
-    tell(f"bitnet-chat: {one_line(text)}")
-
-
-# One answer on its way to stdout: styled where that is a terminal, and as it is everywhere else.
+    write_lines(f"bitnet-chat: {one_line(text)}")
 
 
 class AnswerWriter:
-    """Write an answer: ``show`` for sanitized pieces, then ``close``, which may be repeated, or ``end``.
+    """Writes one streamed answer to ``stream``: on a terminal styled and wrapped, elsewhere unchanged.
 
-    ``say`` writes a line apart from the answer: on a terminal on a line of its own, in a file never among the words of
-    the answer.
+    Call ``show`` for each piece, ``say`` for other lines, and at the end ``close`` or ``end``.
     """
 
     def __init__(self, mode: Mode, stream: TextIO, say: Callable[[str], None]) -> None:
-        """``say``: writes a line to stderr."""
+        """Create a writer. ``mode``: the setting ``markdown``. ``say``: writes a line to stderr."""
         self._stream = stream
-        self._told = say
+        self._write_message = say
         self._is_terminal = stream.isatty()
         self._begun = self._within_line = False
-        # A Windows console obeys escape sequences only after they were enabled, which is not done here.
+        # A Windows console interprets escape sequences only after a call that enables them, which is not done here.
         draws = terminal.draws(stream) and sys.platform != "win32"
         self._wrapper = WordWrapper(self._columns if draws else None)
         colour = terminal.shows_colours(stream)
-        self._prose = prose(mode, terminal=draws, colour=colour, columns=lambda: self._columns() - 1)
+        self._renderer = prose(mode, terminal=draws, colour=colour, columns=lambda: self._columns() - 1)
 
     def show(self, text: str) -> None:
-        self._write(self._prose.feed(text))
+        """Write a sanitized piece of the answer."""
+        self._write(self._renderer.feed(text))
 
     def say(self, text: str) -> None:
-        # What was held comes first, and nothing inherits a look.
-        self._write(self._prose.flush())
+        """Write a line to stderr. On a terminal it does not interrupt a line of the answer."""
+        # Text that is held back comes first, and styles are reset.
+        self._write(self._renderer.flush())
         if self._is_terminal and self._within_line:
             self._write("\n")
-        self._told(text)
+        self._write_message(text)
 
     def close(self) -> None:
-        self._write(self._prose.finish())
+        """Write text that is held back, and reset styles. May be called again."""
+        self._write(self._renderer.finish())
 
     def end(self) -> None:
-        """End a complete answer: with an additional newline in a file, with a newline only if needed on a terminal."""
+        """Close, and add a newline: in a file always, on a terminal only if the last line has none."""
         self.close()
         if self._within_line if self._is_terminal else self._begun:
             self._write("\n")

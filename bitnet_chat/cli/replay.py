@@ -1,4 +1,4 @@
-"""``bitnet-chat replay``: playback of a recorded session through the decoder and the framers."""
+"""``bitnet-chat replay``: playback of a recorded session through the decoder and the framer of its engine."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ from bitnet_chat.trace import format, recorder
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind
 from bitnet_chat.trace.playback import PlaybackStep, is_native, play
 
-_LARGEST = 200_000_000  # bytes of a file; a session on the disk is at most 4 MB
+_LARGEST = 200_000_000
+"""Maximum size of a file in bytes. (A session on disk has at most 4 MB.)"""
 _LONGEST_PAUSE = 3.0
-"""Seconds; longer pauses of the recorded session are shortened to this."""
+"""Seconds to which longer pauses of the recorded session are shortened."""
 
 
 def parser() -> Parser:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     parser = Parser(prog="bitnet-chat replay", description="Playback of a recorded session.")
     parser.add_argument(
         "file", nargs="?", metavar="FILE", help="file written by bitnet-chat report (default: the last session)"
@@ -56,6 +58,7 @@ def parser() -> Parser:
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`. Raises UsageError."""
     flags = parser().parse_args(arguments)
     if math.isnan(flags.speed) or flags.speed < 0:
         raise UsageError(f"--speed cannot be {flags.speed:g}", remedy="2 is twice as fast, 0 is at once")
@@ -88,7 +91,9 @@ def _entries(flags: argparse.Namespace) -> list[TraceEntry]:
 
 
 def _show(lines: Iterator[tuple[float, str]], speed: float, sleep: Callable[[float], None]) -> None:
-    """Show ``lines``: sanitized texts with the second at which each is due."""
+    """Write ``lines``: sanitized texts, each with its time in seconds since the start of the session. ``speed`` 0
+    writes them at once.
+    """
     before = 0.0
     for at, text in lines:
         if speed and at > before:
@@ -109,8 +114,8 @@ def _raw(entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
 
 
 def _frames_as_json(entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
-    for happening in play(entries):
-        entry = happening.entry
+    for step in play(entries):
+        entry = step.entry
         fields: dict[str, object] = {"t": entry.at, "process": entry.process}
         if entry.kind in (
             TraceEntryKind.IN,
@@ -124,7 +129,7 @@ def _frames_as_json(entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
                 entry.at,
                 json_text(fields | {"event": entry.kind.name.lower(), "text": text}) + "\n",
             )
-        for frame in happening.frames:
+        for frame in step.frames:
             yield entry.at, json_text(fields | _frame_fields(frame)) + "\n"
 
 
@@ -140,75 +145,78 @@ def _frame_fields(frame: Frame) -> dict[str, object]:
 
 
 class _FramePrinter:
-    """A conversation as plain text: messages after ``>``, replies unchanged, all else in brackets."""
+    """Formats a session as plain text: messages after ``>``, replies unchanged, other events in brackets."""
 
     def __init__(self) -> None:
         self._sanitizer = Sanitizer()
-        self._around: dict[int, object] = {}
-        self._natives: set[int] = set()
-        self._fresh = True
-        """We are at the start of a line."""
+        self._template_texts: dict[int, object] = {}
+        self._native_processes: set[int] = set()
+        self._at_line_start = True
+        """Whether the output is at the start of a line."""
 
     def all(self, entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
-        for happening in play(entries):
-            text = self._entry(happening) + "".join(map(self._frame, happening.frames))
+        """Return the texts of ``entries``, each with its time in seconds."""
+        for step in play(entries):
+            text = self._entry(step) + "".join(map(self._frame, step.frames))
             if text:
-                yield happening.entry.at, text
-        yield entries[-1].at, self._settled()
+                yield step.entry.at, text
+        yield entries[-1].at, self._end_line()
 
-    def _entry(self, happening: PlaybackStep) -> str:
-        entry = happening.entry
+    def _entry(self, step: PlaybackStep) -> str:
+        entry = step.entry
         if entry.kind is TraceEntryKind.IN and entry.data == b"\n":
-            return self._remark("asked to continue")
+            return self._note("asked to continue")
         if entry.kind is TraceEntryKind.IN:
             message = visible(self._message(entry))
-            return self._settled() + "".join(f"> {line}\n" for line in message.split("\n"))
+            return self._end_line() + "".join(f"> {line}\n" for line in message.split("\n"))
         if entry.kind is TraceEntryKind.SPAWN:
-            self._around[entry.process] = entry.facts.get("around")
+            self._template_texts[entry.process] = entry.facts.get("around")
             if is_native(entry):
-                self._natives.add(entry.process)
+                self._native_processes.add(entry.process)
             again = ", started earlier" if entry.facts.get("again") else ""
-            return self._remark(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
+            return self._note(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
         if entry.kind is TraceEntryKind.COMMAND and is_stop(entry.data):
-            return self._remark("interrupted")
-        if entry.kind is TraceEntryKind.COMMAND and entry.process in self._natives:
-            return self._remark("conversation to be read before the next message")
+            return self._note("interrupted")
+        if entry.kind is TraceEntryKind.COMMAND and entry.process in self._native_processes:
+            return self._note("conversation to be read before the next message")
         if entry.kind is TraceEntryKind.COMMAND and entry.text.strip():
-            return self._remark(f"command to the engine: {entry.text}")
+            return self._note(f"command to the engine: {entry.text}")
         if entry.kind is TraceEntryKind.SIGNAL:
-            return self._remark(entry.text)
+            return self._note(entry.text)
         if entry.kind is TraceEntryKind.EXIT:
-            return self._remark(f"engine {entry.process} ended with {entry.text}")
-        return self._remark(f"{entry.number} bytes were not recorded") if entry.kind is TraceEntryKind.GAP else ""
+            return self._note(f"engine {entry.process} ended with {entry.text}")
+        return self._note(f"{entry.number} bytes were not recorded") if entry.kind is TraceEntryKind.GAP else ""
 
     def _message(self, entry: TraceEntry) -> str:
-        """A message without what the chat template has typed around it."""
-        text = prompt_of(entry.data) if entry.process in self._natives else decode_lines(entry.data)
-        match self._around.get(entry.process):
+        """Return the message of an input entry, without the text that the chat template has added before and after
+        it.
+        """
+        text = prompt_of(entry.data) if entry.process in self._native_processes else decode_lines(entry.data)
+        match self._template_texts.get(entry.process):
             case [str(front), str(behind)] if text.startswith(front) and text.endswith(behind):
                 return text[len(front) : len(text) - len(behind)]
-            case [str(front), str(behind)] if entry.process in self._natives and text.endswith(behind):
-                # Of the whole conversation, which is told each time, the last message.
+            case [str(front), str(behind)] if entry.process in self._native_processes and text.endswith(behind):
+                # A native engine receives the whole conversation: take the last message of it.
                 return text.removesuffix(behind).rpartition(front.lstrip())[2] if front.strip() else text
         return text
 
     def _frame(self, frame: Frame) -> str:
         if isinstance(frame, ReplyText | ThinkingText):
             text = self._sanitizer.feed(frame.text)
-            self._fresh = text.endswith("\n") if text else self._fresh
+            self._at_line_start = text.endswith("\n") if text else self._at_line_start
             return text
         if isinstance(frame, TurnEnd):
-            return self._settled() + ("" if frame.natural else self._remark("stopped"))
+            return self._end_line() + ("" if frame.natural else self._note("stopped"))
         if isinstance(frame, EngineError):
-            return self._remark(f"error: {frame.text}")
-        return self._remark(f"unexpected: {frame.text}") if isinstance(frame, UnexpectedOutput) else ""
+            return self._note(f"error: {frame.text}")
+        return self._note(f"unexpected: {frame.text}") if isinstance(frame, UnexpectedOutput) else ""
 
-    def _remark(self, text: str) -> str:
-        return f"{self._settled()}[{one_line(text)}]\n"
+    def _note(self, text: str) -> str:
+        return f"{self._end_line()}[{one_line(text)}]\n"
 
-    def _settled(self) -> str:
+    def _end_line(self) -> str:
         text = self._sanitizer.flush()
-        if text or not self._fresh:
+        if text or not self._at_line_start:
             text += "\n"
-        self._fresh = True
+        self._at_line_start = True
         return text

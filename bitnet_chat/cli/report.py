@@ -27,10 +27,12 @@ from bitnet_chat.trace.redaction import Redactor
 from bitnet_chat.util.files import write_exclusive
 
 FORMAT = 1
+"""The version of the file format."""
 _SECRET_VARIABLES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
 def parser() -> Parser:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     parser = Parser(
         prog="bitnet-chat report",
         description="One file for a bug report: versions, settings, the findings of doctor, and all bytes of the last"
@@ -47,6 +49,7 @@ def parser() -> Parser:
 
 
 def run(arguments: Sequence[str]) -> int:
+    """See :data:`bitnet_chat.cli.VERBS`. Raises UsageError."""
     flags = parser().parse_args(arguments)
     entries = _recorded(flags.session)
     redactor = of_this_user()
@@ -61,32 +64,36 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     path = paths.expand(flags.output or f"bitnet-chat-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl")
     write_exclusive(path, text, force=flags.force)
-    for line in _told(path, text, entries, with_text=flags.with_text):
+    for line in _summary(path, text, entries, with_text=flags.with_text):
         print(line)
     return 0
 
 
 def _recorded(number: int) -> list[TraceEntry]:
-    """The lines of a session; empty without a recording, since the rest of a report is useful by itself."""
+    """Read a recorded session. Returns an empty list if none was recorded: the rest of the report is useful without
+    it.
+    """
     if number == 1 and not recorder.sessions():
         return []
     return recorder.read(recorder.session(number))
 
 
 def of_this_user() -> Redactor:
-    """Names of the user and the computer, from all available sources."""
+    """Return a redactor for the names of the user and the computer, the home directories, and the known secrets."""
     home = paths.home()
     homes, users = ([str(home), str(home.resolve())], [home.name]) if home is not None else ([], [])
     for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER"):
         users += [os.environ[name]] if os.environ.get(name) else []
-    with contextlib.suppress(KeyError, OSError, ImportError):  # a user without a name
+    with contextlib.suppress(KeyError, OSError, ImportError):  # the user id has no name
         users.append(getpass.getuser())
     hosts = [name for host in (socket.gethostname(), platform.node()) for name in (host, host.partition(".")[0])]
     return Redactor(homes=[home for home in homes if len(home) > 1], users=users, hosts=hosts, secrets=_secrets())
 
 
 def _secrets() -> list[str]:
-    """Known keys: of the settings, even if their file is invalid, and of the environment."""
+    """Return the known keys: those of the settings file, even if other values in it are invalid, and of the
+    environment.
+    """
     found: list[object] = [value for name, value in os.environ.items() if name.endswith(_SECRET_VARIABLES)]
     with contextlib.suppress(BitnetChatError, OSError):
         values = config.toml(paths.config_file())
@@ -97,7 +104,9 @@ def _secrets() -> list[str]:
 def _about(
     redactor: Redactor, entries: Sequence[TraceEntry], *, with_text: bool, session: int | None
 ) -> Iterator[dict[str, object]]:
-    """The lines before those of the session, each an object with ``t`` and ``kind``."""
+    """Return the lines before those of the session, as objects with ``t`` and ``kind``: versions, settings,
+    findings.
+    """
     from bitnet_chat.doctor.checks import CheckOptions, run_checks
     from bitnet_chat.doctor.environment import versions
 
@@ -125,8 +134,8 @@ def _about(
 
 
 def of_session(settings: config.Settings, entries: Sequence[TraceEntry]) -> config.Settings:
-    """``settings`` with the engine, model, window and threads of a session; unchanged if an engine was not recorded. Of
-    several engines the last one is used, as the likely subject of a report.
+    """Return ``settings`` with the engine, model, context window and threads of the last engine process of a session,
+    the likely subject of a report; unchanged if no engine was recorded.
     """
     argv = next((entry.argv for entry in reversed(entries) if entry.kind is TraceEntryKind.SPAWN and entry.argv), ())
     if not argv:
@@ -146,8 +155,8 @@ def of_session(settings: config.Settings, entries: Sequence[TraceEntry]) -> conf
     )
 
 
-def _told(path: Path, text: str, entries: list[TraceEntry], *, with_text: bool) -> Iterator[str]:
-    """The summary of the file for the user."""
+def _summary(path: Path, text: str, entries: list[TraceEntry], *, with_text: bool) -> Iterator[str]:
+    """Return the lines that describe the written file."""
     yield one_line(f"{path}: {len(text.encode()) / 1000:,.0f} kB")
     yield "  versions, settings, and the findings of bitnet-chat doctor"
     if entries:

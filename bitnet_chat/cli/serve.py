@@ -1,4 +1,4 @@
-"""``bitnet-chat serve``: the server."""
+"""``bitnet-chat serve``: flags, signals and log of the server in :mod:`bitnet_chat.server`."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
-_SEEN = "it applies to a terminal only"
+_TERMINAL_ONLY = "it applies to a terminal only"
 REFUSED = {
     "attach": "it always uses an engine",
     "tools": "it passes tool calls to its clients, which bring their own tools",
-    "markdown": _SEEN,
-    "thinking": _SEEN,
-    "typing_speed": _SEEN,
+    "markdown": _TERMINAL_ONLY,
+    "thinking": _TERMINAL_ONLY,
+    "typing_speed": _TERMINAL_ONLY,
 }
-"""Settings that have no flag here, and why."""
+"""Settings whose flags are refused, with the reason."""
 _NAMED = re.compile(r"([^=/\\]+)=(.+)", re.DOTALL)
 
 
 def parser(unlisted: Collection[str] = REFUSED.keys()) -> Parser:
-    """``unlisted``: settings that :func:`read` refuses."""
+    """See :data:`bitnet_chat.cli.VERBS`. ``unlisted``: settings that :func:`read` refuses; help does not list them."""
     parser = Parser(
         prog="bitnet-chat serve",
         description="Server with the APIs of OpenAI and Ollama, a chat API and a web page.",
@@ -104,7 +104,8 @@ def parser(unlisted: Collection[str] = REFUSED.keys()) -> Parser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    flags, given = parse(arguments, parser())  # first: --help needs no packages
+    """See :data:`bitnet_chat.cli.VERBS`. Raises UsageError, and the errors of :func:`open_server`."""
+    flags, given = parse(arguments, parser())  # before require(), so that --help works without the packages
     require()
     serving, settings, configured, models = read(flags, given)
     if code := provide_all(settings, configured, models, may_ask=False):
@@ -114,7 +115,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def provide_all(settings: config.Settings, configured: str, models: Mapping[str, str], *, may_ask: bool) -> int:
-    """Apply :func:`bitnet_chat.cli.first_run.provide` to each model."""
+    """Apply :func:`bitnet_chat.cli.first_run.provide` to each model. ``models``: files by name."""
     wanted = [replace(settings, model=file) for file in models.values()] or [settings]
     return next((code for each in wanted if (code := provide(each, configured, may_ask=may_ask))), 0)
 
@@ -132,8 +133,8 @@ def require() -> None:
 def read(
     flags: argparse.Namespace, given: Mapping[str, object], environment: Mapping[str, str] = os.environ
 ) -> tuple[ServeSettings, config.Settings, str, Mapping[str, str]]:
-    """The meaning of the flags of :func:`parser`: server settings, reply settings, the configured engine, and the files
-    of the models by name, if there are several. Raises UsageError.
+    """Interpret the flags of :func:`parser`. Returns the settings of the server and of replies, the configured engine,
+    and the model files by name, empty for a single model without a name. Raises UsageError.
     """
     from bitnet_chat.server.origins import tidy
     from bitnet_chat.server.settings import ServeSettings
@@ -153,12 +154,14 @@ def read(
     if sources["overflow"].origin != "default":
         values["overflow"] = settings.overflow
     values["any_backend"] = sources["backend"].origin == "default"
-    settings = replace(settings, attach="", tools="")  # of the config file, where they are meant for the terminal
+    settings = replace(settings, attach="", tools="")  # values of the settings file apply to the terminal only
     return replace(ServeSettings(), **values).checked(), settings, configured, models
 
 
 def _models(texts: Sequence[str]) -> dict[str, str]:
-    """Files by name; one without a name has the name "" if it is the only one, else that of its file."""
+    """Return model files by name. A file without ``NAME=`` has the name "" if it is the only one, else that of its
+    file. Raises UsageError if two have the same name.
+    """
     found: dict[str, str] = {}
     for text in texts:
         named = None if Path(text).is_file() else _NAMED.fullmatch(text)
@@ -170,7 +173,7 @@ def _models(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _name(text: str) -> str:
-    """The name of the model of ``-m``, a file or a name."""
+    """Return the name of the model of ``-m``, which is a file or a name."""
     from bitnet_chat.models.names import name_of
     from bitnet_chat.models.resolve import find
 
@@ -187,7 +190,7 @@ def _size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OpenServer:
-    """A listening server. ``url``: its address."""
+    """A server that accepts connections at ``url``."""
 
     url: str
     scheduler: ReplyScheduler
@@ -198,10 +201,10 @@ async def open_server(
     serving: ServeSettings, settings: config.Settings, configured: str, models: Mapping[str, str] | None = None
 ) -> AsyncIterator[OpenServer]:
     """Run a server during the block, and load its default model. At the end of the block running replies have
-    ``serving.grace`` seconds, or none after an exception. Handles no signals.
+    ``serving.grace`` seconds to end, or none after an exception. Handles no signals.
 
-    ``models``: files by name, for several. Raises UsageError, EngineNotFoundError or ModelError for faults that are
-    found before loading.
+    ``models``: files by name; None or empty: the model of ``settings``. Raises UsageError, EngineNotFoundError or
+    ModelError for faults that are found before loading.
     """
     from bitnet_chat.backends.factory import open_factory, open_local_journal
     from bitnet_chat.cli.server_engine import has_models, models_of, preferred
@@ -230,8 +233,8 @@ async def open_server(
             convert=convert,
         )
         sources[name or source.name] = source
-        notices += [of_this.notice, _of_threads(of_this.settings, serving.parallel)]
-    for notice in dict.fromkeys(filter(None, notices)):  # requests have no place for it
+        notices += [of_this.notice, _threads_notice(of_this.settings, serving.parallel)]
+    for notice in dict.fromkeys(filter(None, notices)):  # on stderr, because replies cannot carry them
         _say(notice)
     more = partial(models_of, settings, configured, parallel=serving.parallel) if has_models(settings) else None
     if more is not None and not models:
@@ -246,8 +249,8 @@ async def open_server(
         yield OpenServer(url, scheduler)
 
 
-def _of_threads(settings: config.Settings, parallel: int) -> str:
-    """A line about a number of threads above the usable processors."""
+def _threads_notice(settings: config.Settings, parallel: int) -> str:
+    """Return a line if the number of threads exceeds the usable processors, else an empty text."""
     from bitnet_chat.engine import processors
     from bitnet_chat.engine.threads import Sharing, threads
 
@@ -283,13 +286,13 @@ async def _serve(serving: ServeSettings, settings: config.Settings, configured: 
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # stderr is closed, which does not stop the server
+    with suppress(OSError):  # a closed stderr does not stop the server
         print(f"bitnet-chat: {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _signals(end: Callable[[int], None]) -> Iterator[None]:
-    """Call ``end`` on Ctrl-C, SIGTERM and SIGHUP during the block."""
+    """Call ``end`` with the number of each SIGINT, SIGTERM, SIGHUP and SIGBREAK during the block."""
     loop = asyncio.get_running_loop()
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -308,7 +311,9 @@ def _signals(end: Callable[[int], None]) -> Iterator[None]:
 
 
 def log_to_stderr(*, prompts: bool) -> None:
-    """Log one line for each request and each fault. ``prompts``: include prompts and replies."""
+    """Configure logging: one line on stderr for each request and each fault. ``prompts``: include prompts and
+    replies.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLine(prompts=prompts))
     levels = {"bitnet_chat.server": logging.INFO, "uvicorn": logging.CRITICAL}
@@ -320,7 +325,9 @@ def log_to_stderr(*, prompts: bool) -> None:
 
 
 class LogLine(logging.Formatter):
-    """A log line, sanitized. A traceback is reduced to places and kinds, since its message may quote a conversation."""
+    """Formats sanitized log lines. Without ``prompts`` tracebacks contain no exception messages, which may quote a
+    conversation.
+    """
 
     def __init__(self, *, prompts: bool) -> None:
         super().__init__()
@@ -329,10 +336,10 @@ class LogLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         from bitnet_chat.text.sanitize import visible
 
-        record.exc_text = None  # what another formatter made of it
+        record.exc_text = None  # the cached traceback of another formatter
         return visible(f"bitnet-chat: {super().format(record)}")
 
-    def formatException(self, ei: Any) -> str:  # the name is logging's
+    def formatException(self, ei: Any) -> str:  # overrides a method of logging
         if self._prompts:
             return super().formatException(ei)
         kind, _, trace = ei

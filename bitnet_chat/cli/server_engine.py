@@ -1,8 +1,8 @@
-"""The default engine of a server.
+"""The default engine of a server, and the models of a remote server.
 
-Consecutive requests of a server rarely share a history. A program for a terminal is started again for each of them; the
-prebuilt library and a llama-server read any conversation in the running process. So these are preferred if they support
-the model unchanged.
+Consecutive requests of a server rarely share a history. A llama-cli is started again for each of them, while the
+prebuilt library and a llama-server can process any conversation in the running process. These are therefore preferred
+if they support the model without a conversion.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ from bitnet_chat.text.sanitize import one_line
 
 @dataclass(frozen=True, slots=True)
 class PreferredEngine:
+    """The settings with which a server opens a model."""
+
     settings: Settings
     dialect: Dialect | None = None
-    """Of the engine, where only one will do."""
+    """The required dialect of the engine; None: any."""
     notice: str = ""
-    """One line: what answers, and why; empty where it is what would answer anyway."""
+    """One line with the engine and the reason; empty if it is the engine of an interactive session."""
 
 
 def preferred(settings: Settings, configured: str, *, parallel: int, any_backend: bool) -> PreferredEngine:
-    """The preferred engine. ``parallel``: number of parallel requests: several use one llama-server, or a process each
-    with the library. ``any_backend``: whether the backend was left to the server. Faults are reported when the
-    backend is opened.
+    """Select the engine of a server. ``parallel``: number of parallel requests; more than one prefer a llama-server,
+    which is one process, to the library, which needs a process for each. ``any_backend``: whether ``--backend`` was not
+    given. Raises nothing: faults are reported when the backend is opened.
     """
     usual = PreferredEngine(settings)
     if settings.backend != "engine" or settings.engine_args or settings.rpc:
@@ -87,33 +89,31 @@ def _server(settings: Settings, configured: str, model: Path) -> PreferredEngine
     return PreferredEngine(replace(settings, backend="llama-server"), None, f"using llama-server: {why}")
 
 
-# The models of a server that answers for this one, each offered by its own name.
-
-_PATIENCE = 10.0
-"""Seconds for its list."""
-_MOST = 500
-"""Models of it."""
+_LIST_TIMEOUT = 10.0
+"""Seconds within which a remote server must list its models."""
+_MAX_MODELS = 500
+"""Maximum number of models of a remote server that are offered."""
 
 
 def has_models(settings: Settings) -> bool:
-    """Whether the other server is asked for its models: not if a model was named."""
+    """Return whether the models of a remote server are offered: with such a backend and without ``--model``."""
     return settings.backend in ("openai", "ollama") and not settings.model
 
 
 async def models_of(settings: Settings, configured: str, *, parallel: int) -> Mapping[str, BackendFactory]:
-    """Models by name, in the order of the server. Empty if it lists none or cannot be reached: then its own default is
-    used. Raises UsageError for invalid settings.
+    """Return the models of the remote server by name, in its order. Empty if it lists none or cannot be reached: then
+    its default model is used. Raises UsageError for invalid settings.
     """
     backend = open_backend(settings, configured, advice="nothing")
     assert isinstance(backend.inner, RemoteBackend)
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_LIST_TIMEOUT):
             listed = await backend.inner.service.models()
     except (BitnetChatError, ConnectionLostError, HTTPStatusError, TimeoutError):
         return {}
     finally:
         await backend.close()
-    names = {one_line(each): each for each in reversed(listed[:_MOST]) if one_line(each) and key_of(each) != AUTO}
+    names = {one_line(each): each for each in reversed(listed[:_MAX_MODELS]) if one_line(each) and key_of(each) != AUTO}
     return {
         name: open_factory(replace(settings, model=names[name]), configured, parallel=parallel)
         for name in reversed(names)

@@ -1,4 +1,4 @@
-"""The tools of ``--tools``, and those of them that need no confirmation."""
+"""The flags ``--tools`` and ``--allow-tools``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def toolbox(flags: argparse.Namespace, settings: Settings) -> tuple[Toolbox | None, tuple[str, ...]]:
-    """The tools, and the names of ``--allow-tools``. Runs the file. Raises UsageError."""
+    """Load the tools. Returns them, and the names of those that ``--allow-tools`` calls without confirmation. Executes
+    the Python file. Raises UsageError.
+    """
     given = getattr(flags, "allow_tools", None)
     if not settings.tools:
         if given is not None:
@@ -35,10 +37,10 @@ def toolbox(flags: argparse.Namespace, settings: Settings) -> tuple[Toolbox | No
 
 
 def allowed_toolbox(flags: argparse.Namespace, settings: Settings) -> Toolbox | None:
-    """The allowed tools of a run without confirmation; None without tools.
+    """Load the tools of a run that cannot ask for confirmation: only the allowed ones. Returns None without tools.
 
-    Raises UsageError for ``--tools`` on the command line without an allowed tool. A file named in the settings is left
-    for the next conversation.
+    Raises UsageError for ``--tools`` on the command line without ``--allow-tools``. A tools file of the settings is
+    ignored without these flags.
     """
     if not hasattr(flags, "tools") and not hasattr(flags, "allow_tools"):
         return None
@@ -54,8 +56,8 @@ def allowed_toolbox(flags: argparse.Namespace, settings: Settings) -> Toolbox | 
 
 
 def offered(backend: Backend, box: Toolbox | None) -> Backend:
-    """A backend for a conversation, which works with any model: tools are not offered to a model without support for
-    them, and a line reports that. Without a conversation, if tools were requested, such a model is an error.
+    """Return a backend for a conversation that works with any model: if a model does not support tools, it is not
+    offered them, and a line reports that. (A single question with such a model is an error.) ``box`` None: ``backend``.
     """
     if box is None:
         return backend

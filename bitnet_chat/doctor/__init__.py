@@ -1,5 +1,5 @@
-"""Checks of the installation with findings and remedies: ``bitnet-chat doctor``.
+"""Checks of the installation: ``bitnet-chat doctor``. :mod:`bitnet_chat.doctor.checks` runs all of them.
 
-Each module collects the facts of one subject and judges them; non-trivial judgements are functions without I/O. Nothing
-is changed, and everything is bounded in time.
+Each module examines one subject and returns findings with remedies. Judgements that are not trivial are functions
+without I/O. A check changes nothing, and its time is limited.
 """

@@ -1,4 +1,4 @@
-"""All checks, in reading order."""
+"""The sequence of all checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.backends.local_engine import model_path
 from bitnet_chat.config import Settings
-from bitnet_chat.doctor import answers, benchmark, engine, environment, files, hardware, model, server, variables
+from bitnet_chat.doctor import benchmark, engine, environment, files, hardware, model, server
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
@@ -21,11 +21,14 @@ from bitnet_chat.models.resolve import by_engine
 from bitnet_chat.paths import bundled_model
 
 SWEEP_SECONDS = 10.0
+"""Time limit of the measurement of threads, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """The subjects of the checks. ``problem``: the error of the settings; ``settings`` are then the defaults."""
+    """What to check. ``configured``: the engine of the settings file. ``problem``: the error of the settings; with one,
+    ``settings`` are the defaults. ``sweep``: whether to measure numbers of threads.
+    """
 
     settings: Settings
     configured: str = ""
@@ -33,45 +36,45 @@ class CheckOptions:
     sweep: bool = True
 
 
-def run_checks(wish: CheckOptions) -> Iterator[Finding]:
-    """Findings as they arise. Takes some seconds, most of them for the benchmark; never raises for a fault of a
-    subject.
+def run_checks(options: CheckOptions) -> Iterator[Finding]:
+    """Run the checks, and yield each finding when it is known. Takes some seconds, most of them for the measurement of
+    threads. Exceptions of a check become findings.
     """
-    settings = wish.settings
-    yield from _safely("program", environment.program)
+    settings = options.settings
+    yield from _guarded("program", environment.program)
     info: list[ModelInfo] = []
     binary: EngineBinary | None = None
     usable: Settings | None = None
     if server.is_elsewhere(settings):
-        yield from _safely("server", lambda: server.look(settings))
+        yield from _guarded("server", lambda: server.look(settings))
     else:
         if settings.backend == "llama-server":
-            found, binary = server.own(settings, wish.configured)
+            found, binary = server.own(settings, options.configured)
             yield from found
         else:
-            found, binary = engine.look(settings.engine, wish.configured, settings.probe_timeout)
+            found, binary = engine.look(settings.engine, options.configured, settings.probe_timeout)
             yield from found
             usable = replace(settings, engine=str(binary.path)) if binary is not None else None
-        yield from _safely("engine", lambda: [variables.judge(os.environ)])
+        yield from _guarded("engine", lambda: [engine.judge_variables(os.environ)])
         if usable is not None:
-            yield from _safely("answer", lambda: _asked(usable, binary))
-        yield from _safely("answer", lambda: answers.look(binary))
-        yield from _safely("model", lambda: _of_model(settings, binary, info))
+            yield from _guarded("answer", lambda: _known_answers(usable, binary))
+        yield from _guarded("answer", lambda: benchmark.check_answers(binary))
+        yield from _guarded("model", lambda: _check_model(settings, binary, info))
     if binary is not None and info:
-        yield from _safely("threads", lambda: [benchmark.given(*_share(settings, info[0]))])
-    if wish.sweep and usable is not None and info:
-        yield from _safely("threads", lambda: _thread_sweep(usable, info[0]))
+        yield from _guarded("threads", lambda: [benchmark.given(*_share(settings, info[0]))])
+    if options.sweep and usable is not None and info:
+        yield from _guarded("threads", lambda: _thread_sweep(usable, info[0]))
     need = hardware.needed(info[0], settings.ctx) if info else None
-    yield from _safely("memory", lambda: [hardware.judge_memory(hardware.memory(), need), *hardware.disk()])
-    yield from _safely("terminal", lambda: [*environment.judge_terminal(environment.here()), *environment.pty()])
-    yield from _safely("files", lambda: files.settings(wish.problem))
-    yield from _safely(
+    yield from _guarded("memory", lambda: [hardware.judge_memory(hardware.memory(), need), *hardware.disk()])
+    yield from _guarded("terminal", lambda: [*environment.judge_terminal(environment.here()), *environment.pty()])
+    yield from _guarded("files", lambda: files.settings(options.problem))
+    yield from _guarded(
         "files", lambda: [files.data_folder(), files.journal(wanted=settings.journal), *files.set_aside()]
     )
 
 
-def _safely(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Report any exception of a check as a finding."""
+def _guarded(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of ``look``. An exception becomes a finding."""
     try:
         yield from look()
     except BitnetChatError as error:
@@ -80,25 +83,25 @@ def _safely(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
         yield warn(group, "check", f"the check failed: {error!r}", "please report this: bitnet-chat report")
 
 
-def _asked(settings: Settings, binary: EngineBinary | None) -> Iterator[Finding]:
+def _known_answers(settings: Settings, binary: EngineBinary | None) -> Iterator[Finding]:
     bundled = bundled_model()
     if bundled is None:
         yield warn("answer", "known answers", "the bundled model is not installed", "reinstall bitnet-chat")
         return
-    unfit = explanation(binary.path, bundled) if binary is not None else None
-    if unfit is not None and unfit.certain:
-        seen = f"not checked: the bundled model cannot be loaded ({unfit.what})"
+    incompatibility = explanation(binary.path, bundled) if binary is not None else None
+    if incompatibility is not None and incompatibility.certain:
+        seen = f"not checked: the bundled model cannot be loaded ({incompatibility.what})"
         yield warn(
             "answer", "known answers", seen, "bitnet-chat engine probe PATH --talk -m MODEL tries it with another model"
         )
         return
-    heard = benchmark.ask(settings)
-    yield hardware.judge_instructions(hardware.build_of(heard.log), hardware.instructions())
-    yield benchmark.judge_replies(heard)
+    reply = benchmark.ask(settings)
+    yield hardware.judge_instructions(hardware.build_of(reply.log), hardware.instructions())
+    yield benchmark.judge_replies(reply)
 
 
-def _of_model(settings: Settings, binary: EngineBinary | None, info: list[ModelInfo]) -> Iterator[Finding]:
-    """``info`` receives the header for later checks."""
+def _check_model(settings: Settings, binary: EngineBinary | None, info: list[ModelInfo]) -> Iterator[Finding]:
+    """Check the model in use. Its metadata is appended to ``info`` for later checks."""
     path = binary.path if binary is not None else None
     reasons: list[str] = []
     judge = by_engine(path) if path is not None else None

@@ -1,4 +1,4 @@
-"""The terminal, the pseudo-terminal for an engine, and the versions of program, Python and packages."""
+"""The environment of the program: terminal, pseudo-terminals, and versions of program, Python and packages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from bitnet_chat.engine.transport import pty_is_available
 from bitnet_chat.version import __version__
 
 _GROUP = "terminal"
-_NARROW = 40  # columns: below this every line of ours wraps
+_NARROW = 40
+"""Width of a terminal in columns below which most lines of the program wrap."""
 
 
 @dataclass(frozen=True, slots=True)
 class TerminalFacts:
-    """``columns`` and ``lines``: 0 if stdout is not a terminal."""
+    """What is known about the terminal. ``stdin``, ``stdout``: whether it is a terminal. ``columns``, ``lines``: 0 if
+    stdout is not one. ``variables``: those that describe a terminal.
+    """
 
     stdin: bool
     stdout: bool
@@ -35,6 +38,7 @@ class TerminalFacts:
 
 
 def here() -> TerminalFacts:
+    """Collect the facts about the terminal of this process."""
     stdout = sys.stdout.isatty()
     columns, lines = terminals.size(sys.stdout) if stdout else (0, 0)
     names = ("TERM", "COLORTERM", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE", "TMUX", "STY", "TERM_PROGRAM")
@@ -50,7 +54,7 @@ def here() -> TerminalFacts:
 
 
 def judge_terminal(terminal: TerminalFacts) -> Iterator[Finding]:
-    """Pure."""
+    """Judge size, encoding and colours of a terminal. Pure."""
     yield _screen(terminal)
     encoding = terminal.encoding.lower().replace("-", "").replace("_", "")
     if encoding in ("utf8", "cp65001"):
@@ -93,7 +97,7 @@ def _colours(terminal: TerminalFacts) -> Finding:
 
 
 def pty() -> Iterator[Finding]:
-    """Open one and pass bytes through it."""
+    """Check pseudo-terminals: open one and pass bytes through it."""
     name = "pty"
     if not pty_is_available():
         yield warn(
@@ -116,10 +120,10 @@ def pty() -> Iterator[Finding]:
 
 
 def _try_pty() -> str:
-    """The failure; empty without one."""
+    """Return the reason why a pseudo-terminal does not work; empty if it does."""
     if sys.platform == "win32":
         return "not on this platform"
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
         import select
         import termios
         import tty
@@ -142,15 +146,15 @@ def _try_pty() -> str:
         return "" if heard == b"\n\x03" else f"it changed the written bytes to {heard!r}"
 
 
-# This program itself: how it is installed, and on what.
-
 _PROGRAM_GROUP = "program"
 _NEEDED = ("prompt_toolkit", "psutil", "platformdirs", "jinja2", "wcwidth", "pygments", "charset-normalizer", "pypdf")
 _ON_POSIX = ("ptyprocess",)
 
 
 def versions() -> dict[str, str]:
-    """Versions of this program, of the platform, and of its packages; empty for a missing one."""
+    """Return the versions of the program, Python, the platform and the required packages, by name; empty for a missing
+    package.
+    """
     packages = _NEEDED if sys.platform == "win32" else (*_NEEDED, *_ON_POSIX)
     return {
         "bitnet-chat": __version__,
@@ -168,6 +172,7 @@ def _version(package: str) -> str:
 
 
 def program() -> Iterator[Finding]:
+    """Check versions, missing packages, and how the program is installed."""
     found = versions()
     seen = f"bitnet-chat {__version__}, Python {found['python']}, {found['platform']}"
     yield ok(_PROGRAM_GROUP, "versions", seen, **dict(found.items()))

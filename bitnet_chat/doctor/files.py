@@ -15,10 +15,11 @@ from bitnet_chat.util.progress import size as in_words
 
 _GROUP = "files"
 _CHECK_SECONDS = 10.0
+"""Time limit for the check of the journal, in seconds."""
 
 
 def settings(problem: str) -> Iterator[Finding]:
-    """``problem``: the error of the settings, if any."""
+    """Check the settings file and the variables. ``problem``: the error of the settings; empty if they are valid."""
     path = paths.config_file()
     if problem:
         yield broken(_GROUP, "settings", problem, "bitnet-chat config edit opens the file")
@@ -32,6 +33,7 @@ def settings(problem: str) -> Iterator[Finding]:
 
 
 def data_folder() -> Finding:
+    """Check that the data directory exists, or can be created, and is writable."""
     folder = paths.data_dir()
     above = next((each for each in (folder, *folder.parents) if each.exists()), folder)
     if not above.is_dir():
@@ -49,7 +51,7 @@ def data_folder() -> Finding:
 
 
 def journal(*, wanted: bool) -> Finding:
-    """Check it without changes. ``wanted``: the setting."""
+    """Check the journal, without changing it. ``wanted``: the setting ``journal``."""
     path = paths.data_dir() / "journal.db"
     off = "" if wanted else "; it is switched off"
     try:
@@ -80,7 +82,7 @@ def journal(*, wanted: bool) -> Finding:
 
 
 def set_aside() -> Iterator[Finding]:
-    """Damaged journals that were moved aside."""
+    """Report damaged journals that were moved aside."""
     from bitnet_chat.journal.database import SET_ASIDE
     from bitnet_chat.journal.salvage import recovery_advice
 
@@ -96,7 +98,9 @@ def set_aside() -> Iterator[Finding]:
 
 
 def _check(path: Path) -> tuple[str, int]:
-    """The fault of a database, and its version if that is a later one."""
+    """Check a journal file. Returns the fault, empty if there is none, and the version if it is later than that of this
+    program, else 0.
+    """
     import sqlite3
 
     from bitnet_chat.journal import schema
@@ -114,7 +118,7 @@ def _check(path: Path) -> tuple[str, int]:
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
-        # A large one may take too long; the part checked until then is intact.
+        # "interrupted": the time limit has passed, and the part checked so far is intact.
         return ("" if "interrupted" in str(error) else str(error)), 0
     except sqlite3.Error as error:
         return str(error), 0

@@ -1,4 +1,4 @@
-"""The result of one check. Pure."""
+"""The result of a check. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from enum import StrEnum
 
 
 class FindingStatus(StrEnum):
+    """The severity of a finding."""
+
     OK = "ok"
     WARN = "warn"
-    """It works, but not optimally, or with a risk."""
+    """It works, but slower than possible, or with a risk."""
     BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``seen``: the observation, one sentence. ``remedy``: what to do about it, or empty."""
+    """An observation about one subject. ``group`` and ``name`` identify the check; ``seen`` is the observation, one
+    sentence; ``remedy`` is what to do, empty if nothing.
+    """
 
     group: str
     name: str
@@ -25,25 +29,29 @@ class Finding:
     seen: str
     remedy: str = ""
     facts: dict[str, object] = field(default_factory=dict)
-    """The same as values, for programs."""
+    """The observation as values, for the JSON output."""
 
     def as_json(self) -> dict[str, object]:
+        """Return the finding as a JSON object."""
         return asdict(self)
 
 
 def ok(group: str, name: str, seen: str, **facts: object) -> Finding:
+    """Return a finding without a fault."""
     return Finding(group, name, FindingStatus.OK, seen, "", facts)
 
 
 def warn(group: str, name: str, seen: str, remedy: str, **facts: object) -> Finding:
+    """Return a warning."""
     return Finding(group, name, FindingStatus.WARN, seen, remedy, facts)
 
 
 def broken(group: str, name: str, seen: str, remedy: str, **facts: object) -> Finding:
+    """Return a failed check."""
     return Finding(group, name, FindingStatus.BROKEN, seen, remedy, facts)
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:
-    """Number of findings by status, zeros included."""
+    """Count findings by the value of their status, zeros included."""
     counts = Counter(finding.status for finding in findings)
     return {status.value: counts[status] for status in FindingStatus}

@@ -1,4 +1,9 @@
-"""Processor instructions, cores, memory and disk space: facts and findings."""
+"""Processor instructions, cores, memory and disk space.
+
+An engine lists the instructions of its build in its log: ``system_info: … | AVX2 = 1 | …``. Builds since 2025 omit
+unused ones; older builds write ``= 0``, and do not list newer instructions. These are compared with those of the
+processor.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from bitnet_chat.util import resources
 from bitnet_chat.util.progress import size
 
 _SYSCTL_SECONDS = 5.0
-# macOS: words of machdep.cpu (Intel) and keys of hw.optional (Apple silicon), where they differ from those of Linux.
+# macOS: names in machdep.cpu (Intel) and keys of hw.optional (Apple silicon), with the names in /proc/cpuinfo of Linux.
 _INTEL = {"sse3": "pni", "avx1.0": "avx", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16"}
 _APPLE = {
     "hw.optional.AdvSIMD": "asimd",
@@ -29,25 +34,27 @@ _APPLE = {
     "hw.optional.arm.FEAT_I8MM": "i8mm",
     "hw.optional.arm.FEAT_SME": "sme",
 }
-# Windows: winnt.h, PF_…_INSTRUCTIONS_AVAILABLE. It has numbers for a few only, so that nothing is known of the others.
+# Windows: PF_…_INSTRUCTIONS_AVAILABLE in winnt.h. Only these have numbers; the others remain unknown.
 _WINDOWS = {13: "pni", 36: "ssse3", 39: "avx", 40: "avx2", 19: "asimd", 43: "asimddp"}
 
 
 def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> ProcessorInstructions | None:
-    """None if the platform does not report them."""
+    """Return the instructions of the processor; None if the platform does not report them."""
     if sys.platform == "win32":
         import ctypes
 
         present = ctypes.windll.kernel32.IsProcessorFeaturePresent
         some = frozenset(word for number, word in _WINDOWS.items() if present(number))
         return ProcessorInstructions(some, frozenset(_WINDOWS.values()))
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
         found = of_sysctl(_sysctl()) if platform.system() == "Darwin" else of_cpuinfo(_read(cpuinfo))
         return ProcessorInstructions(found) if found else None
 
 
 def of_cpuinfo(text: str) -> frozenset[str] | None:
-    """From the first processor in a /proc/cpuinfo: ``flags`` on x86, ``Features`` on ARM."""
+    """Read the instructions from a ``/proc/cpuinfo``: ``flags`` (x86) or ``Features`` (ARM) of the first processor.
+    None without such a line.
+    """
     for line in text.split("\n"):
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
@@ -57,7 +64,9 @@ def of_cpuinfo(text: str) -> frozenset[str] | None:
 
 
 def of_sysctl(text: str) -> frozenset[str] | None:
-    """From ``sysctl machdep.cpu hw.optional``."""
+    """Read the instructions from the output of ``sysctl machdep.cpu hw.optional``, under their names on Linux. None
+    without any.
+    """
     found: set[str] = set()
     for line in text.split("\n"):
         key, _, value = line.partition(":")
@@ -69,7 +78,7 @@ def of_sysctl(text: str) -> frozenset[str] | None:
 
 
 def cores() -> tuple[int, int]:
-    """Physical and logical cores."""
+    """Return the numbers of physical and logical cores."""
     import os
 
     logical = os.cpu_count() or 1
@@ -103,22 +112,16 @@ def _sysctl() -> str:
 
 
 def name() -> str:
-    """The marketing name of the processor."""
+    """Return the model name of the processor; the architecture if it is unknown."""
     from bitnet_chat.engine.install.manifest import cpu_name
 
     return cpu_name() or platform.machine()
 
 
-# What a processor can do against what an engine was compiled for. Pure.
-#
-# An engine lists the instructions of its build in its log, ``system_info: … | AVX2 = 1 | …``. Builds since 2025 omit
-# unused ones; older ones write ``= 0``, and do not list newer instructions.
-
 _GROUP, _NAME = "engine", "instructions"
 _PAIR = re.compile(r"\b([A-Z][A-Z0-9_]+) = (\d+)")
 
-# Names of llama.cpp (ggml-cpu.cpp): the words of /proc/cpuinfo or of sysctl on macOS that are all required. Its AVX512
-# means these five together.
+# Names in llama.cpp (ggml-cpu.cpp), with the names in /proc/cpuinfo that are all required. AVX512 means these five.
 NEEDS: dict[str, tuple[str, ...]] = {
     "SSE3": ("pni",),
     "SSSE3": ("ssse3",),
@@ -140,21 +143,22 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "SVE": ("sve",),
     "SME": ("sme",),
 }
-# Instructions that accelerate ternary and integer products noticeably. Builds without the others had no measurable
-# loss.
-WORTH_IT = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "NEON", "DOTPROD", "MATMUL_INT8")
+# Instructions that accelerate ternary and integer products. Builds without the other ones were not measurably slower.
+ACCELERATING = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "NEON", "DOTPROD", "MATMUL_INT8")
 
 
 @dataclass(frozen=True, slots=True)
 class BuildInstructions:
-    """``used``: names from a ``system_info``. ``complete``: names that it lacks are not used."""
+    """The instructions of a build, by their names in llama.cpp. ``complete``: whether the log would list other used
+    ones, so that the build does not use them.
+    """
 
     used: frozenset[str]
     complete: bool
 
 
 def build_of(log: str) -> BuildInstructions | None:
-    """From the log of an engine that has started; None if the log has none."""
+    """Read the instructions of a build from the log of an engine; None if the log has no ``system_info``."""
     line = next((line for line in log.split("\n") if "system_info:" in line), "")
     pairs = _PAIR.findall(line)
     if not pairs:
@@ -166,21 +170,24 @@ def build_of(log: str) -> BuildInstructions | None:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorInstructions:
-    """Names of instructions. ``tells``: those that this platform can report; None: all."""
+    """The instructions of a processor, by their names in /proc/cpuinfo (``words``). ``reportable``: those that the
+    platform can report; None: all.
+    """
 
     words: frozenset[str]
-    tells: frozenset[str] | None = None
+    reportable: frozenset[str] | None = None
 
     def names(self) -> frozenset[str]:
-        """The instructions under their names in llama.cpp."""
+        """Return the instructions by their names in llama.cpp."""
         return frozenset(name for name, needed in NEEDS.items() if self.words.issuperset(needed))
 
     def knows(self, name: str) -> bool:
-        return self.tells is None or self.tells.issuperset(NEEDS[name])
+        """Return whether the platform can report the instruction ``name`` of llama.cpp."""
+        return self.reportable is None or self.reportable.issuperset(NEEDS[name])
 
 
 def judge_instructions(build: BuildInstructions | None, processor: ProcessorInstructions | None) -> Finding:
-    """``processor``: None if this platform does not report it."""
+    """Compare the instructions of a build and a processor. ``build``, ``processor``: None if unknown. Pure."""
     if build is None:
         return ok(_GROUP, _NAME, "the engine does not report the instructions of its build")
     used = build.used & NEEDS.keys()
@@ -199,7 +206,7 @@ def judge_instructions(build: BuildInstructions | None, processor: ProcessorInst
             "bitnet-chat engine install --build compiles one for this CPU",
             **facts,
         )
-    missed = [name for name in WORTH_IT if name in can - used and build.complete]
+    missed = [name for name in ACCELERATING if name in can - used and build.complete]
     if missed:
         return warn(
             _GROUP,
@@ -211,14 +218,15 @@ def judge_instructions(build: BuildInstructions | None, processor: ProcessorInst
     return ok(_GROUP, _NAME, f"the build uses the instructions of this CPU ({listed})", **facts)
 
 
-# Memory and room on the disk.
-
-_LITTLE_ROOM = 100_000_000  # bytes: a journal of years, or a fifth of an engine that is being built
+_LITTLE_ROOM = 100_000_000
+"""Free disk space in bytes below which a warning is given. A journal of years takes as much; a build of an engine takes
+five times as much.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryFacts:
-    """Bytes."""
+    """Memory of the computer in bytes."""
 
     total: int
     available: int
@@ -227,10 +235,10 @@ class MemoryFacts:
 
 
 def memory() -> MemoryFacts | None:
-    """None if the platform does not report it."""
+    """Return the memory of the computer; None if the platform does not report it."""
     try:
         import psutil
-    except ImportError:  # it wants modules that some platforms do not have
+    except ImportError:  # psutil is not available on every platform
         return None
     try:
         whole, swap = psutil.virtual_memory(), psutil.swap_memory()
@@ -243,7 +251,7 @@ def memory() -> MemoryFacts | None:
 
 
 def judge_memory(has: MemoryFacts | None, needed: int | None) -> Finding:
-    """``needed``: bytes for the model with its context; None without a model. Pure."""
+    """Judge the free memory. ``needed``: bytes for the model with its context; None without a model. Pure."""
     group, name = "memory", "memory"
     if has is None:
         return ok(group, name, "this platform does not report its memory")
@@ -265,11 +273,12 @@ def judge_memory(has: MemoryFacts | None, needed: int | None) -> Finding:
 
 
 def needed(info: ModelInfo, context: int) -> int:
-    """Bytes. ``context``: requested tokens; 0: the default of a conversation."""
+    """Return the memory in bytes that a model needs with its context. ``context``: tokens; 0: the default."""
     return need_of.need(info.header.size, info.shape, need_of.context_for(info.header.context_length, context))
 
 
 def disk() -> Iterator[Finding]:
+    """Check the free space for the data directory."""
     group, name = "memory", "disk"
     folder = paths.data_dir()
     place = _present(folder)
@@ -288,5 +297,5 @@ def disk() -> Iterator[Finding]:
 
 
 def _present(folder: Path) -> Path:
-    """The folder, or its nearest existing parent."""
+    """Return ``folder`` or its nearest existing parent."""
     return next((each for each in (folder, *folder.parents) if each.is_dir()), Path.cwd())

@@ -1,4 +1,4 @@
-"""A model file, by itself and for its engine."""
+"""A model file: completeness, known faults, chat template, and support by the engine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _GROUP = "model"
 
 
 def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine: str) -> Iterator[Finding]:
-    """Pure. ``context``: requested tokens, 0: none. ``engine``: its name; empty without one. ``names``: what it
-    supports, see :func:`bitnet_chat.models.engine_support.known`.
+    """Judge a model. ``context``: tokens of ``--ctx``; 0: not given. ``engine``: the name of the engine; empty without
+    one. ``names``: the architectures and types that it supports, see :func:`bitnet_chat.models.engine_support.known`;
+    None if unknown. Reads only which other parts of a split model exist.
     """
     header = info.header
     yield ok(
         _GROUP,
         "file",
-        f"{header.label}: {header.architecture or 'of no named architecture'}, {info.quantization or 'of no type'},"
+        f"{header.label}: {header.architecture or 'unknown architecture'}, {info.quantization or 'unknown type'},"
         f" {_number(info.parameters)} parameters, {size(header.size)} ({header.path})",
         path=str(header.path),
         architecture=header.architecture,
@@ -36,9 +37,9 @@ def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine
     )
     yield _whole(info)
     if info.split is not None and info.split[0] != 1:
-        return  # all that is to be said of a model stands in its first part
+        return  # the other metadata is in the first part
     if engine:
-        yield _fit(info, names, engine)
+        yield _support(info, names, engine)
     yield from _faults(info, names)
     yield _template(info)
     yield _context(info, context)
@@ -61,17 +62,17 @@ def _whole(info: ModelInfo) -> Finding:
         )
     if (lacking := lack(info.header.path, info.split)) is not None:
         return broken(_GROUP, "whole", f"the file {lacking.what}", lacking.remedy)
-    told = (
+    seen = (
         "all tensors are complete" if whole is not None else "its tensor types are unknown, so this cannot be checked"
     )
-    return ok(_GROUP, "whole", told)
+    return ok(_GROUP, "whole", seen)
 
 
-def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
+def _support(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
     if (found := misfit(info, names, engine)) is not None:
         return (broken if found.certain else warn)(_GROUP, "engine", found.what, found.remedy)
     if reason := obstacle(replace(info, split=None), names):
-        # A type that is unknown here may be known to a newer engine than this program.
+        # A newer engine may support a type that this program does not know.
         status = warn if any(name.startswith("type ") for name, _ in info.tensor_types) else broken
         return status(_GROUP, "engine", reason, "use a newer engine, or the model in another quantization")
     types = ", ".join(sorted({name for name, _ in info.tensor_types}))
@@ -85,14 +86,14 @@ def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
 
 
 def _faults(info: ModelInfo, names: frozenset[str] | None) -> Iterator[Finding]:
-    """``names``: see :func:`judge`; without an engine only faults that concern any engine."""
+    """Report known faults of the file. ``names``: see :func:`judge`; None: only faults that affect every engine."""
     for fault in faults_in(info.header, lambda word: names is None or word in names):
         other = "bitnet-chat corrects it; other programs may not"
         yield warn(_GROUP, "metadata", f"{fault.description} ({fault.correction})", other, source=fault.source)
 
 
 def _template(info: ModelInfo) -> Finding:
-    """The finding about the corrected template, if the file has a known fault."""
+    """Judge the chat template, after the correction of a known fault."""
     header = repair(info.header).header
     if header.chat_template:
         found = flaws_of(header)

@@ -1,4 +1,4 @@
-"""A remote server, or the llama-server to start, in place of an engine on a pseudo-terminal."""
+"""The server that generates replies in place of an engine process: a remote one, or a llama-server."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bitnet_chat.errors import BitnetChatError
 
 _GROUP = "server"
 _LIMIT = 15.0
-"""Seconds for a response."""
+"""Time limit for a response, in seconds."""
 
 
 def is_elsewhere(settings: Settings) -> bool:
-    """Whether engine and model are on a server, so that those of this computer do not matter."""
+    """Return whether engine and model are on a running server, so that those of this computer are not used."""
     return bool(settings.attach) or settings.backend in ("openai", "ollama")
 
 
 def look(settings: Settings) -> Iterator[Finding]:
-    """Whether the server responds. Its model is asked nothing."""
+    """Check that the remote server responds and has the model. No reply is requested."""
     if settings.attach:
         yield from _attached(settings)
         return
@@ -42,7 +42,7 @@ def look(settings: Settings) -> Iterator[Finding]:
 
 
 async def _listed(settings: Settings) -> tuple[str, list[str]]:
-    """The name of the server, and its models."""
+    """Return the name of the server and its models. Raises BitnetChatError, ConnectionLostError or TimeoutError."""
     if settings.backend == "ollama":
         from bitnet_chat.backends.ollama import ollama_backend
 
@@ -57,7 +57,7 @@ async def _listed(settings: Settings) -> tuple[str, list[str]]:
             return service.name, await service.models()
     except HTTPStatusError as error:
         if settings.model and error.refusal.status not in (401, 403):
-            return service.name, []  # not every server has a list
+            return service.name, []  # some servers do not list models
         raise error.refusal.error(service.name, service.model) from None
     finally:
         await backend.close()
@@ -86,12 +86,12 @@ def _attached(settings: Settings) -> Iterator[Finding]:
         yield broken(_GROUP, "answers", error.what, error.remedy or "bitnet-chat serve starts one")
         return
     status = str(facts.get("status", ""))
-    seen = f"bitnet-chat serve at {server.url} answers{f' and says: {status}' if status else ''}"
+    seen = f"bitnet-chat serve at {server.url} answers{f', status: {status}' if status else ''}"
     yield ok(_GROUP, "answers", seen, status=status)
 
 
 def own(settings: Settings, configured: str) -> tuple[list[Finding], EngineBinary | None]:
-    """The llama-server that would be started."""
+    """Find the llama-server that would be started. Returns the findings, and the program if it is found."""
     try:
         require_aiohttp()
         binary = find_server(settings.engine or None, configured or None, limit=settings.probe_timeout)

@@ -1,1 +1,1 @@
-"""Search, identification, installation and operation of engines."""
+"""Engines: their search, identification, selection, installation and operation."""

@@ -1,8 +1,7 @@
-"""Known answers of small models, and the stored verdicts on engines: whether their first tokens are these.
+"""The known answers of small models, and the stored results of engines.
 
-A model of each type of weights that the engine is offered for is evaluated in one batch of 100 tokens and one by one.
-The result is kept in the data directory for this build on this processor, so that it is computed once. Measured with
-the prebuilt libraries: a quarter of a second for a type.
+:mod:`bitnet_chat.engine_checks.known_answers` asks an engine, once for each build on each processor; the results are in
+the data directory. A check takes about 0.25 s for each type of weights (measured with the prebuilt libraries).
 """
 
 from __future__ import annotations
@@ -27,15 +26,13 @@ if TYPE_CHECKING:
     from bitnet_chat.models.info import ModelInfo
 
 
-# Known answers: how each small model begins its replies to some questions.
-#
-# Computed by a reference in float64 (``tests/support/bitnet_reference.py``, which prints this table). Each token is
-# ahead of all others by 0.4 standard deviations of the logits at least, where what engines round differently (the
-# activations in eight bits, mostly) moves a logit by 0.05. All prompts end in the same tokens and the replies differ,
-# so that a model whose matrices count for nothing cannot be right.
-
 LENGTH = 3
+"""Number of tokens (letters) of each known answer."""
 
+# Computed by a reference implementation in float64 (``tests/support/bitnet_reference.py``, which prints this table).
+# The logit of each token is at least 0.4 standard deviations above all others; differences in rounding between engines
+# (mostly of activations in eight bits) change a logit by 0.05. All prompts end in the same tokens, and the replies
+# differ, so that a model whose matrices have no effect cannot give the known answers.
 ANSWERS: dict[SmallModel, tuple[tuple[int, str], ...]] = {
     SmallModel("F32"): ((1, "GGG"), (2, "ESN"), (15, "mDM"), (17, "RFu")),
     SmallModel("F16"): ((1, "GGG"), (2, "ESN"), (15, "mDM"), (17, "RFu")),
@@ -63,24 +60,30 @@ ANSWERS: dict[SmallModel, tuple[tuple[int, str], ...]] = {
     SmallModel("IQ2_BN", "bitnet-b1.58"): ((2, "Ksy"), (5, "oEc"), (18, "rdK"), (19, "mDf")),
     SmallModel("I2_S", "bitnet-b1.58"): ((3, "ajo"), (4, "ZEE"), (5, "qGw"), (6, "udj")),
 }
-"""The numbers of questions (:func:`bitnet_chat.engine.small_model.question`), and the first letters of each reply."""
+"""Known answers by model: numbers of questions (:func:`bitnet_chat.engine.small_model.question`), each with the first
+letters of the reply.
+"""
 
 
 _FILE = "known-answers.json"
 _TABLE = sha256(repr(ANSWERS).encode()).hexdigest()[:16]
-"""Version of the known answers at the time of a result."""
+"""Identifies the known answers: results of other ones are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerVerdict:
-    """Result for one model. ``wrong``: the wrong answer, or the reason for none; empty for a right one."""
+    """The result for one model. ``wrong``: the wrong answer, or the reason why there is none; empty if it is
+    correct.
+    """
 
     model: SmallModel
     wrong: str = ""
 
 
 def offered(engine: EngineBinary) -> list[SmallModel]:
-    """The models whose types and architectures an engine knows and is not known to compute wrongly. Reads its files."""
+    """Return the models whose tensor types and architectures an engine supports, without those that it is known to
+    compute wrongly. Reads the files of the engine.
+    """
     from bitnet_chat.models.engine_support import known
     from bitnet_chat.models.incompatibility import misfit
 
@@ -104,12 +107,14 @@ def _infos() -> dict[SmallModel, ModelInfo]:
 
 
 def kept(engine: EngineBinary) -> Mapping[str, str]:
-    """Wrong answers of earlier checks, by the name of the model. Raises nothing."""
+    """Return the stored results of an engine: :attr:`AnswerVerdict.wrong` by the name of the model. Raises nothing."""
     return _read().get(key(engine), {})
 
 
 def key(engine: EngineBinary) -> str:
-    """Key of an engine; it changes with the build and the processor."""
+    """Return the key of an engine for stored results, which depends on the build and the processor; empty if the engine
+    does not exist.
+    """
     file = engine.path / "package.json" if engine.dialect is Dialect.NATIVE else engine.path
     try:
         status = file.stat()
@@ -128,8 +133,9 @@ def _read() -> dict[str, dict[str, str]]:
         return {}
 
 
-def _keep(engine: EngineBinary, found: dict[str, str]) -> None:
+def keep(engine: EngineBinary, found: dict[str, str]) -> None:
+    """Store the results of an engine, in place of earlier ones. Raises nothing."""
     if own := key(engine):
-        with contextlib.suppress(OSError):  # it is asked again next time
+        with contextlib.suppress(OSError):  # the check is repeated next time
             paths.data_dir().mkdir(parents=True, exist_ok=True)
             write_json(paths.data_dir() / _FILE, {"table": _TABLE, "engines": _read() | {own: found}})

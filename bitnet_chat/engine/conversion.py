@@ -1,11 +1,12 @@
-"""Conversion of I2_S files to IQ2_BN, which the prebuilt engine ``bitnet`` computes correctly and faster; done once.
+"""Conversion of models from I2_S to IQ2_BN for the prebuilt engine ``bitnet``, once for each model, with a check.
 
-That engine loads an I2_S file without an error and computes wrong results. The output of its own ``llama-quantize`` is
-correct (measured on BitNet 2B4T's shape: 1,188 MB become 803 MB in 24 to 48 s). Known errors in the metadata are
-corrected as well. A converted file gets its name after :mod:`bitnet_chat.engine.conversion`::
+That engine loads an I2_S file without an error, and computes wrong results. Its ``llama-quantize`` converts such a file
+correctly (measured with the shape of BitNet 2B4T: 1,188 MB to 803 MB in 24 to 48 s), and the result is also faster.
+Known errors in the metadata are corrected. The weights and some replies of the converted file are checked before it
+gets its name::
 
-    <models>/NAME.iq2_bn.gguf, .iq2_bn.json     of an installed model
-    <cache>/converted/NAME-….iq2_bn.gguf        of a file elsewhere
+    <models>/NAME.iq2_bn.gguf, .iq2_bn.json     for an installed model
+    <cache>/converted/NAME-….iq2_bn.gguf        for another file
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from bitnet_chat import paths
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary, EngineVariant
 from bitnet_chat.engine.install.packages import SITE
-from bitnet_chat.engine.native.client import NativeClient, NativeClientError
-from bitnet_chat.engine.native.command import command
+from bitnet_chat.engine.native.client import NativeClient, NativeClientError, command
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import store, tensor_types
 from bitnet_chat.models.gguf import GGUFTensor, opened, read_header
@@ -41,38 +41,43 @@ from bitnet_chat.util import file_lock, pip
 from bitnet_chat.util.progress import Progress, ProgressClock, duration, size
 
 ARCHITECTURES = frozenset(("bitnet-b1.58", "bitnet", "llama"))
-"""Architectures whose converted file was compared with a reference."""
+"""Architectures for which the results of a converted file were compared with a reference."""
 _COUNTER = re.compile(rb"^\[ *(\d+)/ *(\d+)\]")
 _BYTES_PER_SECOND = 30_000_000
-"""Bytes of the source converted in a second: 24 to 48 s for 1,188 MB on two cores."""
+"""Bytes of the source that are converted per second: 1,188 MB in 24 to 48 s with two cores."""
 _MARGIN = 50_000_000
+"""Free disk space in bytes that must remain."""
 _TEMPLATE = "tokenizer.chat_template"
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionSource:
-    """Source of a converted file, stored beside it."""
+    """The source of a converted file, stored beside it as JSON. ``size``, ``modified``: bytes and modification time in
+    ns of the source. ``engine``: version of the engine that converted it.
+    """
 
     source: str
     size: int
     modified: int
     engine: str
     converted: int
-    """Bytes of the converted file."""
+    """Size of the converted file in bytes."""
 
 
 def is_for(engine: EngineBinary, info: ModelInfo) -> bool:
-    """Whether the engine needs the model converted."""
+    """Return whether the engine needs a converted file of the model."""
     is_package = engine.make is EngineVariant.IK and quantizer(engine).is_file()
     return is_package and info.header.architecture in ARCHITECTURES and any(k == "I2_S" for k, _ in info.tensor_types)
 
 
 def quantizer(engine: EngineBinary) -> Path:
+    """Return the path of ``llama-quantize`` in a prebuilt engine, which may not exist."""
     suffix = ".exe" if sys.platform == "win32" else ""
     return engine.path / SITE / "ik_llama_cpp" / "bin" / f"llama-quantize{suffix}"
 
 
 def target_of(source: Path) -> Path:
+    """Return the path of the converted file of a model."""
     source = source.resolve()
     if source.parent == paths.models_dir().resolve():
         return source.with_name(f"{source.stem}{CONVERTED}.gguf")
@@ -81,7 +86,7 @@ def target_of(source: Path) -> Path:
 
 
 def present(source: Path) -> Path | None:
-    """The converted file, if it exists, is complete, and was made from the current file. Raises nothing."""
+    """Return the converted file if it is complete and was made from the current source, else None. Raises nothing."""
     target = target_of(source)
     try:
         origin = ConversionSource(**json.loads(target.with_suffix(".json").read_text("utf-8")))
@@ -93,7 +98,7 @@ def present(source: Path) -> Path | None:
 
 
 def announcement(source: Path) -> str:
-    """Size and time of the conversion, for the user. Raises ModelError."""
+    """Return a line about the conversion with its sizes and estimated time. Raises ModelError."""
     info = read_info(source)
     seconds = max(1, info.header.size // _BYTES_PER_SECOND)
     sizes = f"{size(info.header.size)} → {size(_expected(info))}"
@@ -107,10 +112,11 @@ def obtain(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     check: Callable[[Path, Path, EngineBinary], None] | None = None,
 ) -> Path:
-    """The converted file, made now if missing. Blocks. An interrupted conversion begins anew.
+    """Return the converted file of a model, converting it if necessary. Blocks. An interrupted conversion starts again
+    from the beginning.
 
-    ``check`` raises ModelError for a converted file that is not right; unless given it is
-    :func:`bitnet_chat.engine.conversion.require`. Raises ModelError.
+    ``check``: called with source, converted file and engine; raises ModelError if the converted file is wrong. Default:
+    :func:`require`. Raises ModelError.
     """
     if (found := present(source)) is not None:
         return found
@@ -124,7 +130,7 @@ def obtain(
             clock.step("Waiting for another conversion" + (f" (process {holder})" if holder else ""))
 
         with file_lock.held(target.with_suffix(".lock"), wait):
-            if (found := present(source)) is not None:  # another process has made it meanwhile
+            if (found := present(source)) is not None:  # another process has converted it
                 return found
             return _convert(source, target, engine, clock, check)
     except OSError as error:
@@ -137,7 +143,7 @@ def obtain(
 
 
 def replace_source(source: Path) -> None:
-    """Replace an installed model and its record with the converted file. Raises OSError if it is missing."""
+    """Replace an installed model by its converted file, and update its record. Raises OSError if it is missing."""
     converted = present(source)
     if converted is None:
         raise FileNotFoundError(target_of(source))
@@ -199,16 +205,16 @@ def _quantize(
         how = f"signal {-code}" if code < 0 else f"status {code}"
         raise ModelError(
             f"{source} could not be converted: {program.name} ended with {how}",
-            remedy="download the file again; or take a BitNet build as engine, which reads it as it is",
+            remedy="download the file again, or use a BitNet build as the engine, which needs no conversion",
             detail="\n".join(last),
         )
 
 
 @contextlib.contextmanager
 def _running(words: list[str], libraries: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The process ends with the block, and with this program."""
+    """Start a process that ends with the block, and with this program."""
     environment = dict(os.environ)
-    for name in ("PATH", "DYLD_LIBRARY_PATH"):  # Windows and macOS look for its libraries there
+    for name in ("PATH", "DYLD_LIBRARY_PATH"):  # where Windows and macOS search its libraries
         environment[name] = os.pathsep.join(filter(None, (str(libraries), environment.get(name))))
     process = subprocess.Popen(
         words,
@@ -231,15 +237,16 @@ def _running(words: list[str], libraries: Path) -> Iterator[subprocess.Popen[byt
 def _die_with_parent() -> Callable[[], None] | None:
     if sys.platform == "win32":
         return None
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
         from bitnet_chat.engine.transport.preexec import make_preexec
 
         return make_preexec()
 
 
 def _write_template(path: Path, template: str) -> None:
-    """Put ``template`` in the place of the one in the file, filled up with a comment of Jinja to the same length: a
-    longer one stays as it is, and is mended where the model is loaded."""
+    """Replace the chat template in a file by ``template``, extended to the same length by a Jinja comment. A template
+    that is too long is not written; then the one in the file is corrected when the model is loaded.
+    """
     old, new = read_header(path).chat_template.encode(), template.encode()
     gap = len(old) - len(new)
     if old == new or gap < 4:
@@ -260,7 +267,7 @@ def _string(data: bytes) -> bytes:
 
 
 def _expected(info: ModelInfo) -> int:
-    """Bytes of the converted file: the embedding, which is mostly F16, becomes Q6_K."""
+    """Estimate the size of the converted file in bytes. An embedding in F16 becomes Q6_K."""
     saved = info.shape.vocabulary * info.shape.width * 16 // 13 * any(kind == "F16" for kind, _ in info.tensor_types)
     return max(info.header.size // 3, info.header.size - saved)
 
@@ -273,28 +280,31 @@ def _no_space(folder: Path, needed: int) -> ModelError:
     )
 
 
-# Whether a converted file holds the weights of the one that it was made from, and is computed rightly.
-
 _BATCH = 48
-"""Tokens: ik_llama.cpp computes some types wrongly from 32 on. Those of 2B4T's shape take 3 s one by one."""
+"""Tokens of the prompt of the check: ik_llama.cpp computes some types wrongly in batches of 32 and more. With the shape
+of 2B4T, evaluating them one by one takes 3 s.
+"""
 _REPLY = 4
+"""Tokens of each reply of the check."""
 _TEXTS = (
     "one two three four five six seven eight nine ten and then",
     "def add(first, second): return first + second and then",
     "He opened the old door, a dog began to bark, and then",
 )
-"""They end alike: a model whose matrices count for nothing goes on with all of them in the same way."""
+"""Prompts with the same end: a model whose matrices have no effect continues all of them in the same way."""
 _LONG = "The capital of France is Paris, and the capital of Italy is Rome. "
 
 
 def require(source: Path, converted: Path, engine: EngineBinary) -> None:
-    """Raises ModelError."""
+    """Check a converted file: its weights are those of the source, and the engine computes it correctly. Raises
+    ModelError if not. Blocks for seconds.
+    """
     if read_info(converted).is_cut_off:
         raise _wrong(source, "the converted file is truncated")
     if different := next(_differences(source, converted), ""):
         raise _wrong(source, f"the weights of {different} changed")
     try:
-        # One thread: it takes seconds, and several are many times slower beside another busy program.
+        # One thread, which takes seconds: several are much slower while another program uses a processor.
         with NativeClient(command(engine, converted, context_size=4 * _BATCH, threads=1, batch_size=128)) as client:
             _require_replies(client, source)
     except NativeClientError as error:
@@ -304,7 +314,7 @@ def require(source: Path, converted: Path, engine: EngineBinary) -> None:
 def _wrong(source: Path, what: str) -> ModelError:
     return ModelError(
         f"{source} was not converted correctly: {what}",
-        remedy="download the file again; or take a BitNet build as engine, which reads it as it is",
+        remedy="download the file again, or use a BitNet build as the engine, which needs no conversion",
     )
 
 
@@ -317,13 +327,13 @@ def _require_replies(client: NativeClient, source: Path) -> None:
     at_once = client.complete(prompt, max_tokens=_REPLY, sampling=greedy).tokens
     for end in range(1, len(prompt)):
         client.complete(prompt[:end], max_tokens=1, sampling=greedy)
-    # A prompt that is there whole is evaluated for its last token alone.
+    # Only the last token of this prompt is evaluated, because the rest is in the cache.
     if client.complete(prompt, max_tokens=_REPLY, sampling=greedy).tokens != at_once:
         raise _wrong(source, "its answers in one batch and token by token differ")
 
 
 def _differences(source: Path, converted: Path) -> Iterator[str]:
-    """Names of matrices whose first or last row is not the same."""
+    """Yield the names of matrices whose first or last row differs."""
     before, after = _matrices(source), _matrices(converted)
     for name, (tensor, at) in before.items():
         if tensor.kind != tensor_types.I2_S:
@@ -345,7 +355,7 @@ def _differences(source: Path, converted: Path) -> Iterator[str]:
 
 
 def _matrices(path: Path) -> dict[str, tuple[GGUFTensor, int]]:
-    """Matrices by name, each with the byte at which its weights begin."""
+    """Return the matrices by name, each with the position of its weights in the file."""
     with opened(path) as cursor:
         contents = cursor.contents()
         tensors = list(cursor.tensors(contents))

@@ -1,4 +1,8 @@
-"""Search for engines: the places, their order and the choice."""
+"""The search for engines: where it looks, in which order, and what it finds.
+
+A place that the user names (``--engine``, ``$BITNET_CHAT_ENGINE``, the settings file) is the only one. Otherwise: the
+checkout, compiled engines of the data directory, PATH, BitNet checkouts, prebuilt engines.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFoundError
 
-# In a directory the classic binary comes first: it gives full control of the history.
+# The classic program comes first in a folder, because it reproduces a history exactly.
 NAMES = ("llama-completion", "llama-cli", "main")
 SERVER = "llama-server"
 _FOLDERS = ("", "bin", "build/bin", "build/bin/Release")
-"""Where programs lie in a folder that was named: itself, a package, a checkout that was built with make or MSVC."""
+"""Folders with programs below a folder that the user names: itself, a package, a checkout built with make or MSVC."""
 _SUFFIX = ".exe" if sys.platform == "win32" else ""
 INSTALL = "bitnet-chat engine install installs one (at most 34 MB)"
 INSTALL_SERVER = "bitnet-chat engine install --build --with server compiles one (about 5 minutes)"
@@ -31,8 +35,9 @@ _REMEDY_SERVER = f"{INSTALL_SERVER}; or name its folder with --engine PATH"
 
 @dataclass(frozen=True, slots=True)
 class EngineCandidate:
-    """A file found in a searched place. ``binary`` is None for a file that is not an engine; ``problem`` has the
-    reason."""
+    """A file that the search has found. ``source``: the kind of place. ``binary``: None if it is not a usable engine;
+    ``problem`` and ``remedy`` then have the reason and what to do.
+    """
 
     source: str
     path: Path
@@ -42,7 +47,7 @@ class EngineCandidate:
 
     @property
     def holds_history(self) -> bool:
-        """Whether it accepts a conversation unchanged."""
+        """Whether the engine reproduces the history of a conversation exactly."""
         return self.binary is not None and self.binary.dialect in (Dialect.CLASSIC, Dialect.NATIVE)
 
 
@@ -51,11 +56,11 @@ class _SearchPlace:
     source: str
     path: Path
     named: bool
-    """Named by the user: a problem with it is an error, and the search does not continue."""
+    """Whether the user has named it: a problem is then an error, and the search does not continue."""
 
 
 def places(engine: str | None, configured: str | None) -> Iterator[_SearchPlace]:
-    """In search order. ``engine``: the flag; ``configured``: the config file's value."""
+    """Yield the places to search, in order. ``engine``: the flag; ``configured``: the value of the settings file."""
     if engine:
         yield _SearchPlace("--engine", named(engine), True)
         return
@@ -75,15 +80,16 @@ def places(engine: str | None, configured: str | None) -> Iterator[_SearchPlace]
             yield _SearchPlace("PATH", Path(folder), False)
     for base in _bitnet_checkouts(root):
         yield _SearchPlace("BitNet checkout", base / "build" / "bin", False)
-    # Last: an engine that was built or installed by hand is preferred.
+    # Last, because an engine that the user has built or installed is preferred.
     for binary in packages.installed():
         yield _SearchPlace("prebuilt", binary.path, False)
 
 
 def named(written: str) -> Path:
-    """The absolute path of an engine that a user wrote, links unresolved. A bare name is a file or folder in the
-    working directory, or else a prebuilt engine of that name, or else a program on PATH. Raises EngineNotFoundError
-    where that directory was removed, and for a prebuilt engine that is not installed."""
+    """Return the absolute path of an engine that the user has named, without resolving links. A name without a folder
+    is a file or folder in the current directory, else a prebuilt engine, else a program on PATH. Raises
+    EngineNotFoundError if the current directory was removed, or the prebuilt engine is not installed.
+    """
     path = paths.expand(written)
     try:
         here = path.absolute()
@@ -91,13 +97,13 @@ def named(written: str) -> Path:
         raise EngineNotFoundError(
             f"{written} is a relative path, and the current folder was removed", remedy="give an absolute path"
         ) from None
-    if here.name == written and not _is_there(here):
+    if here.name == written and not _exists(here):
         if (package := packages.by_name(written)) is not None:
             return _prebuilt(package)
         if found := shutil.which(written):
             return Path(found).absolute()
     with_suffix = here.with_name(here.name + _SUFFIX)
-    return with_suffix if not _is_there(here) and _is_there(with_suffix) else here
+    return with_suffix if not _exists(here) and _exists(with_suffix) else here
 
 
 def _prebuilt(package: packages.EnginePackage) -> Path:
@@ -111,7 +117,7 @@ def _prebuilt(package: packages.EnginePackage) -> Path:
     return folder
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:
@@ -119,12 +125,12 @@ def _is_there(path: Path) -> bool:
 
 
 def _compiled() -> Iterator[_SearchPlace]:
-    """The engines of the data directory that were compiled: those of llama.cpp first, the newest of each."""
+    """Yield the compiled engines of the data directory: llama.cpp first, and of each the newest version first."""
     home = paths.engine_home()
     found: list[tuple[bool, list[int], Path]] = []
     with contextlib.suppress(OSError):
         for folder in home.iterdir():
-            # An engine built for another processor would die of an illegal instruction in the middle of a reply.
+            # An engine for another processor is skipped: it would crash with an illegal instruction during a reply.
             if not folder.name.startswith(".") and manifest.installed(folder):
                 record = manifest.read(folder)
                 name, version = (record.name, record.version) if record else (manifest.DEFAULT_NAME, "")
@@ -149,8 +155,10 @@ def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
 def candidates(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
 ) -> Iterator[EngineCandidate]:
-    """Everything that was found, best first within a place, and those that take a history exactly first among places of
-    one kind. ``limit``: see :func:`probe`. Raises EngineNotFoundError for a named place with nothing."""
+    """Yield all files found, in search order; among places of the same kind, engines that reproduce a history exactly
+    come first. ``limit``: see :func:`bitnet_chat.engine.probe.probe`. Raises EngineNotFoundError if a place that the
+    user has named contains no engine.
+    """
     seen: set[Path] = set()
     for _, group in groupby(places(engine, configured), key=lambda place: place.source):
         found = [candidate for place in group for candidate in _in_place(place, seen, limit)]
@@ -167,7 +175,7 @@ def _in_place(place: _SearchPlace, seen: set[Path], limit: float | None) -> Iter
         raise EngineNotFoundError(f"{place.source}: {place.path} {what}", remedy=_REMEDY)
     for path in files:
         real = path.resolve()
-        if real in seen and real.name == path.name:  # a link of another name may be another program
+        if real in seen and real.name == path.name:  # a link with another name may behave as another program
             continue
         seen.add(real)
         try:
@@ -184,8 +192,8 @@ def _package_in(place: _SearchPlace) -> EngineCandidate:
     binary = packages.at(place.path)
     if binary is not None:
         return EngineCandidate(place.source, place.path, binary)
-    what = f"{place.source}: the prebuilt engine in {place.path} is not whole"
-    remedy = "bitnet-chat engine install installs it anew"
+    what = f"{place.source}: the prebuilt engine in {place.path} is incomplete"
+    remedy = "bitnet-chat engine install reinstalls it"
     if place.named:
         raise EngineNotFoundError(what, remedy=remedy)
     return EngineCandidate(place.source, place.path, problem=what, remedy=remedy)
@@ -198,12 +206,12 @@ def _folders_of(place: _SearchPlace) -> Iterator[Path]:
 
 
 def _binaries_in(place: _SearchPlace) -> list[Path]:
-    """The programs of the first folder that has any."""
+    """Return the programs in the first folder that contains any."""
     try:
         if not place.path.is_dir():
             return [place.path] if place.path.exists() else []
         for folder in _folders_of(place):
-            # "main" is too common a name to be run because it lies on PATH.
+            # "main" on PATH may be any program, and is not run.
             names = [name for name in NAMES if not (name == "main" and place.source == "PATH")]
             if found := [path for name in names if (path := folder / (name + _SUFFIX)).is_file()]:
                 return found
@@ -219,8 +227,8 @@ def find(
     dialect: Dialect | None = None,
     limit: float | None = None,
 ) -> EngineBinary:
-    """The engine to use: the first that can chat, in the requested dialect if any. Raises EngineNotFoundError without
-    one.
+    """Return the first engine that can chat. ``dialect``: the required dialect; None: any. Raises EngineNotFoundError
+    if there is none.
     """
     problems = []
     remedies = set()
@@ -241,7 +249,9 @@ def find(
 def servers(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
 ) -> Iterator[EngineCandidate]:
-    """The llama-servers in the places where engines are looked for, beside an engine that is named by its file."""
+    """Yield the llama-servers in the search places. If the user has named the file of another engine, the server is
+    expected in the same folder.
+    """
     for place in places(engine, configured):
         path = _server_in(place)
         if not path.is_file():
@@ -262,7 +272,7 @@ def servers(
 def find_server(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
 ) -> EngineBinary:
-    """The first of :func:`servers`. Raises EngineNotFoundError without one."""
+    """Return the first llama-server of :func:`servers`. Raises EngineNotFoundError if there is none."""
     problems = []
     for candidate in servers(engine, configured, limit=limit):
         if candidate.binary is not None:

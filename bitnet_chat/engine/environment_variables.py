@@ -1,10 +1,10 @@
-"""Environment variables that engines read, and those that are removed for each engine. Pure.
+"""Environment variables that engines read as flags, and those that are not passed to an engine. Pure.
 
-Since 2024 llama.cpp takes a flag that is not given from ``LLAMA_ARG_…`` (``--help`` names them), in 2024 also from
-``LLAMA_LOG_…``. :data:`TAKEN` lists the variables of flags that bitnet-chat gives itself, and of flags that change what
-it relies on. All others pass: where and how a model is computed (GPU layers, devices, memory mapping, flash attention,
-cache types, batch sizes), reasoning, drafts, rope scaling, ``LLAMA_CACHE``, ``HF_TOKEN``. A name that a later llama.cpp
-adds passes, too.
+Since 2024 llama.cpp reads a flag that is not on the command line from ``LLAMA_ARG_…`` (``--help`` names the variables),
+some versions of 2024 also from ``LLAMA_LOG_…``. :data:`TAKEN` lists the variables that are removed: those of flags that
+bitnet-chat sets, and of flags that change behaviour it depends on. All others are passed: where and how a model is
+computed (GPU layers, devices, memory mapping, flash attention, cache types, batch sizes), reasoning, drafts, rope
+scaling, ``LLAMA_CACHE``, ``HF_TOKEN``, and variables that a later llama.cpp may add.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ARG, _NO = "LLAMA_ARG_", "NO_"
 _PREFIXES = ("LLAMA_", "GGML_", "HF_", "MTMD_")
 
 _MODEL = "the model is that of --model"
-_SETTING = "bitnet-chat has a setting for it, or an API request says it"
+_SETTING = "bitnet-chat has a setting for it, or it is a field of an API request"
 _TEMPLATE = "the chat template is that of --chat-template or of the model"
 _END = "the end of a reply and a full context window are recognised by it"
 _LOG = "the log is separate from the reply and parsed for figures"
@@ -48,37 +48,39 @@ TAKEN: Mapping[str, str] = {
     **{_ARG + name: reason for reason, names in _TAKEN.items() for name in names.split()},
     **_WHOLE,
 }
-"""Reason for the removal of a variable, by its name. ``LLAMA_ARG_NO_X`` is the opposite of ``LLAMA_ARG_X``."""
+"""The removed variables, with the reason. ``LLAMA_ARG_NO_X``, the opposite of ``LLAMA_ARG_X``, is removed with it."""
 FIXED: Mapping[str, str] = {"GGML_NO_BACKTRACE": "1"}
-"""An engine that aborts would have a debugger write on its terminal, where its reply is read from."""
+"""Variables that are set. Without this one, an engine that aborts starts a debugger, whose output on its terminal would
+be read as a reply.
+"""
 
 
 def reason(name: str) -> str:
-    """Reason for the removal of a variable; empty for one that passes."""
-    name = name.upper()  # as Windows has them
+    """Return the reason why a variable is removed; empty if it is passed to the engine."""
+    name = name.upper()  # names are not case-sensitive on Windows
     return TAKEN.get(name) or TAKEN.get(name.replace(_ARG + _NO, _ARG, 1), "")
 
 
-_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+_WAIT_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _SPIN_COUNT = "1000"
-"""Number of times that a thread of GNU OpenMP looks for work before it sleeps. With its own default, some milliseconds
-of looking, two threads beside two busy programs took 37 to 74 s for 100 tokens of SmolLM2; so they take 4.7 s, and
-alone 1.8 s with either (measured on two cores)."""
+"""Number of iterations for which a thread of GNU OpenMP waits in a busy loop before it sleeps. With the default (some
+milliseconds), 100 tokens of SmolLM2 took two threads beside two busy programs 37 to 74 s; with this value they take
+4.7 s. Without other programs both take 1.8 s. (Measured on two cores.)
+"""
 
 
 def chooses_batch_size(environment: Mapping[str, str]) -> bool:
-    """Whether the user has chosen how many tokens of a prompt are evaluated at once; a flag of this program would
-    override it."""
+    """Return whether the user has set the batch size of the prompt, which a flag of this program would override."""
     return any(name.upper() == _ARG + "BATCH" for name in environment)
 
 
 def passed(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of ``environment`` that is passed to an engine."""
+    """Return the environment of an engine: ``environment`` without removed variables, with the fixed ones."""
     kept = {name: value for name, value in environment.items() if not reason(name)}
-    waits = {} if any(name in kept for name in _WAITING) else {"GOMP_SPINCOUNT": _SPIN_COUNT}
+    waits = {} if any(name in kept for name in _WAIT_VARIABLES) else {"GOMP_SPINCOUNT": _SPIN_COUNT}
     return kept | waits | dict(FIXED)
 
 
 def of_engines(names: Iterable[str]) -> list[str]:
-    """The variables in ``names`` that engines read, judged by their names."""
+    """Return the variables in ``names`` that llama.cpp may read, by their prefixes, sorted."""
     return sorted(name for name in names if name.upper().startswith(_PREFIXES))

@@ -1,4 +1,4 @@
-"""Descriptions of an engine's death, and the errors for it."""
+"""Errors and descriptions for an engine or server process that has ended unexpectedly."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 class EndedProcess(Protocol):
-    """A process of an engine or of a server that has ended."""
+    """A process of an engine or server that has ended."""
 
     argv: list[str]
     exit_code: int | None
-    """Minus the number of a signal."""
+    """Exit status, or minus the number of the signal that ended it; None: unknown."""
     out_of_step: bool
+    """Whether this program has ended it, because its output was not as expected."""
     fault: EngineFault | None
+    """The fault for which this program has ended it."""
     log: EngineLog
 
 
@@ -37,19 +39,19 @@ _MEMORY = re.compile(
 _NO_MEMORY = tuple(-getattr(signal, name) for name in ("SIGFPE", "SIGILL") if hasattr(signal, name))
 _LESS = "a smaller model or --ctx needs less memory"
 _LOOK = "bitnet-chat doctor checks engine and model; bitnet-chat engine list shows other engines"
-_OTHERS = "bitnet-chat engine list shows other engines, -m FILE takes another model"
+_OTHERS = "bitnet-chat engine list shows other engines, -m FILE selects another model"
 _SHOWN = 3
-"""Lines of the log beside an explanation."""
+"""Number of lines of the log that are shown with an explanation."""
 
 
 def describe(process: EndedProcess) -> str:
-    """Predicate for the death of a process, as in "the engine …"."""
+    """Return how a process has ended, as a predicate after "the engine"."""
     code = process.exit_code
     if process.fault is not None:
         return process.fault.what
     if process.out_of_step or code is None:
-        return "went out of step"
-    if code < 0 and _trouble_with_rpc(process) is not None:
+        return "did not behave as expected"
+    if code < 0 and _rpc_error(process) is not None:
         return "lost an rpc-server"
     if code >= 0:
         return f"ended by itself (exit code {code})"
@@ -57,20 +59,22 @@ def describe(process: EndedProcess) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    # The kernel sends SIGKILL when memory runs out; the user knows about other causes.
+    # The kernel sends SIGKILL when memory runs out. Other causes are usually known to the user.
     return f"was killed ({name}{', possibly because memory ran out' if name == 'SIGKILL' else ''})"
 
 
-def _trouble_with_rpc(process: EndedProcess) -> BitnetChatError | None:
+def _rpc_error(process: EndedProcess) -> BitnetChatError | None:
     if "--rpc" not in process.argv:
         return None
-    from bitnet_chat.engine import rpc  # late: most have no rpc-servers
+    from bitnet_chat.engine import rpc  # imported here because rpc-servers are rare
 
     return rpc.meaning(process.log.lines(), process.argv[0], process.exit_code)
 
 
 def restart_limit_error(process: EndedProcess, limit: int, window: float) -> EngineDiedError:
-    """Error for a death after the last permitted restart."""
+    """Return the error for a process that has ended after the last permitted restart. ``limit``: restarts within
+    ``window`` seconds.
+    """
     what = f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds"
     if process.fault is not None:
         return EngineDiedError(what, remedy=process.fault.remedy, detail=process.log.tail())
@@ -84,14 +88,15 @@ _NOT_LOADED = "the engine could not load the model"
 
 
 def fault_error(process: EndedProcess) -> EngineDiedError | None:
-    """Error for a fault that the next process would have as well."""
+    """Return the error for a fault that another process would also have; None if there is none."""
     fault = process.fault
     return fault.error(process.log.tail()) if fault is not None and fault.is_lasting else None
 
 
 def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> BitnetChatError:
-    """Error for a death before the first prompt: a model error if the process ended by itself. ``refusal``: its
-    message."""
+    """Return the error for a process that has ended before it was ready: usually a ModelError if it ended by itself.
+    ``refusal``: the error that it reported.
+    """
     if process.fault is not None:
         return process.fault.error(process.log.tail())
     if (gone := without_model(process)) is not None:
@@ -103,9 +108,9 @@ def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> 
     engine = _engine_of(process)
     if engine.is_file() and (broken := why_it_ended(engine, process.exit_code, tail)) is not None:
         return broken
-    if (trouble := _trouble_with_rpc(process)) is not None:
-        trouble.detail = tail
-        return trouble
+    if (rpc_error := _rpc_error(process)) is not None:
+        rpc_error.detail = tail
+        return rpc_error
     if (reason := _explanation(process)) is not None:
         ended = f"the engine {describe(process)} while it loaded the model" if _by_signal(process) else _NOT_LOADED
         return ModelError(f"{ended}: {reason.what}", remedy=reason.remedy, detail=process.log.tail(_SHOWN))
@@ -115,7 +120,7 @@ def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> 
         return ModelError(f"{_NOT_LOADED}: {why}", remedy=remedy, detail=process.log.tail(_SHOWN))
     if _by_signal(process):
         return EngineDiedError(f"the engine {describe(process)} while it loaded", remedy=_advice(process), detail=tail)
-    why = "its log says why" if tail else f"it ended with exit code {process.exit_code} and its log does not say why"
+    why = "its log has the reason" if tail else f"it ended with exit code {process.exit_code} and its log has no reason"
     if _lacks_memory(process):
         why = _LESS
     return ModelError(
@@ -126,9 +131,9 @@ def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> 
 
 
 def _explanation(process: EndedProcess) -> Misfit | None:
-    """Problems of the model and the engine. Reads both files, which takes some tenths of a second."""
+    """Return the incompatibility of the model and the engine; None if none is found. Reads both files (some 0.1 s)."""
     from bitnet_chat.models.engine_support import explanation
-    from bitnet_chat.models.incompatibility import EndedEngine  # late: most engines live
+    from bitnet_chat.models.incompatibility import EndedEngine  # imported here because it is rarely needed
 
     model = _model_of(process)
     if model is None or _lacks_memory(process):
@@ -137,8 +142,8 @@ def _explanation(process: EndedProcess) -> Misfit | None:
 
 
 def _engine_of(process: EndedProcess) -> Path:
-    """The program of the engine, or the prebuilt package whose library it runs."""
-    library = _named(process, "--folder")
+    """Return the program of the engine, or the folder of its prebuilt library."""
+    library = _option_value(process, "--folder")
     return Path(library).parent if library else Path(process.argv[0])
 
 
@@ -147,8 +152,9 @@ def _by_signal(process: EndedProcess) -> bool:
 
 
 def _lacks_memory(process: EndedProcess) -> bool:
-    """SIGKILL is the kernel's way when memory runs out; one that is out of step was ended from here. Wrong arithmetic
-    and instructions that the processor does not have are none."""
+    """Return whether the process probably ended for lack of memory: by SIGKILL, which this program did not send, or
+    according to its log; not by SIGFPE or SIGILL.
+    """
     if process.exit_code in _NO_MEMORY:
         return False
     killed = process.exit_code == -9 and not process.out_of_step  # signal.SIGKILL, which Windows does not have
@@ -156,52 +162,53 @@ def _lacks_memory(process: EndedProcess) -> bool:
 
 
 def _advice(process: EndedProcess) -> str:
-    return f"its log says more; {_LESS if _lacks_memory(process) else _LOOK}"
+    return f"its log has more; {_LESS if _lacks_memory(process) else _LOOK}"
 
 
 def _model_of(process: EndedProcess) -> Path | None:
-    named = _named(process, "-m", "--model")
+    named = _option_value(process, "-m", "--model")
     return Path(named) if named else None
 
 
-def _named(process: EndedProcess, *flags: str) -> str:
-    """The last value of an option."""
+def _option_value(process: EndedProcess, *flags: str) -> str:
+    """Return the last value of an option on the command line; empty without one."""
     return next((value for flag, value in reversed([*pairwise(process.argv)]) if flag in flags), "")
 
 
 def is_silent(process: EndedProcess) -> bool:
-    """Whether it ended by itself and its log has no reason. llama-completion can exit before its log thread has written
-    the reason, and does in two of five cases: another start may log it."""
+    """Return whether the process ended by itself without a reason in its log. llama-completion can exit before its log
+    thread has written the reason (observed in two of five cases); another start may log it.
+    """
     return not _by_signal(process) and not process.log.tail() and without_model(process) is None
 
 
 def without_model(process: EndedProcess) -> ModelError | None:
-    """Error for a model file that was removed after the program found it."""
+    """Return the error for a model file that was removed after the process was started; None if it exists."""
     model = _model_of(process)
     try:
         if model is None or model.exists():
             return None
-    except OSError:  # a folder that may not be looked into: the log says it
+    except OSError:  # a folder without permission, which the log reports
         return None
     return ModelError(
         f"the model {model} was removed",
-        remedy="put the file back, or take another model with -m FILE",
+        remedy="put the file back, or use another model with -m FILE",
     )
 
 
 def no_room_to_go_on() -> ContextOverflowError:
-    """Error for a reply to be continued that fills the window even without all earlier turns."""
+    """Return the error for a reply that cannot be continued, because it alone fills the context window."""
     return ContextOverflowError(
         "the reply fills the whole context window and cannot be continued",
-        remedy="ask for the rest in a new message, or give a larger --ctx where the model allows it",
+        remedy="ask for the rest in a new message, or give a larger --ctx if the model allows it",
     )
 
 
 def too_long(process: EngineProcess) -> ContextOverflowError:
-    """Error for a message that does not fit into the window even without all earlier turns."""
+    """Return the error for a message that does not fit into the context window, even without earlier turns."""
     window = f" of {process.meter.context_size} tokens" if process.meter.context_size else ""
     return ContextOverflowError(
         f"the message does not fit into the context window{window}",
-        remedy="shorten it, or give a larger --ctx where the model allows it",
+        remedy="shorten it, or give a larger --ctx if the model allows it",
         detail=process.log.tail(3),
     )

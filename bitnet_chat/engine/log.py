@@ -1,4 +1,22 @@
-"""The engine's log: bounded, kept to explain a death, and parsed for figures. Pure."""
+"""The log of an engine (standard error): its last lines, which explain why it ended, and figures about turns. Pure.
+
+Formats that :class:`LogStatsParser` reads, measured with llama.cpp 0.5.0 (classic: verbosity 5, modern: verbosity 4),
+BitNet of October 2024 (verbosity 1) and ik_llama.cpp (which does not log tokens). A classic engine writes, in this
+order:
+
+- ``n_past = N`` after each batch or token that was evaluated;
+- ``n_remain: N`` once for a message, and once for each sampled token including the end-of-turn token. After an empty
+  line, which makes the engine continue, the first is ``empty line, passing control back``;
+- ``embd_inp.size(): N, n_consumed: M`` when it reads input: M of all N tokens of prompt and messages were read before.
+  The last batch of a prompt longer than one batch is evaluated only with the first message.
+
+Only the order of these lines is used, and not the time of their arrival: the log may be read later than the output.
+
+A modern engine writes ``task.n_tokens = N`` for the whole prompt, and at the end of a reply ``prompt eval time = … / N
+tokens`` and ``eval time = … / N tokens``, including the end-of-turn token; with verbosity 5 also ``stopped by EOS``
+when that token was sampled, even if it is the last that a limit allows. Both dialects write these lines before the
+console shows the prompt, so the figures are known at the end of a turn.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +27,29 @@ from collections.abc import Callable
 from bitnet_chat.engine_frames import ReplyFigures
 
 _LINES = 200
+"""Number of lines that are kept."""
 _LINE_LIMIT = 2000
+"""Maximum length of a line in bytes."""
 _OPEN_LIMIT = 1 << 16
+"""Number of bytes after which a line without an end is complete."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LEVEL = re.compile(r"^[DIWE] ")
 _LEAD = re.compile(r"^(?:\d+\.\d+\.\d+\.\d+ )?(?:[DIWE] )?")
 _QUOTE = re.compile(rf"{_LEAD.pattern}(?:(?:\w+: )?(prompt|buffer): [\"']|(?:eval|embd|(?:input )?tokens): \[)")
-"""The beginning of text that the engine was given or made. Tokens stand in one line, with their names reduced to
-printable characters."""
+"""The beginning of a quotation of the conversation in the log. Prompts and messages are quoted with their newlines;
+tokens are on one line, with printable characters only.
+"""
 
 
 def strip_level(line: str) -> str:
-    """A line of a log that has the level of each in front of it (``--log-prefix``)."""
+    """Return a line of a log without the level before it (``--log-prefix``)."""
     return _LEVEL.sub("", line)
 
 
 class EngineLog:
-    """The last lines of standard error. ``on_line`` sees each complete line, without colours.
+    """Stores the last lines of a log. ``on_line``: called with each complete line, without colours.
 
-    Prompts and messages, which debug logs quote, are left out: a log that a user pastes is none of the engine's.
+    Prompts and messages, which debug logs quote, are left out, because they may look like lines of a log.
     """
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
@@ -35,14 +57,17 @@ class EngineLog:
         self._open = b""
         self._on_line = on_line
         self._newlines: dict[str | None, int] = {}
-        self._quoted: int | None = None  # newlines to come in the text that is being quoted
+        self._quoted: int | None = None
+        """Number of newlines left in the current quotation; None outside of one."""
 
     def quotes(self, subject: str, newlines: int) -> None:
-        """Set the number of newlines in the next text that the engine quotes after ``subject`` (``prompt``,
-        ``buffer``)."""
+        """Set the number of newlines in the texts that the engine will quote as ``subject`` (``prompt``,
+        ``buffer``).
+        """
         self._newlines[subject] = newlines
 
     def feed(self, data: bytes) -> None:
+        """Add bytes of the log."""
         *lines, self._open = (self._open + data).split(b"\n")
         for line in lines:
             self._add(line)
@@ -53,12 +78,13 @@ class EngineLog:
             self._open = b""
 
     def close(self) -> None:
+        """End the log: an incomplete last line counts as complete."""
         if self._open:
             self._add(self._open)
             self._open = b""
 
     def note(self, text: str) -> None:
-        """Add a line that is not from the log, such as the engine's terminal output before its death."""
+        """Add a line that is not from the log, such as the last output of the engine."""
         self._lines.append(text[:_LINE_LIMIT])
 
     def _add(self, raw: bytes) -> None:
@@ -72,15 +98,17 @@ class EngineLog:
             self._lines.append(line)
 
     def lines(self) -> tuple[str, ...]:
-        """The lines that are kept."""
+        """Return the lines that are kept, at most 200."""
         return tuple(self._lines)
 
     def tail(self, count: int = 12) -> str:
-        """At most ``count`` lines that may explain a death, the most specific first, without duplicates."""
+        """Return at most ``count`` lines that may explain why the engine ended, the most specific first, without
+        duplicates.
+        """
         said = {_LEAD.sub("", line): line for line in self._lines if not _CHATTER.match(line)}
         telling = {bare: line for bare, line in said.items() if _TELLING.search(line)}
         if not telling and not any(_LEVEL.match(line) for line in self._lines):
-            telling = said  # with levels, all that explains anything has one, and the rest goes on with what has
+            telling = said  # with levels, relevant lines have a level, and lines without one continue others
         causes = [line for bare, line in telling.items() if _rank(bare) == 0][:count]
         rest = [(bare, line) for bare, line in telling.items() if _rank(bare)]
         rest = rest[len(rest) - (count - len(causes)) :] if count > len(causes) else []
@@ -91,12 +119,12 @@ class EngineLog:
 
 
 def most_telling(text: str) -> str:
-    """The most specific of several messages, separated by ``; ``; the first one of equals."""
+    """Return the most specific of several messages, which are separated by ``; ``; the first of equals."""
     return min(text.split("; "), key=_rank)
 
 
 def _rank(line: str) -> int:
-    """0: a cause; 1: anything; 2: what follows from a cause; 3: what points to another one."""
+    """Rank a line, the most specific first: 0: a cause; 1: other lines; 2: a consequence; 3: a misleading cause."""
     return next((rank for rank, pattern in _RANKS if pattern.search(line)), 1)
 
 
@@ -105,16 +133,16 @@ _TELLING = re.compile(
 )
 _CHATTER = re.compile(
     r"(?:\d+\.\d+\.\d+\.\d+ )?[DI]( |$)|\.+$|.*memory breakdown|.*_print(?:_meta)?: "
-    # Said of models that load, too; ik_llama.cpp tells of the memory of a GPU that it does not use.
-    # "30\t../sysdeps/…": a debugger that an abort has started.
+    # Also logged for models that load; ik_llama.cpp reports the memory of a GPU that it does not use.
+    # "30\t../sysdeps/…": output of a debugger that an abort has started.
     r"|.*is not marked as EOG|.*not in special_eog_ids|.*was not control-type|.*pre-tokenizer type, using"
     r"|main: buil[dt] |build: |main: seed|Log start|.*- kv +\d+:|.*- type +\w+:|\w+: using device "
     r"|.*: graph (?:nodes|splits) |.*buffer size = |.*on device \d+ is less |Memory (?:required|available) "
     r"|.*GENERATION QUALITY|.*CONSIDER REGENERATING|.*: \*+\s*$|.*Using metadata override|\d+\t\.\./"
-    r"|.*warming up the model|Failed to open logfile "  # for the latter see log_flags() of the dialects
+    r"|.*warming up the model|Failed to open logfile "  # see log_flags() in bitnet_chat.engine.protocols
 )
 _RANKS = (
-    # llama.cpp takes I2_S and TL1 for types of its own that it has given up, and any failure for one of memory.
+    # llama.cpp confuses I2_S and TL1 with types that it has removed, and suggests memory as the cause of any failure.
     (3, re.compile(r"REMOVED, use|fit params to free")),
     (
         2,
@@ -134,26 +162,7 @@ _RANKS = (
         ),
     ),
 )
-"""The first line that matches."""
-
-
-# Figures from an engine's log: exact if logged, absent otherwise. Pure.
-#
-# Measured on llama.cpp 0.5.0 (classic: verbosity 5, modern: verbosity 4), BitNet of October 2024 (verbosity 1) and
-# ik_llama.cpp (no verbosity logs tokens). A classic engine writes, in this order:
-#
-# - ``n_past = N`` after each batch or token that was evaluated;
-# - ``n_remain: N`` once for a message and once for each sampled token, the end-of-turn token included. An empty line,
-#   which makes the engine go on, has ``empty line, passing control back`` instead of the first;
-# - ``embd_inp.size(): N, n_consumed: M`` when it takes input: of all N tokens of prompt and messages M were taken
-#   before. The last batch of a prompt that is longer than one batch is evaluated with the first message only.
-#
-# Only the order of these lines counts, and not when they arrive: the log of a process may be read behind its output.
-#
-# A modern engine writes ``task.n_tokens = N`` for the whole prompt, and ``prompt eval time = … / N tokens`` and
-# ``eval time = … / N tokens`` at the end of a reply, the end-of-turn token included; with verbosity 5 also ``stopped by
-# EOS`` where that token was sampled, be it the last that a limit allowed. Both dialects write their log before
-# the console goes on to the prompt, so that at the end of a turn the figures are there.
+"""Patterns by rank, see :func:`_rank`; the first that matches applies."""
 
 _PREFIX = r"^(?:[\d.]+ )?(?:[A-Z] )?"  # a time and a level
 _CONTEXT = re.compile(r"\bn_ctx(?:_slot)?\s*[:=]\s*(\d+)")
@@ -165,7 +174,7 @@ _END = "stopped by EOS"
 _SHIFT = "context full, swapping"
 _TASK = re.compile(r"\btask\.n_tokens = (\d+)")
 _EVALUATED = re.compile(r"\b(prompt )?eval time = .*?/ +(\d+) (?:tokens|runs)")
-_SUMS = re.compile(r"llama_\w*print\w*:|_perf_print:")  # what a classic engine evaluated in all its life
+_SUMS = re.compile(r"llama_\w*print\w*:|_perf_print:")  # totals of a classic engine at its end
 _OVERFLOW = re.compile(
     r"context full|prompt is too long|input too long|exceeds? the available context|context size (?:has been )?exceeded"
     r"|larger than the (?:available )?context|exceed_context_size"
@@ -173,35 +182,40 @@ _OVERFLOW = re.compile(
 
 
 def tells_overflow(text: str) -> bool:
-    """Whether an engine's message means that the context window is full."""
+    """Return whether a message of an engine means that the context window is full."""
     return _OVERFLOW.search(text) is not None
 
 
 class LogStatsParser:
-    """Figures from log lines and the begin and end of turns. All are of the current turn or the last one."""
+    """Determines figures from the lines of the log, and the beginning and end of turns. They are those of the current
+    turn, or the last one; None if they are unknown.
+    """
 
     def __init__(self) -> None:
         self.context_size: int | None = None
         self.context_used: int | None = None
-        """Tokens in the window; what is to be evaluated with the next message included."""
+        """Tokens in the context, including those that will be evaluated with the next message."""
         self.overflowed = False
         self.has_shifted = False
-        """Whether the engine has dropped the older half of its context by itself."""
+        """Whether the engine has dropped the older half of its context (context shift)."""
         self.prompt_tokens: int | None = None
-        """Tokens that the turn added before the reply."""
+        """Tokens that the turn has added before the reply."""
         self.prompt_size: int | None = None
         """Tokens of the whole prompt of the turn."""
         self.tokens: int | None = None
-        """Tokens of the reply: while it is made all that were sampled, at its end those of its text."""
+        """Tokens of the reply: during it all sampled tokens, after it without the end-of-turn token."""
         self.is_whole = False
         """Whether a modern engine has logged that the model ended the reply."""
-        self._is_told = False
-        """Whether the engine reports its figures itself: its log is then not parsed for any."""
+        self._reports_figures = False
+        """Whether the engine reports its figures by :meth:`told`. The log is then not parsed."""
         self._past = 0
-        self._pending = 0  # taken as input and not evaluated yet
+        """Number of evaluated tokens."""
+        self._pending = 0
+        """Number of tokens that were read as input and are not evaluated yet."""
         self._before = 0
+        """``context_used`` before the turn."""
         self._is_asked = False
-        """Whether the message of the turn was read: the next ``n_remain`` is that of a sampled token."""
+        """Whether the engine has read the message of the turn: each following ``n_remain`` is a sampled token."""
         self._readers: tuple[tuple[str, Callable[[str], None]], ...] = (
             ("n_past", self._read_count),
             ("n_remain", self._read_count),
@@ -212,10 +226,10 @@ class LogStatsParser:
             (_END, self._read_end),
             ("n_ctx", self._read_size),
         )
-        """Handlers by the text in a line; the first match counts."""
+        """Functions that parse a line, each with a text in the line; the first match applies."""
 
     def sent(self, *, silently: bool = False) -> None:
-        """A message is sent to the engine; ``silently``: only the request to continue."""
+        """Begin a turn. ``silently``: without a message, to continue a reply."""
         self.overflowed = False
         self.is_whole = False
         self.prompt_tokens = 0 if silently else None
@@ -225,24 +239,25 @@ class LogStatsParser:
         self._is_asked = silently
 
     def forgot(self) -> None:
-        """The engine has dropped the conversation: the size of its context is known with the next message."""
+        """Reset the size of the context, because the engine has removed the conversation. It is known again with the
+        next message.
+        """
         self.context_used = None
         self._past = self._pending = 0
 
     def told(self, figures: ReplyFigures) -> None:
         """Set the figures of an engine that reports them itself."""
-        self._is_told = True
+        self._reports_figures = True
         self.context_size = figures.context_size or self.context_size
         if figures.tokens is not None:
             self.context_used, self.tokens = figures.context_used, figures.tokens
             self.prompt_tokens, self.prompt_size = figures.prompt_tokens, figures.prompt_size
 
     def ended(self, estimate: int, *, natural: bool) -> None:
-        """The turn is over; a natural end has one more token, the end-of-turn token, which is not text.
-
-        ``estimate``: tokens of the reply, for an engine that reports only the size of its context.
+        """End the turn. ``natural``: the model has ended the reply, whose last token is the end-of-turn token.
+        ``estimate``: estimated tokens of the reply, for an engine that logs only the size of its context.
         """
-        if self._is_told:
+        if self._reports_figures:
             return
         if self.tokens is None and self.context_used is not None:
             self.context_used += estimate
@@ -252,9 +267,10 @@ class LogStatsParser:
             self.tokens -= natural
 
     def line(self, line: str) -> None:
-        if self._is_told:
+        """Parse a line of the log."""
+        if self._reports_figures:
             return
-        # Almost no line has a figure: a substring search takes a fraction of the time of an expression.
+        # Most lines have no figure: a substring search is much faster than a regular expression.
         reader = next((read for mark, read in self._readers if mark in line), None)
         if reader is not None:
             reader(line)
@@ -288,7 +304,7 @@ class LogStatsParser:
         self.is_whole = True
 
     def _read_size(self, line: str) -> None:
-        # Lines differ in which of several sizes they have; the slot's or the last one counts.
+        # Several lines report different sizes; that of the slot, which is the last, applies.
         if size := _CONTEXT.search(line):
             self.context_size = int(size.group(1))
 
@@ -298,7 +314,7 @@ class LogStatsParser:
         self.context_used = past + self._pending
 
     def _took(self, count: int) -> None:
-        """Count ``count`` tokens of input, which will be read next; only while a message is read."""
+        """Add ``count`` tokens of input, which will be evaluated next."""
         self._pending = count
         self.context_used = self._past + count
         if self._is_asked and self.prompt_tokens is None and self.tokens is None:

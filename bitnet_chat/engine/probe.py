@@ -1,4 +1,4 @@
-"""Identify a binary: run it with ``--help`` and ``--version``, and cache the result."""
+"""Identification of an engine file: it is run with ``--help`` and ``--version``, and the result is cached."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.paths import bundled_model
 
 LIMIT = 5.0
-"""Seconds that a binary has for an answer, unless the setting ``probe_timeout`` says otherwise; engines take 10 ms."""
+"""Default of the setting ``probe_timeout``: seconds for ``--help`` or ``--version``. Engines take 10 ms."""
 _OUTPUT_LIMIT = 1 << 20
+"""Maximum number of bytes of output that are parsed."""
 _HEAD = 256
+"""Number of first bytes of a program that are read."""
 _CACHE_FORMAT = 2
 _WANTS_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
 def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> EngineBinary:
-    """Identify the program or prebuilt package at ``path``. It is run by that name in the working directory, as for a
-    reply.
+    """Identify the program or prebuilt engine at ``path``. A program is run in the current directory, as for a reply.
 
-    ``limit``: seconds for each question, 0 for no limit. Raises EngineNotFoundError for what cannot be run, does not
-    answer in time or is something else.
+    ``limit``: seconds for each run; 0: no limit; None: :data:`LIMIT`. Raises EngineNotFoundError if the program cannot
+    be run, does not end in time, or is not an engine.
     """
     seconds = LIMIT if limit is None else limit
     if (package := packages.at(path)) is not None:
@@ -45,9 +46,9 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
     known = _from_json(path, _read_cache().get(key)) if key else None
     if known is not None:
         return known
-    from bitnet_chat.models.engine_support import libraries, mentioned  # late: what is remembered needs none of it
+    from bitnet_chat.models.engine_support import libraries, mentioned  # imported here: cached results do not need it
 
-    # Help first: a program that is not an engine is then not run a second time.
+    # --help first, so that a program that is not an engine is run only once.
     code, help_text = _ask(program, ["--help"], seconds)
     model = bundled_model()
     if recognise(path, help_text, "") is None and model is not None and _WANTS_MODEL.search(help_text):
@@ -67,8 +68,9 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
 
 
 def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFoundError | None:
-    """Why a program that was examined before ended with ``code`` after it printed ``text``, where the model is
-    not the cause: a library that is gone, say."""
+    """Return the error for an engine that was identified before and has now ended with ``code`` after it printed
+    ``text``, if the model is not the reason: such as a library that was removed. Else None.
+    """
     from bitnet_chat.models.engine_support import libraries
 
     with contextlib.suppress(EngineNotFoundError):
@@ -76,13 +78,13 @@ def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFoundError
     return None
 
 
-def _look(path: Path) -> start_errors.ProgramName:
-    """Raises EngineNotFoundError for anything but a file that may be run."""
+def _look(path: Path) -> start_errors.ProgramFile:
+    """Read the first bytes of a program. Raises EngineNotFoundError if it is not an executable file."""
     try:
         if path.is_dir():
             raise EngineNotFoundError(f"{path} is a folder, not a program", remedy="give the program in it")
         path.stat()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         why = error.strerror if isinstance(error, OSError) else "its symbolic links form a loop"
         raise EngineNotFoundError(f"{path} does not exist or cannot be read: {why}") from None
     if not path.is_file() or not os.access(path, os.X_OK):
@@ -91,16 +93,15 @@ def _look(path: Path) -> start_errors.ProgramName:
         )
     try:
         with path.open("rb") as file:
-            return start_errors.ProgramName(path, file.read(_HEAD))
-    except OSError:  # it may be run and not read
-        return start_errors.ProgramName(path)
+            return start_errors.ProgramFile(path, file.read(_HEAD))
+    except OSError:  # executable, but not readable
+        return start_errors.ProgramFile(path)
 
 
-def _key(program: start_errors.ProgramName) -> str:
-    """Under what an answer is remembered; empty where it may change while the file does not.
-
-    A script may start another program tomorrow, and what a link of another name leads to may be a launcher that goes by
-    the name it was called by.
+def _key(program: start_errors.ProgramFile) -> str:
+    """Return the key of a program in the cache; empty if the result must not be cached, because it can change without
+    the file: a script may start another program, and the target of a link with another name may be a launcher that
+    depends on its name.
     """
     real = program.path.resolve()
     if not program.is_native or real.name != program.path.name:
@@ -109,16 +110,17 @@ def _key(program: start_errors.ProgramName) -> str:
     return f"{program.path}|{real}|{status.st_size}|{status.st_mtime_ns}"
 
 
-def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) -> tuple[int, str]:
-    """Exit code and output on both streams. Its own session, so that it cannot use the user's terminal."""
-
+def _ask(program: start_errors.ProgramFile, words: list[str], seconds: float) -> tuple[int, str]:
+    """Run a program. Returns its exit code, and its output on both streams. It has a new session, so that it cannot use
+    the terminal. Raises EngineNotFoundError if it cannot be run or does not end in time.
+    """
     try:
         process = subprocess.Popen(
             [str(program.path), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment(),  # one with a wrong value ends it before it has read --help
+            env=environment(),  # an invalid variable of llama.cpp would end it before --help
             start_new_session=True,
             preexec_fn=_die_with_parent(),
         )
@@ -134,17 +136,17 @@ def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) ->
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Make an unknown program, which may run forever, end with this program."""
+    """Return the ``preexec_fn`` that makes the program end with this one, because it may run forever."""
     if sys.platform == "win32":
         return None
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
         from bitnet_chat.engine.transport.preexec import make_preexec
 
         return make_preexec()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The process and all that it started."""
+    """End the process and its process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if sys.platform == "win32":
             process.kill()
@@ -165,7 +167,7 @@ def _read_cache() -> dict[str, dict[str, object]]:
         entries = content["engines"] if content["format"] == _CACHE_FORMAT else {}
         return entries if isinstance(entries, dict) else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # what is not there or not ours is asked again
+        return {}  # a missing or invalid cache is created again
 
 
 def _write_cache(key: str, binary: EngineBinary) -> None:
@@ -178,7 +180,7 @@ def _write_cache(key: str, binary: EngineBinary) -> None:
         temporary.write_text(json.dumps({"format": _CACHE_FORMAT, "engines": entries}), "utf-8")
         temporary.replace(path)
     except OSError:
-        return  # a cache that cannot be written costs 20 ms the next time, no more
+        return  # without a cache the next identification takes 20 ms longer
 
 
 def _from_json(path: Path, entry: dict[str, object] | None) -> EngineBinary | None:

@@ -1,4 +1,4 @@
-"""Faults for which a running engine is ended, and their messages. Pure."""
+"""Faults for which a running engine is ended, with their messages. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _JSON_LOG = "remove --log-jsonl, and LLAMA_ARG_LOG_JSONL from a wrapper script: 
 
 @dataclass(frozen=True, slots=True)
 class EngineFault:
-    """A fault. ``what``: the predicate after "the engine". ``is_lasting``: the next process would have it too."""
+    """A fault of an engine. ``what``: the predicate of the message, after "the engine". ``is_lasting``: another process
+    of this engine would have the same fault. ``is_stall``: the engine does nothing.
+    """
 
     what: str
     remedy: str
@@ -21,12 +23,13 @@ class EngineFault:
     is_stall: bool = False
 
     def error(self, detail: str) -> EngineDiedError:
+        """Return the error to raise. ``detail``: further lines, such as the end of the log."""
         kind = EngineStalledError if self.is_stall else EngineDiedError
         return kind(f"the engine {self.what}", remedy=self.remedy, detail=detail)
 
 
 def log_in_output(line: str) -> EngineFault:
-    """Fault of a log in the output. ``line``: of that log."""
+    """Return the fault of an engine whose log is in its output. ``line``: a line of the log."""
     return EngineFault(
         "writes its log to its output, where its replies are read",
         _JSON_LOG if is_json(line) else _WRAPPER,
@@ -35,16 +38,18 @@ def log_in_output(line: str) -> EngineFault:
 
 
 def closed_output(*, terminal: bool) -> EngineFault:
+    """Return the fault of an engine that has closed its output and continues. ``terminal``: it was a terminal."""
     where = "its terminal" if terminal else "its output"
     return EngineFault(
-        f"closed {where} and went on running: nothing more can be read from it",
+        f"closed {where} and continued to run without output",
         "a wrapper script must stay in the foreground and leave the engine its standard output",
     )
 
 
 def not_ready(missed: str, seconds: float, *, worked: bool) -> EngineFault:
-    """Fault of a late start. ``missed``: the missing event. ``worked``: it used the processor or wrote its log
-    meanwhile."""
+    """Return the fault of an engine that exceeded a time limit. ``missed``: what it did not do, a predicate.
+    ``seconds``: the limit. ``worked``: it used the processor or wrote its log.
+    """
     did = "only computed or logged" if worked else "did nothing: no output, no log, no work of disk or processor"
     return EngineFault(
         f"{missed}: for {seconds:g} s it {did}",

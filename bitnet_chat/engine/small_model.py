@@ -1,7 +1,7 @@
-"""Small models for known answers: two layers of fixed pseudo-random weights, in each type that engines are checked for.
+"""Small models for known answers: two layers with fixed pseudo-random weights, in each type that is checked.
 
-The weights are made where they are needed, 1 to 8 MB in some hundredths of a second, from SHAKE-256: the same bytes on
-every computer. A token is a byte; those that the model can say are the letters, so its replies are plain text.
+The files (1 to 8 MB) are generated when they are needed, in less than 0.1 s, with SHAKE-256: the same bytes on every
+computer. A token is a byte; only letters are generated, so that replies are plain text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 VOCABULARY = 256 + len(_SPECIAL)
 BOS, EOS, EOT = 256, 257, 258
 LOUD, QUIET = 0.08, 0.01
-"""The largest value in the embedding of a letter, and of any other token, which is therefore never the next one."""
+"""Largest values in the embeddings of letters, and of other tokens, which are therefore never generated."""
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|eot_id|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -34,7 +34,7 @@ TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class TensorShape:
-    """Sizes of a model. ``width``: of the embedding; ``inner``: of the feed-forward. Heads are of 64."""
+    """Sizes of a model. ``width``: of the embedding. ``inner``: of the feed-forward layer. The size of a head is 64."""
 
     width: int
     inner: int
@@ -43,21 +43,22 @@ class TensorShape:
 
 
 _ODD = TensorShape(320, 544, 5, 1)
-"""Rows of an uneven number of small blocks: ik_llama.cpp computes Q4_1 wrongly in some, as in SmolLM2-135M (18 blocks),
-and rightly where a row is whole groups of four."""
+"""A shape whose rows have a number of blocks of 32 that is not a multiple of four. ik_llama.cpp computes Q4_1 wrongly
+in such rows, for example in SmolLM2-135M (18 blocks), and correctly in others.
+"""
 _EVEN = TensorShape(512, 768, 8, 2)
-"""Shape for blocks of 256, and for IQ2_BN, which needs rows of 512."""
+"""A shape for blocks of 256, and for IQ2_BN, which requires rows of 512."""
 
 _ANY = bytes(range(256))
 _TERNARY = bytes(sum((byte // 3**place % 3) << 2 * place for place in range(4)) for byte in range(256))
-"""Four codes of two bits, each 0, 1 or 2; 3 is not a ternary weight."""
+"""Bytes of four 2-bit codes, each 0, 1 or 2, the codes of ternary weights."""
 _EQUAL_NIBBLES = bytes(0x11 * (8 + byte % 8) for byte in range(256))
-"""A scale and the same minimum."""
+"""Bytes of a 4-bit scale and an equal 4-bit minimum."""
 
 
 @dataclass(frozen=True, slots=True)
 class RandomValues:
-    """Pseudo-random bytes, each replaced by ``table``."""
+    """A part of a block: ``count`` pseudo-random bytes, each mapped by ``table``."""
 
     count: int
     table: bytes = _ANY
@@ -65,7 +66,7 @@ class RandomValues:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The scale of the block, times ``factor``. ``form``: as :mod:`struct` has it."""
+    """A part of a block: its scale times ``factor``. ``form``: a format of :mod:`struct`."""
 
     factor: float = 1.0
     form: str = "<e"
@@ -73,13 +74,14 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Exponent:
-    """The power of two next to the scale, in eight bits."""
+    """A part of a block: the exponent of its scale, a power of two, in eight bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFormat:
-    """Format of packed weights. ``number``: ggml_type. ``block``: weights of a block; 0: a row is one. ``parts``: what
-    a block is made of. ``spread``: standard deviation of the weights where the scale is 1."""
+    """The format of a tensor type. ``number``: that in ggml. ``block``: weights in a block; 0: a row is a block.
+    ``spread``: standard deviation of the weights with the scale 1. ``parts``: the parts of a block, in order.
+    """
 
     number: int
     block: int
@@ -88,7 +90,6 @@ class TensorFormat:
 
 
 _UNIFORM = 73.9  # standard deviation of -127.5, -126.5 … 127.5
-_CENTRED = Scale()
 FORMS = {
     "F32": TensorFormat(0, 1, _UNIFORM, ()),
     "F16": TensorFormat(1, 1, _UNIFORM, ()),
@@ -115,21 +116,23 @@ FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class SmallModel:
-    """A small model. ``weights``: a name of :data:`FORMS`."""
+    """A small model. ``weights``: a key of :data:`FORMS`."""
 
     weights: str
     architecture: Architecture = "llama"
 
     @property
     def shape(self) -> TensorShape:
+        """The sizes of the model."""
         return _ODD if 0 < FORMS[self.weights].block <= 32 else _EVEN
 
     @property
     def name(self) -> str:
+        """The name under which results are stored."""
         return self.weights if self.architecture == "llama" else f"{self.weights} ({self.architecture})"
 
     def write(self, path: Path) -> None:
-        """Raises OSError."""
+        """Write the model as a GGUF file. Raises OSError."""
         with path.open("wb") as file:
             write(file, self._values(), list(self._tensors()))
 
@@ -155,7 +158,7 @@ class SmallModel:
             "tokenizer.ggml.pre": "llama-bpe",
             "tokenizer.ggml.tokens": [*spelled(), *_SPECIAL],
             "tokenizer.ggml.token_type": [1] * 256 + [3] * len(_SPECIAL),
-            "tokenizer.ggml.merges": ["Ā ā"],  # two control characters: none of a prompt
+            "tokenizer.ggml.merges": ["Ā ā"],  # two control characters, which prompts do not contain
             "tokenizer.ggml.bos_token_id": BOS,
             "tokenizer.ggml.eos_token_id": EOS,
             "tokenizer.ggml.add_bos_token": True,
@@ -167,7 +170,7 @@ class SmallModel:
         width, inner, kv = self.shape.width, self.shape.inner, HEAD * self.shape.heads_kv
         yield _embedding(width)
         for layer in range(LAYERS):
-            # Scores of attention as far apart as those of a trained model, so that what stands before counts.
+            # The factor 2 separates attention scores as in a trained model, so that earlier tokens affect the result.
             for name, rows, columns, factor in (
                 ("attn_q", width, width, 2.0),
                 ("attn_k", kv, width, 2.0),
@@ -197,7 +200,7 @@ def _packed(weights: str, form: TensorFormat, name: str, rows: int, columns: int
         case "F32" | "F16" | "BF16":
             table = [_number(weights, scale * (byte - 127.5)) for byte in range(256)]
             return b"".join(map(table.__getitem__, _random(name, count)))
-        case "I2_S":  # docs/I2_s.md of BitNet: the scale stands behind the weights, eight times
+        case "I2_S":  # docs/I2_s.md of BitNet: the scale follows the weights, eight times
             return _random(name, count // 4).translate(_TERNARY) + struct.pack("<8f", *[scale] * 8)
         case "IQ2_BN":  # each row begins with its scale
             codes = _random(name, count // 4).translate(_TERNARY)
@@ -208,7 +211,7 @@ def _packed(weights: str, form: TensorFormat, name: str, rows: int, columns: int
 
 
 def _part(seed: str, part: RandomValues | Scale | Exponent, blocks: int, scale: float) -> list[bytes]:
-    """Bytes of a part in each block."""
+    """Return the bytes of one part for each block."""
     match part:
         case RandomValues(count, table):
             data = _random(seed, blocks * count).translate(table)
@@ -220,7 +223,7 @@ def _part(seed: str, part: RandomValues | Scale | Exponent, blocks: int, scale: 
 
 
 def _embedding(width: int) -> NewTensor:
-    """F16, for all: it is the output matrix, too."""
+    """Return the embedding, which is also the output matrix, in F16 for all types."""
     loud, quiet = ([_number("F16", most / 127.5 * (byte - 127.5)) for byte in range(256)] for most in (LOUD, QUIET))
     letters = frozenset(ascii_letters.encode())
     rows = _random("token_embd.weight", VOCABULARY * width)
@@ -245,17 +248,17 @@ def _random(seed: str, count: int) -> bytes:
 
 
 def spelled() -> list[str]:
-    """Spelling of each byte in a byte-level vocabulary (GPT-2's ``bytes_to_unicode``)."""
+    """Return the text of each byte in a byte-level vocabulary (``bytes_to_unicode`` of GPT-2)."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in plain]
     return [chr(byte) if byte in plain else chr(256 + others.index(byte)) for byte in range(256)]
 
 
 def question(number: int, length: int = 90) -> str:
-    """Letters, the same for the same number."""
+    """Return a text of ``length`` pseudo-random letters, the same for the same number."""
     return "".join(ascii_letters[byte % len(ascii_letters)] for byte in _random(f"question {number}", length))
 
 
 def tokens(message: str) -> list[int]:
-    """The prompt for a first message, as the chat template of the model has it: a few more tokens than it has bytes."""
+    """Return the tokens of the prompt with a first message, as rendered by :data:`TEMPLATE`."""
     return [BOS, *f"user: {message}".encode(), EOT, *b"assistant: "]

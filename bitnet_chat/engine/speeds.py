@@ -1,4 +1,4 @@
-"""Speeds of engines on this computer, as measured by ``bitnet-chat engine bench``, by build and type."""
+"""Stored speeds of engines on this computer, measured by ``bitnet-chat engine bench``. Engines are selected by them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from dataclasses import asdict, dataclass
 from bitnet_chat import paths
 from bitnet_chat.models.store import write_json
 
+_PROMPT, _REPLY = 200, 100
+"""Tokens of the exchange for which engines are compared."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpeed:
-    """Tokens a second."""
+    """Tokens per second."""
 
     prefill: float
     decode: float
 
     @property
     def seconds(self) -> float:
-        """Seconds for a usual exchange."""
+        """Seconds for an exchange of _PROMPT and _REPLY tokens."""
         return _PROMPT / self.prefill + _REPLY / self.decode
 
 
@@ -31,7 +34,7 @@ _FILE, _FORMAT = "speeds.json", 1
 
 
 def known() -> Speeds:
-    """Raises nothing."""
+    """Read the stored speeds. Empty if the file is missing or invalid. Raises nothing."""
     try:
         content = json.loads((paths.data_dir() / _FILE).read_text("utf-8"))
         if content["format"] != _FORMAT:
@@ -47,17 +50,10 @@ def known() -> Speeds:
 
 
 def keep(found: Speeds) -> None:
-    """Beside what is known already."""
+    """Store ``found`` in addition to the known speeds, which it overrides. Raises nothing."""
     engines: dict[str, dict[str, dict[str, float]]] = {}
     for (key, name), speed in {**known(), **found}.items():
         engines.setdefault(key, {})[name] = asdict(speed)
     with contextlib.suppress(OSError):
         paths.data_dir().mkdir(parents=True, exist_ok=True)
         write_json(paths.data_dir() / _FILE, {"format": _FORMAT, "engines": engines})
-
-
-_PROMPT = 200
-
-
-_REPLY = 100
-"""Tokens of the exchange for which engines are compared."""

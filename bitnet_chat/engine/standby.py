@@ -1,7 +1,7 @@
-"""Loaded spare processes beside the current one, for the conversations that a command may return to.
+"""Spare engine processes, loaded for conversations to which a command may return (``/clear``, ``/regen``, ``/undo``).
 
-Their weights are shared with it through the page cache; the context window of each is its own. They are loaded one
-after another and only while no reply is awaited.
+They share the weights of the model with the current process through the page cache; each has its own context window.
+They are loaded one after the other, and only while no reply is requested.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.errors import BitnetChatError
 
 LIMIT = 2
-"""One without any turn, for /clear, and one without the last, for /regen, /edit and /undo."""
+"""Maximum number of spare processes: one without turns, for /clear, and one without the last turn, for /regen, /edit
+and /undo.
+"""
 
 
 class StandbyPool:
-    """At most :data:`LIMIT` children, each for another conversation."""
+    """At most :data:`LIMIT` spare processes, each with another conversation in its context."""
 
     def __init__(
         self, launch: Callable[[Conversation], Awaitable[EngineInstance]], affordable: Callable[[int], bool]
     ) -> None:
-        """Create an empty standby. ``launch`` may raise BitnetChatError. ``affordable``: whether there is memory for
-        another process like that of the given id."""
+        """Create an empty pool. ``launch``: starts a process with a conversation; raises BitnetChatError.
+        ``affordable``: returns whether the free memory is enough for another process like that with the given process
+        id.
+        """
         self._launch = launch
         self._affordable = affordable
         self._ready: list[EngineInstance] = []
@@ -34,11 +38,13 @@ class StandbyPool:
 
     @property
     def pids(self) -> list[int]:
+        """Process ids of the running spare processes."""
         return [each.process.pid for each in self._ready if each.is_alive]
 
     def want(self, memories: Sequence[Conversation], first: EngineProcess) -> None:
-        """Keep children for ``memories`` and no others. The missing ones are loaded as soon as ``first``, the child
-        that answers, has loaded."""
+        """Keep spare processes for the conversations ``memories``, and end the others. Missing ones are started after
+        ``first``, the current process, has loaded.
+        """
         self._stop_filling()
         wanted = list(dict.fromkeys(memories))[:LIMIT]
         self._keep(lambda each: each.memory in wanted)
@@ -46,7 +52,9 @@ class StandbyPool:
             self._filling = asyncio.ensure_future(self._fill(missing, first))
 
     def take(self, memory: Conversation, sampling: Sampling) -> EngineInstance | None:
-        """The child that remembers ``memory``, which belongs to the caller then."""
+        """Remove and return the spare process with the conversation ``memory`` and this sampling; None if there is
+        none. The caller must end it.
+        """
         for each in self._ready:
             if each.is_alive and each.memory == memory and each.samples_as(sampling):
                 self._ready.remove(each)
@@ -54,11 +62,14 @@ class StandbyPool:
         return None
 
     def pause(self, wanted: Conversation) -> None:
-        """Load nothing until the next :meth:`want`: a reply is awaited, after ``wanted``."""
+        """Stop loading until the next :meth:`want`, because a reply to ``wanted`` is requested. A process that is being
+        loaded is ended unless it is for ``wanted``.
+        """
         self._stop_filling()
         self._keep(lambda each: each.process.state is not ProcessState.STARTING or each.memory == wanted)
 
     def close(self) -> None:
+        """End all spare processes."""
         self._stop_filling()
         self._keep(lambda each: False)
 
@@ -70,7 +81,7 @@ class StandbyPool:
             try:
                 loaded = await self._launch(memory)
             except BitnetChatError:
-                return  # the child that answers will be told why, when it is its turn
+                return  # the error is reported when a process for a reply cannot be started
             self._ready.append(loaded)
             await loaded.process.settled()
             if not loaded.is_alive:

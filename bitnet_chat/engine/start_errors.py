@@ -1,4 +1,8 @@
-"""Reasons why a program cannot be started or ends at once, from its exit code, output and first bytes. Pure."""
+"""Reasons why a program cannot be started or ends at once, from its exit code, output and first bytes.
+
+The functions are pure. :class:`OptionRetry` handles an engine that rejects an option although its ``--help`` lists it:
+the cached help may be that of another build, a wrapper script may pass only some options, and a help text may be wrong.
+"""
 
 from __future__ import annotations
 
@@ -29,26 +33,26 @@ _MOVED = "a build may look for its libraries only at the path where it was built
 
 
 @dataclass(frozen=True, slots=True)
-class ProgramName:
-    """Facts about a file before it is run."""
+class ProgramFile:
+    """A program file. ``head``: its first bytes; empty if it cannot be read."""
 
     path: Path
     head: bytes = b""
-    """First bytes of the file."""
 
     @property
     def is_native(self) -> bool:
+        """Whether it is an executable of this or another platform, and not a script."""
         return is_native_executable(self.head)
 
     @property
     def interpreter(self) -> str:
-        """Interpreter in the first line of a script; empty without one."""
+        """The interpreter in the first line of a script, with its arguments; empty without one."""
         first = self.head.partition(b"\n")[0]
         return first[2:].decode("utf-8", "replace").lstrip() if first.startswith(b"#!") else ""
 
 
-def of_start(program: ProgramName, error: OSError) -> EngineNotFoundError:
-    """Error for a program that the operating system refused to run."""
+def of_start(program: ProgramFile, error: OSError) -> EngineNotFoundError:
+    """Return the error for a program that the operating system cannot start."""
     path, why = program.path, error.strerror or str(error)
     if (damaged := _carriage_return(program)) is not None:
         return damaged
@@ -72,13 +76,13 @@ def of_start(program: ProgramName, error: OSError) -> EngineNotFoundError:
 
 
 def of_end(
-    program: ProgramName, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
+    program: ProgramFile, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
 ) -> EngineNotFoundError | None:
-    """Error for a program that ended with ``code`` (negative: a signal) and printed ``text``; None if the reason is
-    unknown.
+    """Return the error for a program that has ended with ``code`` (negative: a signal) and printed ``text``; None if
+    the reason is unknown.
 
-    ``libraries``: files of that kind that were found near it. ``crashes``: whether a signal that any program may end by
-    counts, too.
+    ``libraries``: shared libraries that were found near the program. ``crashes``: whether any signal is a reason, or
+    only an illegal instruction.
     """
     path, last = program.path, _last_line(text)
     if (damaged := _carriage_return(program)) is not None:
@@ -105,14 +109,14 @@ def of_end(
     return _of_shell(program, code, last) or (_of_crash(program, code, last) if crashes else None)
 
 
-def _of_crash(program: ProgramName, code: int, last: str) -> EngineNotFoundError | None:
+def _of_crash(program: ProgramFile, code: int, last: str) -> EngineNotFoundError | None:
     if code < 0 or (code > 128 and -(code - 128) in _SIGNALS):
         name = _SIGNALS.get(code if code < 0 else 128 - code, f"signal {-code}")
         return EngineNotFoundError(f"{program.path} crashed ({name})", remedy=_HERE, detail=last)
     return None
 
 
-def _of_shell(program: ProgramName, code: int, last: str) -> EngineNotFoundError | None:
+def _of_shell(program: ProgramFile, code: int, last: str) -> EngineNotFoundError | None:
     path = program.path
     if code == 127:
         what = "did not start" if program.is_native else "is a script, and a program that it starts was not found"
@@ -126,15 +130,16 @@ def _of_shell(program: ProgramName, code: int, last: str) -> EngineNotFoundError
 
 
 def no_answer(path: Path, flag: str, limit: float) -> EngineNotFoundError:
+    """Return the error for a program that has not ended ``limit`` seconds after it was started with ``flag``."""
     return EngineNotFoundError(
         f"{path} did not answer {flag} within {limit:g} s",
         remedy=f"BITNET_CHAT_PROBE_TIMEOUT={limit * 6:g} (probe_timeout in the config file) gives an engine on a slow"
-        " drive more time; what is not an engine never answers",
+        " drive more time; a program that is not an engine may never answer",
     )
 
 
 def no_engine(path: Path, code: int, text: str) -> EngineNotFoundError:
-    """Error for a program whose ``--help`` is not that of an engine."""
+    """Return the error for a program whose ``--help`` is not that of an engine. ``code``: its exit code."""
     ended = f", and ends with exit code {code}{_quoted(_last_line(text))}" if code else ""
     return EngineNotFoundError(
         f"{path} runs but is not a llama-cli, llama-completion or BitNet engine{ended}",
@@ -152,7 +157,7 @@ def _without_library(path: Path, name: str, libraries: Iterable[Path]) -> Engine
     return EngineNotFoundError(f"{path} cannot start: its library {name} was not found", remedy=f"{_MOVED} {where}")
 
 
-def _carriage_return(program: ProgramName) -> EngineNotFoundError | None:
+def _carriage_return(program: ProgramFile) -> EngineNotFoundError | None:
     if not program.interpreter.endswith("\r"):
         return None
     return EngineNotFoundError(
@@ -170,12 +175,8 @@ def _quoted(line: str) -> str:
     return f": {line}" if line else ""
 
 
-# An option that an engine refuses although its ``--help`` lists it: which one, and how to go on without it.
-#
-# A remembered answer may be of another build, a wrapper may pass only some options on, and a help text may be wrong.
-
 _MARK = "[\"'`\u2018\u2019]?"
-# llama.cpp since September 2024, before (and ik_llama.cpp), and what getopt and other parsers print.
+# Messages of llama.cpp since September 2024, of earlier versions and ik_llama.cpp, and of getopt and other parsers.
 _FORMS = tuple(
     re.compile(form.replace("MARK", _MARK), re.IGNORECASE)
     for form in (
@@ -187,13 +188,14 @@ _FORMS = tuple(
 )
 
 _SURE = re.compile(r"^(?:E )?error: (?:invalid|unknown) argument: \S+$")
-"""No loading of a model says that."""
+"""A message about an option that does not occur while a model is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedOption:
-    """An option that an engine refused. ``word``: as named by the engine. ``option``: the added option that it belongs
-    to, if any."""
+    """An option that an engine has rejected. ``word``: the word in its message. ``option``: the option of this program
+    that contains it; empty if none does. ``is_users``: the user has given it after ``--``.
+    """
 
     word: str
     option: str = ""
@@ -203,15 +205,16 @@ class RefusedOption:
 def refused(
     binary: EngineBinary, ours: Sequence[str], extra: Sequence[str], log: Iterable[str]
 ) -> RefusedOption | None:
-    """The refused option in the log of a process that ended. ``ours``: the words added by this program,
-    ``extra``: those given behind ``--``. Pure."""
+    """Find the rejected option in the log of a process that has ended; None if there is none. ``ours``: the arguments
+    of this program; ``extra``: those that the user has given after ``--``. Pure.
+    """
     rest = list(ours)
     for line in log:
         match = next(filter(None, (form.search(line) for form in _FORMS)), None)
         if match is None:
             continue
         word = match[1].strip()
-        # Added options were compared with --help; of two that are alike, the other one is the likely cause.
+        # Options of this program were compared with --help, so an equal option of the user is the likely cause.
         if word in (part for each in extra for part in (each, each.partition("=")[0])):
             return RefusedOption(word, is_users=True)
         while rest:
@@ -224,9 +227,9 @@ def refused(
 
 
 class OptionRetry:
-    """Repeats a start without an option that was refused; each option once.
+    """Decides whether an engine is started again without an option that it has rejected, once for each option.
 
-    ``probe``: examines the engine anew, and not from memory. ``notify``: for a line to the user.
+    ``probe``: identifies the engine again, without the cache. ``notify``: shows a line to the user.
     """
 
     def __init__(self, probe: Callable[[EngineBinary], EngineBinary], notify: Callable[[str], None]) -> None:
@@ -236,31 +239,32 @@ class OptionRetry:
     def without_refused(
         self, binary: EngineBinary, ours: Sequence[str], extra: Sequence[str], log: Iterable[str]
     ) -> EngineBinary | None:
-        """The engine to try now; None where its end has another reason. May take time: it asks the engine.
+        """Return the engine without the rejected option, for another start; None if the process has ended for another
+        reason. Arguments as for :func:`refused`. Blocks, because the engine is run with ``--help``.
 
-        Raises RefusedFlagError for an option given behind ``--``, EngineNotFoundError for one that is needed, and
-        where the engine cannot be examined any more.
+        Raises RefusedFlagError for an option of the user, and EngineNotFoundError for an option that is required or if
+        the engine cannot be identified any more.
         """
         refusal = refused(binary, ours, extra, log)
         if refusal is None or (refusal.option and refusal.option in self._refused):
             return None
         if refusal.is_users:
             raise RefusedFlagError(
-                f"the engine {binary.path} does not take {refusal.word}, which was given behind --",
+                f"the engine {binary.path} does not support {refusal.word}, which was given after --",
                 remedy=f"leave it out; {binary.path} --help lists its options",
             )
         if not refusal.option:
             raise EngineNotFoundError(
-                f"the engine {binary.path} does not take {refusal.word}, which was not passed by bitnet-chat",
+                f"the engine {binary.path} does not support {refusal.word}, which was not passed by bitnet-chat",
                 remedy="a script that starts the engine may add it",
             )
         if binary.options.is_spelling(refusal.option, NEEDED):
             raise EngineNotFoundError(
-                f"the engine {binary.path} does not take {refusal.option}, which a chat needs",
+                f"the engine {binary.path} does not support {refusal.option}, which a chat needs",
                 remedy="bitnet-chat engine list shows other engines",
             )
         self._refused.add(refusal.option)
         found = self._probe(binary)
         left = found.options.without(self._refused)
-        self._notify(f"the engine does not take {refusal.option}: it was examined again and started without it")
+        self._notify(f"the engine does not support {refusal.option}: it was examined again and started without it")
         return replace(found, options=left)

@@ -1,8 +1,9 @@
-"""Number of threads for an engine. Pure.
+"""The number of threads of an engine. Pure.
 
-At each layer of a model all threads wait for one another, and spin meanwhile: one more than there are processors, and
-replies are many times slower. Measured on one processor of two: the default of llama.cpp gave no token in 100 s, one
-thread an answer in 1.7 s. So the number is always given, and is never more than may be used.
+At each layer of a model, all threads wait for each other in a busy loop: with one thread more than usable processors,
+replies are many times slower. Measured with one usable processor of two: with its default number of threads, llama.cpp
+generated no token in 100 s; with one thread it answered in 1.7 s. The number is therefore always passed to the engine,
+and limited to the usable processors.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 TINY_MODEL = 16_000_000
-"""Bytes. There is hardly anything to share in such a model: on two processors a second thread made the bundled one at
-most 1.5 times faster, and 10 times slower where another program wanted one."""
-_OF_THREADS = """-t --threads -tb --threads-batch -td --threads-draft -tbd --threads-batch-draft --spec-draft-threads
+"""Size of a model file in bytes below which one thread is used. With two processors, a second thread made the bundled
+model at most 1.5 times faster, and 10 times slower while another program used a processor.
+"""
+_THREAD_FLAGS = """-t --threads -tb --threads-batch -td --threads-draft -tbd --threads-batch-draft --spec-draft-threads
 --spec-draft-threads-batch"""
-_FLAGS = frozenset(_OF_THREADS.split())
+_FLAGS = frozenset(_THREAD_FLAGS.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """Usable processors. ``quota``: of a control group, None for no limit. ``cores``: physical cores within the
-    affinity, None if unknown."""
+    """The processors of the machine, and those that this process may use. ``affinity``: number in the affinity mask.
+    ``quota``: limit of a control group in processors; None: no limit. ``cores``: physical cores in the affinity mask;
+    None if unknown.
+    """
 
     machine: int
     affinity: int
@@ -31,18 +35,20 @@ class Processors:
 
     @property
     def count(self) -> int:
-        """That may be used. A part of one would keep all threads waiting for the one that runs on it."""
+        """Number of processors that may be used. A quota is rounded down: all threads would wait for the one with a
+        part of a processor.
+        """
         whole = self.affinity if self.quota is None else min(self.affinity, int(self.quota))
         return max(1, whole)
 
     @property
     def default(self) -> int:
-        """Threads of a single engine: two on one core share its arithmetic units."""
+        """Default threads of a single engine: one per physical core, whose arithmetic units two threads would share."""
         return max(1, min(self.count, self.cores or self.count))
 
     @property
     def origin(self) -> str:
-        """Source of :attr:`count`."""
+        """The reason for :attr:`count`, for messages."""
         if self.quota is not None and self.quota < self.affinity:
             return f"a control group allows {self.quota:g} of {self.machine} (cpu.max)"
         if self.affinity < self.machine:
@@ -52,8 +58,10 @@ class Processors:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Division of the processors among engines that are loaded at the same time. ``engines``: of each model.
-    ``models``: that a user may ask one after the other, so that a number of the user's own is not divided by it."""
+    """Division of the processors among engines that are loaded at the same time. ``engines``: number of engines of each
+    model, which may generate at the same time. ``models``: number of models; they usually generate one after the other,
+    so a number of threads that the user has chosen is not divided by it.
+    """
 
     engines: int = 1
     models: int = 1
@@ -61,7 +69,9 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Thread flags. ``extra``: the flags after ``--`` to pass on. ``notice``: for the user, empty for none."""
+    """The number of threads, and engine flags. ``extra``: the flags after ``--``, with limited thread numbers.
+    ``notice``: a message for the user; empty if nothing was limited.
+    """
 
     number: int
     extra: tuple[str, ...] = ()
@@ -76,7 +86,9 @@ def threads(
     tiny: bool = False,
     sharing: Sharing = Sharing(),
 ) -> Threads:
-    """Choose the number of threads. ``asked``: by the user; 0: no choice."""
+    """Choose the number of threads of an engine. ``asked``: the setting; 0: the default. ``extra``: engine flags after
+    ``--``. ``tiny``: the model is smaller than :data:`TINY_MODEL`.
+    """
     most = max(1, has.count // sharing.engines)
     number = min(asked, most) if asked > 0 else 1 if tiny else max(1, has.default // (sharing.engines * sharing.models))
     given = list(extra)
@@ -90,7 +102,7 @@ def threads(
 
 def _is_more(value: str, most: int) -> bool:
     try:
-        return int(value) > most or int(value) <= 0  # llama.cpp takes those for all processors of the machine
+        return int(value) > most or int(value) <= 0  # 0 and less mean all processors of the machine in llama.cpp
     except ValueError:
         return False
 

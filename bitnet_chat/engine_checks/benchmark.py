@@ -1,4 +1,4 @@
-"""Prefill and decode speed of an engine, measured through the backend of every conversation."""
+"""Prefill and decode speed of an engine, measured with the backend that conversations use."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from bitnet_chat.config import Settings
 
 _SECONDS = 4.0
-"""Of decoding."""
+"""Maximum duration of decoding, in seconds."""
 _SHORT, _LONG = "hello", "Tell me a long story about all of the animals that you know and where they live. " * 11
-"""A question as a warm-up, and one of about 200 tokens."""
+"""The question of the warm-up, and that of the measurement: about 200 tokens."""
 _REPLY = 64
-_PATIENCE = 120.0
+"""Maximum tokens of the measured reply."""
+_TIMEOUT = 120.0
+"""Time limit of a reply, in seconds."""
 
 
 def measure(contender: EngineOption, model: Path, settings: Settings, clock: ProgressClock) -> EngineSpeed:
-    """Takes a few seconds, with the model loaded and converted if necessary. Raises BitnetChatError."""
-    wanted = replace(
+    """Measure an engine with a model, which is converted if necessary. Takes some seconds in addition to loading.
+    Raises BitnetChatError.
+    """
+    changed = replace(
         settings,
         engine=str(contender.engine.path),
         model=str(model),
@@ -40,7 +44,7 @@ def measure(contender: EngineOption, model: Path, settings: Settings, clock: Pro
         persona="",
         temperature=0.0,
     )
-    return asyncio.run(_measured(wanted, contender.name, clock))
+    return asyncio.run(_measured(changed, contender.name, clock))
 
 
 async def _measured(settings: Settings, name: str, clock: ProgressClock) -> EngineSpeed:
@@ -59,7 +63,7 @@ async def _measured(settings: Settings, name: str, clock: ProgressClock) -> Engi
 
 
 async def _reply(backend: LocalEngineBackend, text: str, tokens: int) -> Stats:
-    options = ReplyOptions(max_tokens=tokens, timeout=_PATIENCE, sampling=Sampling(temperature=0.0))
+    options = ReplyOptions(max_tokens=tokens, timeout=_TIMEOUT, sampling=Sampling(temperature=0.0))
     stop: asyncio.TimerHandle | None = None
     stats = Stats()
     try:
@@ -80,6 +84,6 @@ def _speed(stats: Stats) -> EngineSpeed:
     decode, first = stats.tokens_per_second, stats.time_to_first_token
     if not decode or not first:
         raise EngineDiedError("it wrote nothing that could be measured")
-    # The first token was decoded within the same time.
+    # The time to the first token includes the decoding of that token.
     reading = max(first - 1 / decode, first / 10)
     return EngineSpeed(prefill=(stats.prompt_tokens or by_length(_LONG).count) / reading, decode=decode)

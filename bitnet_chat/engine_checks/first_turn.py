@@ -1,6 +1,6 @@
-"""A first turn with an engine through the backend of every conversation, to check that it can chat.
+"""A first turn with an engine, to check that it can chat. It uses the backend that conversations use.
 
-It passes with the first word. A few tokens later the reply is stopped, since it may be long.
+The check passes with the first text. The reply ends after a few tokens, because it could be long.
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ from bitnet_chat.events import Completed, Failed, Started, TextDelta, ThinkingDe
 
 QUESTION = "hello"
 _ENOUGH = 8
-"""Tokens."""
+"""Maximum tokens of the reply."""
 _REMEDY = "try another model with -m, or another engine"
 
 
 @dataclass(frozen=True, slots=True)
 class FirstTurn:
-    """The result. Times in seconds."""
+    """The duration of a first turn. Times are in seconds."""
 
     ready_after: float
+    """From the start of the engine until it accepted the message."""
     answered_after: float
-    """From the message to the first word of the reply or of its thoughts."""
+    """From then to the first text of the reply or of its thoughts."""
 
 
 async def try_first_turn(backend: Backend, engine: object) -> FirstTurn:
-    """Ask :data:`QUESTION` without any history. ``engine``: its name, for errors.
+    """Ask :data:`QUESTION` without history. ``engine``: its name, for error messages.
 
-    Raises EngineDiedError if no word is received, and the errors of the backend.
+    Raises EngineStalledError or EngineDiedError if no text is received, and the errors of the backend.
     """
     started = time.monotonic()
-    ready = heard = 0.0
+    ready = first_text = 0.0
     async for event in backend.reply(Conversation().with_user(QUESTION), ReplyOptions(max_tokens=_ENOUGH)):
         if isinstance(event, Started):
             ready = time.monotonic()
         elif isinstance(event, TextDelta | ThinkingDelta):
-            heard = heard or time.monotonic()
+            first_text = first_text or time.monotonic()
         elif isinstance(event, Failed):
             raise _ended(engine, event)
-        elif isinstance(event, Completed) and not heard:
+        elif isinstance(event, Completed) and not first_text:
             if event.reason is FinishReason.STALLED:
-                raise EngineStalledError(f"{engine} said nothing in the rehearsal", remedy=_REMEDY)
-            raise EngineDiedError(f"{engine} ended its reply in the rehearsal without a word", remedy=_REMEDY)
-    return FirstTurn(ready - started, heard - ready)
+                raise EngineStalledError(f"{engine} wrote nothing in the first turn", remedy=_REMEDY)
+            raise EngineDiedError(f"{engine} ended its first reply without text", remedy=_REMEDY)
+    return FirstTurn(ready - started, first_text - ready)
 
 
 def _ended(engine: object, failed: Failed) -> Exception:
     error = failed.error
     if isinstance(error, EngineStalledError) or not isinstance(error, EngineDiedError | ModelError):
         return error
-    what = f"{engine} ended in the middle of the rehearsal: {error.what}"
+    what = f"{engine} ended during the first turn: {error.what}"
     return EngineDiedError(what, remedy=error.remedy or _REMEDY, detail=error.detail)

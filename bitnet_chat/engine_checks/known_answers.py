@@ -1,4 +1,7 @@
-"""Known answers of small models: a check that an engine computes each type of weights correctly, and its storage."""
+"""A check that an engine computes each type of weights correctly: known answers of small models.
+
+The models and answers, and the stored results, are in :mod:`bitnet_chat.engine.answer_verdicts`.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,16 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bitnet_chat.engine.answer_verdicts import ANSWERS, LENGTH, AnswerVerdict, _keep, kept, offered
+from bitnet_chat.engine.answer_verdicts import ANSWERS, LENGTH, AnswerVerdict, keep, kept, offered
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
 from bitnet_chat.errors import BitnetChatError, BuildError, EngineDiedError
 
-if TYPE_CHECKING:
-    pass
+_AT_ONCE = 2
+"""Number of models that are checked at the same time."""
+_SECONDS = 60.0
+"""Time limit for one model in seconds, including loading."""
 
 
 def check(
@@ -26,9 +30,11 @@ def check(
     anew: bool = False,
     on_model: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[AnswerVerdict, ...]:
-    """Ask the questions without a stored result, and store the results. ``models``: some of :data:`ANSWERS`; all that
-    are :func:`offered` by default. ``anew``: ignore stored results. Blocks; raises OSError if a model cannot be
-    written.
+    """Ask each model its questions, unless a result is stored, and store the results.
+
+    ``models``: keys of :data:`ANSWERS`; default: those that the engine supports (:func:`offered`). ``anew``: ignore
+    stored results. ``on_model``: called with the number of models done and in total. Blocks. Raises OSError if a model
+    file cannot be written.
     """
     wanted = tuple(offered(engine) if models is None else models)
     found = {} if anew else dict(kept(engine))
@@ -42,29 +48,30 @@ def check(
             for done, (model, wrong) in enumerate(zip(asked, pool.map(ask, asked), strict=True), 1):
                 found[model.name] = wrong
                 on_model(done, len(asked))
-    _keep(engine, found)
+    keep(engine, found)
     return tuple(AnswerVerdict(model, found[model.name]) for model in wanted)
 
 
 def require(engine: EngineBinary, on_model: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Raises BuildError for an engine that is correct for no type at all."""
+    """Check an engine. Raises BuildError if it is correct for none of its types of weights."""
     verdicts = check(engine, on_model=on_model)
     if verdicts and all(each.wrong for each in verdicts):
         raise BuildError(
-            f"The engine in {engine.path} computes wrongly on this computer: {verdicts[0].wrong}",
+            f"The engine in {engine.path} computes wrong results on this computer: {verdicts[0].wrong}",
             remedy="Install another: bitnet-chat engine install --build",
         )
 
 
 def _ask(engine: EngineBinary, model: SmallModel, path: Path) -> str:
+    """Write ``model`` to ``path`` and ask it its questions. Returns the fault; empty if all answers are correct."""
     known = [text for _, text in ANSWERS[model]]
     questions = [question(number) for number, _ in ANSWERS[model]]
     try:
         model.write(path)
         if engine.dialect is Dialect.NATIVE:
-            said = _of_library(engine, path, questions)
+            said = _ask_library(engine, path, questions)
         else:
-            said = {"": asyncio.run(_of_program(engine, path, questions))}
+            said = {"": asyncio.run(_ask_program(engine, path, questions))}
     except BitnetChatError as error:
         return (error.detail or error.what).strip().splitlines()[0]
     finally:
@@ -75,12 +82,11 @@ def _ask(engine: EngineBinary, model: SmallModel, path: Path) -> str:
     return ""
 
 
-def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict[str, list[str]]:
-    """Each in one batch; and the first one token by token: each prompt is one token longer than the last, and their
-    common part is not evaluated again.
+def _ask_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict[str, list[str]]:
+    """Ask a native engine. Returns the answers by the kind of evaluation: each prompt in one batch, and the first also
+    token by token, with prompts that each have one token more than the one before; only this token is evaluated.
     """
-    from bitnet_chat.engine.native.client import NativeClient, NativeClientError
-    from bitnet_chat.engine.native.command import command
+    from bitnet_chat.engine.native.client import NativeClient, NativeClientError, command
 
     argv = command(engine, model, context_size=CONTEXT, threads=1, batch_size=128)
     try:
@@ -98,8 +104,8 @@ def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict
         raise EngineDiedError(str(error)) from error
 
 
-async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -> list[str]:
-    """Through the backend of every conversation."""
+async def _ask_program(engine: EngineBinary, model: Path, questions: list[str]) -> list[str]:
+    """Ask an engine program, with the backend that conversations use."""
     from bitnet_chat.backend import ReplyOptions, Sampling
     from bitnet_chat.backends.local_engine import LocalEngineBackend
     from bitnet_chat.config import Settings
@@ -122,10 +128,3 @@ async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -
     finally:
         await backend.close()
     return said
-
-
-_AT_ONCE = 2
-
-
-_SECONDS = 60.0
-"""For one model, loading included."""

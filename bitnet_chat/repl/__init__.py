@@ -1,6 +1,7 @@
 """The interactive front end: a prompt, streamed replies and slash commands.
 
-``run`` selects the user interface: prompt_toolkit on a capable terminal, plain lines everywhere else.
+:func:`run` selects one of two user interfaces: prompt_toolkit on a terminal that can move its cursor, plain lines
+everywhere else. Both pass each line to a :class:`bitnet_chat.repl.controller.ReplController`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ async def run(
     resumed: StoredConversation | None = None,
     attached: Sequence[Attachment] = (),
 ) -> int:
-    """Run a conversation until the user exits; returns the exit code of the process.
+    """Run a conversation until the user exits. Returns the exit code of the process.
 
-    ``backend`` is not started yet: it is started once the prompt is drawn. The backend in use at the end is closed.
-    ``notices``: lines to show first. ``switch_model`` makes an unstarted backend for another model, or raises
-    BitnetChatError, which is shown. ``journal`` stores the conversation; None stores nothing. ``resumed``: a
-    conversation to continue. ``attached``: attachments of the first message.
+    ``backend`` must not be started yet: it is started after the prompt is drawn. The backend in use at the end is
+    closed. ``notices``: lines to show first. ``switch_model`` creates a backend, not started, for the model that
+    ``/model`` names; the user sees the BitnetChatError that it raises. ``journal`` stores the conversation; None
+    stores nothing. ``resumed``: a stored conversation to continue. ``attached``: attachments of the first message.
     """
     colour = settings.colour
     if colour is None:
@@ -47,7 +48,7 @@ async def run(
         from bitnet_chat.tools.stdio import keep_the_keyboard
 
         keep_the_keyboard()
-    if _can_draw():
+    if _is_prompt_toolkit_usable():
         from bitnet_chat.repl.terminal_ui import TerminalUI
 
         return await TerminalUI(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
@@ -56,11 +57,11 @@ async def run(
     return await PlainUI(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
 
 
-def _can_draw() -> bool:
-    """True if stdin and stdout are a terminal that can move its cursor, and prompt_toolkit supports it."""
+def _is_prompt_toolkit_usable() -> bool:
+    """Return whether stdin and stdout are a terminal that can move its cursor, and prompt_toolkit can be used."""
     if not (sys.stdin.isatty() and terminal.draws(sys.stdout)):
         return False
-    # prompt_toolkit itself can be imported where these are missing; it fails when it opens the keyboard.
+    # prompt_toolkit can be imported without these modules; it fails later, when it opens the keyboard.
     needed = () if sys.platform == "win32" else ("termios", "tty", "fcntl")
     try:
         for name in (*needed, "prompt_toolkit"):

@@ -1,5 +1,7 @@
-"""The meaning of a typed line, and the result of a command. Pure: a front end carries out the
-:class:`CommandResult`.
+"""The meaning of a typed line, and the result of a command.
+
+Pure: a command returns a :class:`CommandResult`, and the controller carries it out. Files, the terminal, the journal
+and the model are reached through the :data:`Action` in it.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ class SendMessage:
 
 @dataclass(frozen=True, slots=True)
 class Command:
+    """A known command: a key of :data:`COMMANDS`, and the text after it."""
+
     name: str
     argument: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownCommand:
-    """A line with the form of a command and an unknown name. ``guess`` is the nearest command, or empty."""
+    """A line with the form of a command and an unknown name. ``guess``: the most similar command, or empty."""
 
     name: str
     guess: str = ""
@@ -56,16 +60,16 @@ class CommandContext:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """The effects that a command requests. ``lines`` are sanitized."""
+    """The effects that a command requests. ``lines``: sanitized output."""
 
     conversation: Conversation
     lines: tuple[str, ...] = ()
     ask: bool = False
-    """Request a reply to ``conversation``, which ends with a user message."""
+    """Request a reply to ``conversation``, or the rest of its last reply."""
     leave: bool = False
     anew: bool = False
-    """The conversation is a new one; the journal keeps the previous one."""
-    side_prompt: Errand | None = None
+    """Whether ``conversation`` is a new one; the journal keeps the previous one."""
+    action: Action | None = None
     back: str = ""
     """The text to put on the prompt."""
 
@@ -77,16 +81,14 @@ class _CommandEntry:
     apply: Callable[[CommandContext, str], CommandResult]
 
 
-# Nothing but letters: "/etc/passwd is a file" and "/2" are words for the model.
+# Letters only: "/etc/passwd is a file" and "/2" are messages.
 _COMMAND = re.compile(r"/([A-Za-z]+|\?|)(?:\s+(.*))?", re.DOTALL)
 _FENCED = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n(.*?)(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
 _ALIASES = {"": "help", "?": "help", "quit": "exit", "bye": "exit"}
 
 
 def read(line: str) -> SendMessage | Command | UnknownCommand:
-    """The meaning of a submitted line. ``//text`` sends ``/text``; a line with a leading space is always text for the
-    model.
-    """
+    """Parse a submitted line. ``//text`` is the message ``/text``; a line with a leading space is always a message."""
     if line.startswith("//"):
         return SendMessage(line[1:])
     match = _COMMAND.fullmatch(line)
@@ -98,37 +100,37 @@ def read(line: str) -> SendMessage | Command | UnknownCommand:
     name = _ALIASES.get(name, name)
     if name in COMMANDS:
         return Command(name, argument)
-    from difflib import get_close_matches  # imported late: only a slip of the fingers needs it
+    from difflib import get_close_matches  # imported here because only a mistyped command needs it
 
     close = get_close_matches(name, COMMANDS, n=1) or [known for known in COMMANDS if known.startswith(name)]
     return UnknownCommand(name, close[0] if close else "")
 
 
 def retyped(text: str) -> str:
-    """The line that sends ``text`` to the model: the inverse of :func:`read`."""
+    """Return the line that sends ``text`` to the model, the inverse of :func:`read`."""
     return text if read(text) == SendMessage(text) else f"/{text}"
 
 
 def explain(unknown: UnknownCommand) -> str:
-    """One line with the error and the remedy."""
+    """Return one line with the error and the remedy."""
     meant = f"did you mean /{unknown.guess}?" if unknown.guess else "/help lists them."
     return f"Unknown command /{unknown.name}: {meant} To send it to the model, type a second slash first."
 
 
-def apply(command: Command, situation: CommandContext) -> CommandResult:
-    """The result of ``command``. Has no effect by itself."""
-    return COMMANDS[command.name].apply(situation, command.argument)
+def apply(command: Command, current: CommandContext) -> CommandResult:
+    """Return the result of ``command``, without side effects."""
+    return COMMANDS[command.name].apply(current, command.argument)
 
 
 def complete(text: str) -> list[tuple[str, str]]:
-    """Commands that begin with ``text``, each with its help; empty for text that begins no command."""
+    """Return the commands that begin with ``text``, each as ``/name`` and its help."""
     return [(f"/{name}", entry.help) for name, entry in COMMANDS.items() if f"/{name}".startswith(text) and text]
 
 
-def _help(situation: CommandContext, argument: str) -> CommandResult:
+def _help(current: CommandContext, argument: str) -> CommandResult:
     widest = max(len(entry.usage) for entry in COMMANDS.values())
     lines = [f"{entry.usage:<{widest}}  {entry.help}" for entry in COMMANDS.values()]
-    return CommandResult(situation.conversation, (*lines, "", *_KEYS))
+    return CommandResult(current.conversation, (*lines, "", *_KEYS))
 
 
 _KEYS = (
@@ -140,30 +142,30 @@ _KEYS = (
 )
 
 
-def _exit(situation: CommandContext, argument: str) -> CommandResult:
-    return CommandResult(situation.conversation, leave=True)
+def _exit(current: CommandContext, argument: str) -> CommandResult:
+    return CommandResult(current.conversation, leave=True)
 
 
-def _clear(situation: CommandContext, argument: str) -> CommandResult:
-    cleared = situation.conversation.cleared()
+def _clear(current: CommandContext, argument: str) -> CommandResult:
+    cleared = current.conversation.cleared()
     kept = " The system prompt is kept." if cleared.messages else ""
     return CommandResult(cleared, (f"New conversation.{kept}",), anew=True)
 
 
-def _regen(situation: CommandContext, argument: str) -> CommandResult:
+def _regen(current: CommandContext, argument: str) -> CommandResult:
     """Regenerate the whole turn, including the replies to its tool calls."""
-    before = situation.conversation.without_last_turn()
-    asked = Conversation(situation.conversation.messages[: len(before.messages) + 1])
+    before = current.conversation.without_last_turn()
+    asked = Conversation(current.conversation.messages[: len(before.messages) + 1])
     if asked.last is None or asked.last.role != "user":
-        return CommandResult(situation.conversation, ("No reply to regenerate.",))
+        return CommandResult(current.conversation, ("No reply to regenerate.",))
     return CommandResult(asked, ask=True)
 
 
-def _undo(situation: CommandContext, argument: str) -> CommandResult:
-    before = situation.conversation.without_last_turn()
-    if before == situation.conversation:
+def _undo(current: CommandContext, argument: str) -> CommandResult:
+    before = current.conversation.without_last_turn()
+    if before == current.conversation:
         return CommandResult(before, ("Nothing to undo.",))
-    gone = situation.conversation.messages[len(before.messages)].content
+    gone = current.conversation.messages[len(before.messages)].content
     back = typed(gone)
     lines = [f"Undone: {_short(back)}"]
     if back != gone:
@@ -171,20 +173,18 @@ def _undo(situation: CommandContext, argument: str) -> CommandResult:
     return CommandResult(before, tuple(lines), back=retyped(back))
 
 
-def _system(situation: CommandContext, argument: str) -> CommandResult:
-    now = situation.conversation.system
+def _system(current: CommandContext, argument: str) -> CommandResult:
+    now = current.conversation.system
     if not argument:
-        return CommandResult(
-            situation.conversation, (f"System prompt: {visible(now)}" if now else "No system prompt.",)
-        )
+        return CommandResult(current.conversation, (f"System prompt: {visible(now)}" if now else "No system prompt.",))
     if argument == "-":
-        return CommandResult(situation.conversation.with_system(""), ("The system prompt is removed.",))
-    return CommandResult(situation.conversation.with_system(argument), ("The system prompt is set.",))
+        return CommandResult(current.conversation.with_system(""), ("The system prompt is removed.",))
+    return CommandResult(current.conversation.with_system(argument), ("The system prompt is set.",))
 
 
-def _stats(situation: CommandContext, argument: str) -> CommandResult:
-    session_stats, status = situation.session_stats, situation.status
-    turns = sum(message.role == "user" for message in situation.conversation.turns)
+def _stats(current: CommandContext, argument: str) -> CommandResult:
+    session_stats, status = current.session_stats, current.status
+    turns = sum(message.role == "user" for message in current.conversation.turns)
     replies = [f"{turns} turn{'' if turns == 1 else 's'} in the conversation"]
     noun = "reply" if session_stats.replies == 1 else "replies"
     replies.append(f"{tokens(session_stats.tokens, session_stats.exact)} in {session_stats.replies} {noun}")
@@ -207,130 +207,128 @@ def _stats(situation: CommandContext, argument: str) -> CommandResult:
     if window:
         engine.append(window)
     return CommandResult(
-        situation.conversation,
+        current.conversation,
         (SEPARATOR.join(replies), f"{one_line(status.model)}: {SEPARATOR.join(part for part in engine if part)}"),
     )
 
 
-def _model(situation: CommandContext, argument: str) -> CommandResult:
+def _model(current: CommandContext, argument: str) -> CommandResult:
     if argument:
-        return CommandResult(situation.conversation, side_prompt=SwitchModel(argument))
-    status = situation.status
+        return CommandResult(current.conversation, action=SwitchModel(argument))
+    status = current.status
     return CommandResult(
-        situation.conversation,
+        current.conversation,
         (f"Model:  {one_line(status.model)}", f"Engine: {one_line(status.engine)}{SEPARATOR}{state(status)}"),
     )
 
 
-def _continue(situation: CommandContext, argument: str) -> CommandResult:
-    conversation = situation.conversation.with_all_answered()
+def _continue(current: CommandContext, argument: str) -> CommandResult:
+    conversation = current.conversation.with_all_answered()
     last = conversation.last
     if last is not None and last.role == "tool":
         return CommandResult(conversation, ask=True)
     if last is None or last.role != "assistant":
-        return CommandResult(situation.conversation, ("No reply to continue.",))
+        return CommandResult(current.conversation, ("No reply to continue.",))
     if not last.was_cut:
-        return CommandResult(situation.conversation, ("The last reply is complete: ask for more, or use /regen.",))
-    return CommandResult(situation.conversation, ask=True)
+        return CommandResult(current.conversation, ("The last reply is complete: ask for more, or use /regen.",))
+    return CommandResult(current.conversation, ask=True)
 
 
-def _edit(situation: CommandContext, argument: str) -> CommandResult:
-    before = situation.conversation.without_last_turn()
-    if before == situation.conversation:
+def _edit(current: CommandContext, argument: str) -> CommandResult:
+    before = current.conversation.without_last_turn()
+    if before == current.conversation:
         return CommandResult(before, ("No message to edit.",))
-    return CommandResult(
-        situation.conversation, side_prompt=Edit(situation.conversation.messages[len(before.messages)].content)
-    )
+    return CommandResult(current.conversation, action=Edit(current.conversation.messages[len(before.messages)].content))
 
 
-def _resume(situation: CommandContext, argument: str) -> CommandResult:
+def _resume(current: CommandContext, argument: str) -> CommandResult:
     if argument and not (argument.isascii() and argument.isdigit() and len(argument) < 19):
         return CommandResult(
-            situation.conversation, (f"{_short(argument)} is not the number of a conversation: /resume lists them.",)
+            current.conversation, (f"{_short(argument)} is not the number of a conversation: /resume lists them.",)
         )
-    return CommandResult(situation.conversation, side_prompt=Resume(int(argument) if argument else None))
+    return CommandResult(current.conversation, action=Resume(int(argument) if argument else None))
 
 
-def _rename(situation: CommandContext, argument: str) -> CommandResult:
+def _rename(current: CommandContext, argument: str) -> CommandResult:
     if not argument:
-        return CommandResult(situation.conversation, ("A title is missing: /rename TITLE",))
-    return CommandResult(situation.conversation, side_prompt=Rename(one_line(argument)))
+        return CommandResult(current.conversation, ("A title is missing: /rename TITLE",))
+    return CommandResult(current.conversation, action=Rename(one_line(argument)))
 
 
-def _fork(situation: CommandContext, argument: str) -> CommandResult:
-    if not situation.conversation.turns:
-        return CommandResult(situation.conversation, ("Nothing to copy: the conversation is empty.",))
-    return CommandResult(situation.conversation, side_prompt=Fork())
+def _fork(current: CommandContext, argument: str) -> CommandResult:
+    if not current.conversation.turns:
+        return CommandResult(current.conversation, ("Nothing to copy: the conversation is empty.",))
+    return CommandResult(current.conversation, action=Fork())
 
 
-def _save(situation: CommandContext, argument: str) -> CommandResult:
+def _save(current: CommandContext, argument: str) -> CommandResult:
     if not argument:
         return CommandResult(
-            situation.conversation, ("A file name is missing: /save FILE, which ends in .md, .json, .jsonl or .html.",)
+            current.conversation, ("A file name is missing: /save FILE, which ends in .md, .json, .jsonl or .html.",)
         )
     ending = argument.rpartition(".")[2].lower()
-    return _write(situation, next((each for each in FORMATS if each == ending), "md"), argument)
+    return _write(current, next((each for each in FORMATS if each == ending), "md"), argument)
 
 
-def _export(situation: CommandContext, argument: str) -> CommandResult:
+def _export(current: CommandContext, argument: str) -> CommandResult:
     name, _, path = argument.partition(" ")
     for format in FORMATS:
         if name.lower() == format:
-            return _write(situation, format, path.strip())
+            return _write(current, format, path.strip())
     forms = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     return CommandResult(
-        situation.conversation, (f"A format is missing: /export FORMAT [FILE], where FORMAT is {forms}.",)
+        current.conversation, (f"A format is missing: /export FORMAT [FILE], where FORMAT is {forms}.",)
     )
 
 
-def _write(situation: CommandContext, format: ExportFormat, path: str) -> CommandResult:
-    if not situation.conversation.turns and not situation.unanswered:
-        return CommandResult(situation.conversation, ("Nothing to write: the conversation is empty.",))
-    return CommandResult(situation.conversation, side_prompt=Write(format, path))
+def _write(current: CommandContext, format: ExportFormat, path: str) -> CommandResult:
+    if not current.conversation.turns and not current.unanswered:
+        return CommandResult(current.conversation, ("Nothing to write: the conversation is empty.",))
+    return CommandResult(current.conversation, action=Write(format, path))
 
 
-def _copy(situation: CommandContext, argument: str) -> CommandResult:
-    reply = next((each for each in reversed(situation.conversation.turns) if each.role == "assistant"), None)
+def _copy(current: CommandContext, argument: str) -> CommandResult:
+    reply = next((each for each in reversed(current.conversation.turns) if each.role == "assistant"), None)
     if reply is None:
-        return CommandResult(situation.conversation, ("No reply to copy.",))
+        return CommandResult(current.conversation, ("No reply to copy.",))
     if argument == "code":
         blocks = _FENCED.findall(reply.content)
         if not blocks:
-            return CommandResult(situation.conversation, ("The last reply has no code block.",))
-        return CommandResult(situation.conversation, side_prompt=Copy(blocks[-1][1], "The last code block"))
-    return CommandResult(situation.conversation, side_prompt=Copy(reply.content, "The last reply"))
+            return CommandResult(current.conversation, ("The last reply has no code block.",))
+        return CommandResult(current.conversation, action=Copy(blocks[-1][1], "The last code block"))
+    return CommandResult(current.conversation, action=Copy(reply.content, "The last reply"))
 
 
-def _file(situation: CommandContext, argument: str) -> CommandResult:
+def _file(current: CommandContext, argument: str) -> CommandResult:
     try:
         paths = tuple(shlex.split(argument))
-    except ValueError:  # an apostrophe in a name, say
+    except ValueError:  # an unbalanced quote, such as an apostrophe in a name
         paths = (argument,)
-    return CommandResult(situation.conversation, side_prompt=Attach(paths))
+    return CommandResult(current.conversation, action=Attach(paths))
 
 
-def _thinking(situation: CommandContext, argument: str) -> CommandResult:
+def _thinking(current: CommandContext, argument: str) -> CommandResult:
     for mode in get_args(ThinkingMode):
         if argument == mode:
-            return CommandResult(situation.conversation, side_prompt=ShowThoughts("", mode))
+            return CommandResult(current.conversation, action=ShowThoughts("", mode))
     if argument:
         return CommandResult(
-            situation.conversation, ("Unknown mode: /thinking [MODE], where MODE is show, fold, hide or left out.",)
+            current.conversation, ("Unknown mode: /thinking [MODE], where MODE is show, fold, hide or left out.",)
         )
-    thoughts = next((each.thinking for each in reversed(situation.conversation.turns) if each.thinking), "")
+    thoughts = next((each.thinking for each in reversed(current.conversation.turns) if each.thinking), "")
     if not thoughts:
-        return CommandResult(situation.conversation, ("The last reply has no thoughts.",))
-    return CommandResult(situation.conversation, side_prompt=ShowThoughts(thoughts))
+        return CommandResult(current.conversation, ("The last reply has no thoughts.",))
+    return CommandResult(current.conversation, action=ShowThoughts(thoughts))
 
 
-def _tools(situation: CommandContext, argument: str) -> CommandResult:
-    if not situation.tools:
-        return CommandResult(situation.conversation, ("No tools: --tools FILE.py adds the functions of a file.",))
+def _tools(current: CommandContext, argument: str) -> CommandResult:
+    if not current.tools:
+        return CommandResult(current.conversation, ("No tools: --tools FILE.py adds the functions of a file.",))
     lines = [
-        one_line(f"{tool.name}: {tool.description}") + (" (always allowed)" if tool.name in situation.allowed else "")
-        for tool in situation.tools
+        one_line(f"{tool.name}: {tool.description}") + (" (always allowed)" if tool.name in current.allowed else "")
+        for tool in current.tools
     ]
-    return CommandResult(situation.conversation, tuple(lines))
+    return CommandResult(current.conversation, tuple(lines))
 
 
 def _short(text: str, columns: int = 60) -> str:
@@ -361,7 +359,7 @@ COMMANDS = {
 }
 
 
-# What a command asks of the front end: things that need a file, a terminal or the journal. Pure data.
+# Actions: the effects of commands that need a file, the terminal, the journal or another model.
 
 ExportFormat = Literal["md", "json", "jsonl", "html"]
 ThinkingMode = Literal["show", "fold", "hide"]
@@ -370,18 +368,22 @@ FORMATS: tuple[ExportFormat, ...] = ("md", "json", "jsonl", "html")
 
 @dataclass(frozen=True, slots=True)
 class SwitchModel:
+    """Continue the conversation with another model."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Continue another conversation of the journal. None: choose from a list."""
+    """Continue another conversation of the journal. ``id`` None: let the user choose from a list."""
 
     id: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Rename:
+    """Change the title of the conversation."""
+
     title: str
 
 
@@ -392,14 +394,14 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Edit this text, the last message, and send it in place of that message."""
+    """Let the user edit ``text``, the last message, and send the result in its place."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write the conversation to a file. ``path`` empty: a name made of the title."""
+    """Write the conversation to a file. ``path`` empty: a name derived from the title."""
 
     format: ExportFormat
     path: str = ""
@@ -407,7 +409,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy ``text`` to the clipboard of the terminal; ``what`` describes it."""
+    """Copy ``text`` to the clipboard of the terminal. ``what``: its name in messages."""
 
     text: str
     what: str
@@ -415,17 +417,17 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """Attach these files to the next message. Empty: list the attached ones; ``-`` alone: remove them."""
+    """Attach files to the next message. ``paths`` empty: list the attached files; only ``-``: remove them."""
 
     paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ShowThoughts:
-    """Show the thoughts of the last reply. ``mode``: the display of later ones, unless None."""
+    """Show thoughts (``mode`` None: ``text``, those of the last reply), or set how later ones are displayed."""
 
     text: str
     mode: ThinkingMode | None = None
 
 
-Errand = SwitchModel | Resume | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts
+Action = SwitchModel | Resume | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts

@@ -1,6 +1,6 @@
 """Tab completion on the prompt: commands, their arguments, and files after ``@`` and ``/file``.
 
-A folder may be on an unresponsive file system: it is read in a thread, with a time limit.
+Folders are read in a thread with a time limit, because one may be on an unresponsive file system.
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ from bitnet_chat.repl.commands import FORMATS, ThinkingMode
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.threads import run_in_daemon_thread
 
-PATIENCE = 2.0
+FOLDER_TIMEOUT = 2.0
 """Seconds within which a folder must be read."""
 _THREADS = 4
 """Maximum number of threads that read folders; while all are busy, completion is empty."""
-_LOOKED_AT = 20_000
-"""Entries of one folder that are read, and the maximum number of candidates."""
-_OFFERED = 200
+_MAX_ENTRIES = 20_000
+"""Maximum number of entries that are read from one folder."""
+_MAX_CANDIDATES = 200
+"""Maximum number of entries that are offered."""
 _COMMAND = re.compile(r"/([A-Za-z]+)\s+(.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class ArgumentKind:
-    """The arguments of a command."""
+    """How the argument of a command is completed."""
 
     words: Callable[[], Mapping[str, str]] = dict
-    """Possible first words, with their meanings."""
+    """Returns the possible first words, each with its description."""
     paths: bool = False
-    """The argument is a path, or a path follows the word."""
+    """Whether the argument is a path, or a path follows the first word."""
     several: bool = False
-    """The argument is a list of paths, separated by blanks; one that contains a blank is quoted."""
+    """Whether the argument is a list of paths separated by spaces; a path that contains a space is quoted."""
     endings: tuple[str, ...] = ()
     """Suffixes of the offered files; empty: any."""
 
@@ -62,7 +63,7 @@ ARGUMENTS: Mapping[str, ArgumentKind] = {
 
 
 class LineCompleter(Completer):
-    """``arguments``: by the name of the command."""
+    """Completes the input line. ``arguments``: the argument of each command, by its name."""
 
     def __init__(self, arguments: Mapping[str, ArgumentKind] = ARGUMENTS) -> None:
         self._arguments = arguments
@@ -94,7 +95,7 @@ class LineCompleter(Completer):
                 self._threads.release()
 
         with contextlib.suppress(TimeoutError):
-            for completion in await asyncio.wait_for(run_in_daemon_thread(work), PATIENCE):
+            for completion in await asyncio.wait_for(run_in_daemon_thread(work), FOLDER_TIMEOUT):
                 yield completion
 
     def _of_argument(self, argument: ArgumentKind, text: str) -> Iterator[Completion]:
@@ -115,13 +116,13 @@ class LineCompleter(Completer):
 
 
 def is_command(text: str) -> bool:
-    """Whether the line typed so far is a command. Other lines may contain mentions."""
+    """Return whether the line typed so far is a command. Other lines may contain ``@path``."""
     return re.fullmatch(r"/([A-Za-z]*|\?)(\s.*)?", text, re.DOTALL) is not None
 
 
 @Condition
 def typing_a_mention() -> bool:
-    """Condition for ``complete_while_typing``: an automatic menu is useful for mentions only."""
+    """Return whether the cursor is in an ``@path``: only there completions appear without Tab."""
     text = get_app().current_buffer.document.text_before_cursor
     return not is_command(text) and unfinished(text) is not None
 
@@ -136,9 +137,10 @@ def _quoted_paths(text: str, start: int, sign: str, typed: str, in_quotes: bool)
 
 
 def listed(typed: str, endings: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """Paths that complete the typed text, each with its last part; folders end with ``/``.
+    """Return the paths that complete ``typed``, each with its last component; folders end with ``/``.
 
-    Hidden entries are included only after a typed dot. Names that cannot be displayed unchanged are left out.
+    Hidden entries are included only if the typed name begins with a dot. Names that would be displayed changed
+    (control characters) are left out. ``endings``: suffixes of the files to include; empty: all.
     """
     last = os.path.basename(typed)  # noqa: PTH119 -- Path would drop a slash at the end
     before = typed[: len(typed) - len(last)]
@@ -146,20 +148,20 @@ def listed(typed: str, endings: tuple[str, ...] = ()) -> list[tuple[str, str]]:
 
     def names() -> Iterator[str]:
         with os.scandir(Path(before or ".").expanduser()) as entries:
-            for entry in islice(entries, _LOOKED_AT):
+            for entry in islice(entries, _MAX_ENTRIES):
                 name = entry.name
                 if not name.casefold().startswith(wanted) or name.startswith(".") > last.startswith("."):
                     continue
                 if one_line(name) != name:
                     continue
-                with contextlib.suppress(OSError):  # a link to nothing that can be asked
+                with contextlib.suppress(OSError):  # a link whose target cannot be examined
                     if entry.is_dir():
                         yield f"{name}/"
                     elif not endings or name.lower().endswith(endings):
                         yield name
 
     try:
-        found = heapq.nsmallest(_OFFERED, names(), key=lambda name: (name.casefold(), name))
-    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~nobody; ValueError: a NUL in it
+        found = heapq.nsmallest(_MAX_CANDIDATES, names(), key=lambda name: (name.casefold(), name))
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~ of an unknown user; ValueError: a NUL in the path
         return []
     return [(before + name, name) for name in found]

@@ -1,4 +1,7 @@
-"""The state of one REPL, for every user interface: backend, conversation, journal, statistics."""
+"""The controller of a session: it handles submitted lines, for every user interface.
+
+It holds the state of the session: backend, conversation, journal and statistics.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +34,17 @@ if TYPE_CHECKING:
     from bitnet_chat.repl.tool_approval import ToolExecutor
 
 WORTH_COUNTING = 200
-"""Characters from which on the cost of a message is shown while it is typed."""
+"""Length in characters from which the token count of a message is shown while it is typed."""
 
 SwitchModel = Callable[[str], Backend]
+"""Creates a backend, not started, for the model of this name. Raises BitnetChatError."""
 
-_UNSAID = (FinishReason.INTERRUPTED, FinishReason.EMPTY)
-"""Ends of a reply that is left out of the conversation if it is empty."""
+_DISCARDED_IF_EMPTY = (FinishReason.INTERRUPTED, FinishReason.EMPTY)
+"""Finish reasons with which a reply without text is not added to the conversation."""
 
 
 class ReplController:
-    """Handles submitted lines. Owns the backend and the recorder: ``close`` closes the current ones."""
+    """Handles submitted lines. Owns the backend and the recorder; :meth:`close` closes them."""
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class ReplController:
         attached: Sequence[Attachment] = (),
     ) -> None:
         self._backend = backend
-        self._parked: Backend | None = None
+        self._previous_backend: Backend | None = None
         """With ``settings.spare``: the previous backend, loaded and ready, after a switch of models."""
         self._settings = settings
         self._display = display
@@ -62,10 +66,10 @@ class ReplController:
         self._recorder = (
             JournalRecorder(None, console.complain) if journal is None else journal.recorder(console.complain)
         )
-        self._stage: RemoteReplyScreen | None = None
+        self._remote_screen: RemoteReplyScreen | None = None
         self._following: asyncio.Task[None] | None = None
-        self.floor = asyncio.Lock()
-        """Held during a turn: of a line typed here, or of a reply requested by another client."""
+        self.turn_lock = asyncio.Lock()
+        """Held while a typed line is handled, and while a reply of another client is shown."""
         self._console = console
         self._file_actions = FileActions(display, console, self._recorder if journal is not None else None)
         self._file_actions.attached.extend(attached)
@@ -79,40 +83,44 @@ class ReplController:
                 settings.toolbox, display, console, settings.allowed_tools, keeps_all=keeps_all
             )
         self._counted: tuple[tuple[str, int], TokenCount | None] = (("", 0), None)
+        """The last result of :meth:`cost_of`, with its text and number of attachments."""
         self.conversation = Conversation().with_system(settings.system)
         self.session_stats = SessionStats()
         self.leaving = False
         self._error: FinishReason | None = None
-        """The error of the last reply that failed."""
+        """The finish reason of the last reply that failed."""
         self.failure: FinishReason | None = None
-        """The end of the first incomplete reply, or the refusal of the first line; not an interrupt by the user."""
+        """The finish reason of the first reply that is incomplete, or USAGE for an invalid line before it; interrupts
+        by the user do not count.
+        """
         self.unanswered = ""
-        """The last message, if it has no reply."""
+        """The last message if it has no reply, else empty."""
         self._asides: tuple[SideNote, ...] = ()
         """Messages without a reply. Exports contain them, prompts do not."""
 
     @property
     def unsaved(self) -> bool:
-        """After :meth:`close`: whether a part of the conversation is not in the journal."""
+        """Whether a part of the conversation could not be saved. Valid after :meth:`close`."""
         return bool(self._recorder.unsaved)
 
     def start(self) -> None:
-        """Start to load the model."""
+        """Start to load the model, and the conversation if it has turns."""
         if self.conversation.turns:
             self._backend.prepare(self.conversation)
         else:
             self._backend.start()
 
     def status(self) -> BackendStatus:
+        """Return the status of the backend; its spare memory includes that of the previous backend."""
         status = self._backend.status()
-        parked = self._parked.status().memory if self._parked is not None else None
-        if parked is None:
+        previous = self._previous_backend.status().memory if self._previous_backend is not None else None
+        if previous is None:
             return status
-        return replace(status, spare_memory=(status.spare_memory or 0) + parked)
+        return replace(status, spare_memory=(status.spare_memory or 0) + previous)
 
     def cost_of(self, text: str) -> TokenCount | None:
-        """Tokens of the message on the prompt, with its attachments. None for a short message, and while the model
-        loads, since its tokenizer may not be available.
+        """Count the tokens of the message on the prompt, with its attachments. Returns None for a short message, and
+        while the model loads, because its tokenizer may not be available.
         """
         files = self._file_actions.attached
         if (len(text) < WORTH_COUNTING and not files) or self._backend.status().state is BackendState.STARTING:
@@ -124,23 +132,23 @@ class ReplController:
         return self._counted[1]
 
     def interrupt(self) -> None:
-        """Stop the running reply, if any."""
+        """Stop the running reply or tool call, if any."""
         if self._reply is not None:
             self._reply.interrupt()
         elif self._tool_executor is not None:
             self._tool_executor.interrupt()
         elif self._following is not None:
-            self._backend.interrupt()  # a reply of another client, for which a line waits
+            self._backend.interrupt()  # the reply of another client, for whose end a typed line waits
 
-    def follow(self, stage: RemoteReplyScreen) -> None:
-        """Show the messages of other clients in this conversation from now on, if the backend reports them."""
+    def follow(self, screen: RemoteReplyScreen) -> None:
+        """Show the messages of other clients in this conversation on ``screen``, if the backend reports them."""
         follow = getattr(self._backend, "follow", None)
         if follow is None or self._journal is None:
             return
         from bitnet_chat.repl.remote_replies import RemoteReplyView
 
-        self._stage = stage
-        self._following = asyncio.create_task(RemoteReplyView(self, self._display, stage).run(follow()))
+        self._remote_screen = screen
+        self._following = asyncio.create_task(RemoteReplyView(self, self._display, screen).run(follow()))
 
     async def _unfollow(self) -> None:
         following, self._following = self._following, None
@@ -149,7 +157,7 @@ class ReplController:
             await asyncio.wait([following])
 
     async def catch_up(self) -> None:
-        """Load the current state of the conversation, which another client has continued."""
+        """Load the conversation from the journal again, after another client has continued it."""
         if self._journal is None or self._recorder.id is None:
             return
         try:
@@ -160,40 +168,41 @@ class ReplController:
         self.conversation, self._asides = stored.conversation, stored.asides
 
     def renamed(self, title: str) -> None:
-        """Another client has changed the title of the conversation."""
+        """Adopt the title that another client has given to the conversation."""
         self._recorder.title = title
 
     def removed(self) -> None:
-        """Another client has removed the conversation: the next message begins a new one."""
+        """Detach from the conversation, which another client has removed: the next message begins a new one."""
         title = self._recorder.title
         self._recorder.start_new()
         self._recorder.title = title
 
     async def close(self) -> None:
+        """Close the backends and save what the recorder has not saved yet."""
         await self._unfollow()
         try:
             await self._backend.close()
-            if self._parked is not None:
-                await self._parked.close()
+            if self._previous_backend is not None:
+                await self._previous_backend.close()
         finally:
             await self._recorder.close()
 
     async def submit(self, line: str) -> str:
-        """Handle one line. Returns the text to put back on the prompt: the line, if it had no effect."""
+        """Handle one line. Returns the text to put on the prompt: the line itself if it had no effect."""
         if not line.strip():
             return ""
-        async with self.floor:
+        async with self.turn_lock:
             return await self._submit(line)
 
     async def _submit(self, line: str) -> str:
         self.unanswered = ""
         meaning = read(line)
         if isinstance(meaning, SendMessage):
-            return await self._say(meaning.text, line)
+            return await self._send(meaning.text, line)
         if isinstance(meaning, UnknownCommand):
             self._display.lines(explain(meaning))
             self.failure = self.failure or FinishReason.USAGE
-            return ""  # what is typed next would run into it
+            return ""  # input typed ahead would be appended to the line
         allowed = frozenset(self._tool_executor.allowed if self._tool_executor is not None else ())
         tools = self._settings.options.tools
         situation = CommandContext(
@@ -207,11 +216,11 @@ class ReplController:
             await self._ask(outcome.conversation, "Stopped before the first word: the conversation is unchanged.")
             return ""
         if outcome.conversation != self.conversation:
-            self._become(outcome.conversation, anew=outcome.anew)
+            self._replace_conversation(outcome.conversation, anew=outcome.anew)
         self.unanswered = outcome.back
-        return await self._run(outcome.side_prompt) if outcome.side_prompt is not None else outcome.back
+        return await self._run(outcome.action) if outcome.action is not None else outcome.back
 
-    async def _say(self, text: str, line: str) -> str:
+    async def _send(self, text: str, line: str) -> str:
         message = await self._file_actions.with_files(text, self._backend)
         if message is None:
             self.unanswered = line
@@ -224,19 +233,19 @@ class ReplController:
             self._file_actions.sent()
         return self.unanswered
 
-    def _become(self, conversation: Conversation, *, anew: bool = False) -> None:
-        """Replace the conversation; journal and backend follow."""
+    def _replace_conversation(self, conversation: Conversation, *, anew: bool = False) -> None:
+        """Replace the conversation here, in the journal and in the backend."""
         self.conversation = conversation
-        self._asides = () if anew else _still(self._asides, conversation)
+        self._asides = () if anew else _within(self._asides, conversation)
         if anew:
             self._recorder.start_new()
         else:
             self._recorder.sync(conversation)
         self._backend.prepare(conversation)
 
-    async def _run(self, side_prompt: commands.Errand) -> str:
-        """Carry out an effect of a command. Returns the text to put on the prompt."""
-        match side_prompt:
+    async def _run(self, action: commands.Action) -> str:
+        """Carry out an action of a command. Returns the text to put on the prompt."""
+        match action:
             case commands.SwitchModel(name):
                 await self._switch(name)
             case commands.Resume(id):
@@ -248,37 +257,37 @@ class ReplController:
             case commands.Edit(text):
                 return await self._edit(text)
             case commands.Write():
-                await self._file_actions.write(side_prompt, self.conversation, self._asides)
+                await self._file_actions.write(action, self.conversation, self._asides)
             case commands.Copy():
-                self._file_actions.copy(side_prompt)
+                self._file_actions.copy(action)
             case commands.Attach():
-                await self._file_actions.attach(side_prompt, self._backend)
+                await self._file_actions.attach(action, self._backend)
             case commands.ShowThoughts(text, mode):
                 self._show_thoughts(text, mode)
         return ""
 
     async def _ask(self, conversation: Conversation, dropped: str) -> bool:
-        """Show and store a reply, and those to the results of its calls. True: it failed, and the conversation is
-        unchanged.
+        """Request, show and store a reply, and the further ones to the results of its tool calls. Returns True if the
+        first reply failed and the conversation is unchanged. ``dropped``: the notice for an empty reply.
         """
-        failed, rounds = await self._exchange(conversation, dropped), 0
+        failed, rounds = await self._request_reply(conversation, dropped), 0
         while self._tool_executor is not None and not failed and self.conversation.open_calls:
-            answered, goes_on = await self._tool_executor.answer(self.conversation, rounds, self._backend)
+            answered, continues = await self._tool_executor.answer(self.conversation, rounds, self._backend)
             self.conversation, rounds = answered, rounds + 1
             self._recorder.sync(answered)
-            if not goes_on:
+            if not continues:
                 self._display.lines()
                 self._backend.prepare(answered)
-            elif await self._exchange(answered, "No further text: /continue tries again."):
+            elif await self._request_reply(answered, "No further text: /continue tries again."):
                 fits = self._error is not FinishReason.CONTEXT_OVERFLOW
                 way = "/continue tries again" if fits else "/undo removes the message"
                 self._display.lines(f"The results are saved: {way}.")
         return failed
 
-    async def _exchange(self, conversation: Conversation, dropped: str) -> bool:
-        """Show and store one reply. True: it failed, and the conversation is unchanged."""
+    async def _request_reply(self, conversation: Conversation, dropped: str) -> bool:
+        """Request, show and store one reply. Returns True if it failed and the conversation is unchanged."""
         last = conversation.last
-        goes_on = last is not None and last.role == "assistant"
+        continues = last is not None and last.role == "assistant"
         settings = self._settings
         pace = settings.typing_speed if self._backend.status().in_bursts else None
         self._reply = ReplyView(self._backend, conversation, settings.options, self._display, pace, self._recorder)
@@ -289,21 +298,21 @@ class ReplController:
         reason = event.error.reason if isinstance(event, Failed) else event.reason
         if reason.exit_code and reason is not FinishReason.INTERRUPTED:
             self.failure = self.failure or reason
-        unsaid = not event.text and not isinstance(event, Failed) and event.reason in _UNSAID
-        if isinstance(event, Failed) or unsaid:
+        is_discarded = not event.text and not isinstance(event, Failed) and event.reason in _DISCARDED_IF_EMPTY
+        if isinstance(event, Failed) or is_discarded:
             if not isinstance(event, Failed):
                 self._display.notice(dropped)
                 self._display.lines()
             else:
                 self._error = event.error.reason
             if conversation.messages[:-1] != self.conversation.messages:
-                self._recorder.sync(self.conversation)  # what was to be replaced stays; a new message is unanswered
+                self._recorder.sync(self.conversation)  # the stored turn is not replaced
             elif last is not None and last.role == "user":
                 aside = SideNote(len(self.conversation.messages), last)
                 self._asides = (*(each for each in self._asides if each != aside), aside)
             return isinstance(event, Failed)
         self.session_stats = self.session_stats.plus(event.stats)
-        if goes_on:
+        if continues:
             assert last is not None
             conversation = conversation.without_last_reply()
             event = replace(event, text=rejoined(last.content + event.text))
@@ -311,12 +320,12 @@ class ReplController:
         calls = calls if event.reason is FinishReason.TOOL_CALLS else ()
         answered = SideNote(len(conversation.messages) - 1, last) if last is not None else None
         self.conversation = conversation.with_assistant(event.text, event.reason, thinking, calls)
-        self._asides = _still([each for each in self._asides if each != answered], self.conversation)
-        self._backend.prepare(self.conversation)  # while the user reads
+        self._asides = _within([each for each in self._asides if each != answered], self.conversation)
+        self._backend.prepare(self.conversation)  # prefill while the user reads
         return False
 
     async def _edit(self, text: str) -> str:
-        """Send the edited last message. If it cannot be sent, it is returned for the prompt."""
+        """Let the user edit the last message, and send it. Returns it for the prompt if it gets no reply."""
         try:
             edited = await self._console.edit(text)
         except BitnetChatError as error:
@@ -366,7 +375,9 @@ class ReplController:
         return back
 
     def resume(self, stored: StoredConversation) -> str:
-        """Continue a conversation of the journal, and show its end. Returns the text to put on the prompt."""
+        """Continue a stored conversation and show its end. Returns the text to put on the prompt: a message without
+        a reply.
+        """
         self._recorder.resume(stored)
         self.conversation, self._asides = stored.conversation, stored.asides
         display.show(self._display, stored)
@@ -389,24 +400,24 @@ class ReplController:
         except BitnetChatError as error:
             self._display.error(error)
             return
-        before, parked = self._backend, self._parked
-        if parked is not None and parked.status().model == other.status().model:
+        before, previous = self._backend, self._previous_backend
+        if previous is not None and previous.status().model == other.status().model:
             await other.close()
-            other = parked
-        elif parked is not None:
-            await parked.close()
-        self._backend, self._parked = other, None
+            other = previous
+        elif previous is not None:
+            await previous.close()
+        self._backend, self._previous_backend = other, None
         if self._settings.spare:
-            self._parked = before
+            self._previous_backend = before
         else:
             await before.close()
-        if self._stage is not None:
+        if self._remote_screen is not None:
             await self._unfollow()
-            self.follow(self._stage)
+            self.follow(self._remote_screen)
         other.prepare(self.conversation)
         self._display.lines(f"Next model: {one_line(other.status().model)}.")
 
 
-def _still(asides: Sequence[SideNote], conversation: Conversation) -> tuple[SideNote, ...]:
-    """Those that are part of the new conversation."""
+def _within(asides: Sequence[SideNote], conversation: Conversation) -> tuple[SideNote, ...]:
+    """Return the side notes whose place is within ``conversation``."""
     return tuple(each for each in asides if each.place <= len(conversation.messages))

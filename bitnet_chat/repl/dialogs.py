@@ -1,4 +1,4 @@
-"""Dialogs of a few lines below the cursor, erased afterwards: a list of conversations, and a question of one key."""
+"""Dialogs below the cursor, erased afterwards: the choice of a conversation, and questions that one key answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ ROWS = 10
 
 _HINT = " Enter continues it, Esc cancels, typing narrows the list"
 _STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "in use", ReplyState.UNANSWERED: "not answered"}
-_ESCAPE_TIME = 0.05  # seconds after which Esc is the key and not the beginning of another one's bytes
+_ESCAPE_TIME = 0.05
+"""Seconds after which ESC is the key and not the beginning of an escape sequence."""
 
 
 async def pick(
@@ -39,9 +40,9 @@ async def pick(
     output: Output | None = None,
     now: Callable[[], float] = time.time,
 ) -> int | None:
-    """The id of the chosen conversation; None if the list is empty or the choice is cancelled.
+    """Let the user choose a conversation. Returns its id; None if ``entries`` is empty or the choice is cancelled.
 
-    ``now``: seconds since the epoch, for the ages.
+    ``now``: returns the time in seconds since the epoch, from which ages are calculated.
     """
     if not entries:
         return None
@@ -49,7 +50,7 @@ async def pick(
 
 
 def matching(entries: Sequence[JournalEntry], text: str) -> list[JournalEntry]:
-    """Conversations that have all the words of ``text`` in title or model, or one as their number."""
+    """Return the conversations whose title and model contain all words of ``text``; a word may also be their number."""
     words = text.split()
     return [
         entry
@@ -59,7 +60,7 @@ def matching(entries: Sequence[JournalEntry], text: str) -> list[JournalEntry]:
 
 
 def age(seconds: float) -> str:
-    """``now``, ``5 min``, ``3 h``, ``12 d``, ``2 y``."""
+    """Format an age in seconds: ``now``, ``5 min``, ``3 h``, ``12 d``, ``2 y``."""
     for unit, name in ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= unit:
             return f"{seconds / unit:.0f} {name}" if unit == 60 else f"{int(seconds // unit)} {name}"
@@ -67,8 +68,8 @@ def age(seconds: float) -> str:
 
 
 def row(entry: JournalEntry, now: float, columns: int) -> str:
-    """One line of at most ``columns`` cells: the title, then age, turns, state and model, as many as leave room for
-    some of the title.
+    """Return a line of ``columns`` cells: the title at the left; age, turns, state and model at the right, as many of
+    them as fit into half of the line.
     """
     turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
     facts = [age(now - entry.updated), turns, _STATES.get(entry.state, ""), one_line(entry.model)]
@@ -117,9 +118,9 @@ class _ConversationPicker:
     def _list(self) -> StyleAndTextTuples:
         size = get_app().output.get_size()
         rows = max(1, min(ROWS, size.rows - 3))
-        # The least scrolling that shows the chosen one.
+        # Scroll by the minimum that shows the chosen entry.
         self._top = max(min(self._top, self._at), self._at - rows + 1)
-        columns = size.columns - 3  # the mark, and a last cell in which no terminal wraps
+        columns = size.columns - 3  # two cells for the mark; the last cell stays empty, so that no terminal wraps
         lines: StyleAndTextTuples = []
         now = self._now()
         for number, entry in enumerate(self._shown[self._top : self._top + rows], self._top):
@@ -165,21 +166,18 @@ class _ConversationPicker:
         return bindings
 
 
-# A question that one key answers, on a terminal: a line below the cursor, gone when it is answered.
-
 _VERDICTS: dict[str, Verdict] = {"y": "yes", "n": "no", "a": "always"}
-_QUESTION_ESCAPE_TIME = 0.05  # seconds after which Esc is the key and not the beginning of another one's bytes
 
 
 async def decide(question: str, input: Input | None = None, output: Output | None = None) -> Verdict | None:
-    """The answer of the user; None for Esc, Ctrl-C and Ctrl-D. Other keys are ignored, Enter included: it may have been
-    typed for another purpose.
+    """Ask whether a tool may be called. Returns None for Esc, Ctrl-C and Ctrl-D. Other keys are ignored, including
+    Enter, which may have been typed for another purpose.
     """
     return await _ask(question, _VERDICTS, " · Esc stops", input, output)
 
 
 async def confirm(question: str, input: Input | None = None, output: Output | None = None) -> bool:
-    """Whether the user confirms; Esc, Ctrl-C and Ctrl-D mean no. Other keys are ignored."""
+    """Ask for a confirmation; Esc, Ctrl-C and Ctrl-D mean no. Other keys are ignored."""
     return await _ask(question, {"y": "yes", "n": "no"}, "", input, output) == "yes"
 
 
@@ -228,6 +226,6 @@ async def _ask(
         input=input,
         output=output,
     )
-    app.ttimeoutlen = _QUESTION_ESCAPE_TIME
-    get_typeahead(app.input)  # input typed before the question is not an answer
+    app.ttimeoutlen = _ESCAPE_TIME
+    get_typeahead(app.input)  # discards keys typed before the question, which are not an answer
     return await app.run_async(handle_sigint=False)

@@ -1,8 +1,7 @@
-"""Events as text on a terminal, append-only: written text is never painted again.
+"""The display of replies as append-only text: written text is never drawn again.
 
-The exceptions are the current word at the edge of the window (``text/wrap.py``) and the lines below the text, which are
-erased before anything else is written (:mod:`bitnet_chat.repl.screen`). So a terminal may be resized or scrolled at any
-moment without duplicated text.
+The exceptions are the current word at the edge of the window (``text/wrap.py``) and the temporary lines below the text
+(:mod:`bitnet_chat.repl.screen`). A terminal can therefore be resized or scrolled at any time without duplicated text.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """The escape sequences in use; all empty without colour."""
+    """Escape sequences of styles; all empty without colours."""
 
     dim: str = ""
     error: str = ""
@@ -33,17 +32,18 @@ class Theme:
 
     @classmethod
     def of(cls, colour: bool) -> Theme:
+        """Return the theme with or without colours."""
         return cls(dim="\x1b[2m", error="\x1b[31m", off="\x1b[0m") if colour else cls()
 
 
 CALL_SHOWN = 2000
-"""Maximum number of characters of the arguments of a call."""
+"""Maximum number of characters of the arguments of a tool call that are shown."""
 _DOTS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BARS = "|/-\\"
 
 
 class ReplyDisplay:
-    """Writes replies and remarks to a sink, and tracks whether the cursor is at the start of a line."""
+    """Writes replies, notices, errors and the output of commands to an :class:`bitnet_chat.repl.screen.Output`."""
 
     def __init__(
         self,
@@ -56,38 +56,40 @@ class ReplyDisplay:
         thinking: Literal["show", "fold", "hide"] = "show",
         size: Size | None = None,
     ) -> None:
-        """``size``: of the window; None without a terminal. ``spinner``: the terminal can erase it. ``unicode``:
-        characters beyond ASCII can be shown. ``prose``: styles the text of replies; None leaves it unchanged.
+        """Create a display. ``size``: of the window; None without a terminal. ``spinner``: whether the terminal can
+        erase, so that temporary lines can be drawn. ``unicode``: whether characters other than ASCII can be shown.
+        ``prose``: styles the text of replies; None leaves it unchanged.
         """
         self._screen = WrappedScreen(sink, size, draws=spinner)
-        self._paint = Theme.of(colour)
+        self._theme = Theme.of(colour)
         self._frames = _DOTS if unicode else _BARS
         self._frame = 0
-        self._prose = prose or PlainRenderer()
+        self._renderer = prose or PlainRenderer()
         self._sanitizer = Sanitizer()
         self.thinking = thinking
-        """The display of later thoughts."""
+        """How following thoughts are displayed; may be assigned."""
         self._waiting = True
-        """The reply has no visible text yet."""
-        self._dim = False
-        """Thoughts are being written."""
+        """Whether the reply has no visible text yet."""
+        self._in_thoughts = False
+        """Whether the last text written is a thought."""
 
     def begin(self, before: str = "") -> None:
-        """Begin a reply. ``before``: the text that it continues, which is on the screen and part of its Markdown."""
+        """Begin a reply. ``before``: the text that it continues, which is on the screen and affects its Markdown."""
         self._finish()
         self._waiting = True
         before = visible(before)
         self._screen.begin(before)
         if before:
-            self._prose.feed(before)
-            self._prose.flush()
+            self._renderer.feed(before)
+            self._renderer.flush()
 
     def spin(self, elapsed: float, what: str = "", figures: str = "") -> None:
-        """Draw the next frame of the spinner below the text, with the ``elapsed`` seconds before the first text, later
-        with the ``figures`` of the reply so far, and with the lines that are held back.
+        """Draw the next frame of the spinner below the text. ``elapsed``: seconds, shown before the first text.
+        ``what``: the current activity. ``figures``: token count and rate so far. An incomplete table, which is held
+        back, is shown above the spinner.
         """
-        held = self._prose.held
-        what = self._prose.holding or what
+        held = self._renderer.held
+        what = self._renderer.holding or what
         if self._waiting or held:
             text = SEPARATOR.join(part for part in (f"{elapsed:.1f} s{f' {what}' if what else ''}", figures) if part)
         elif figures:
@@ -97,25 +99,27 @@ class ReplyDisplay:
             return
         picture = self._frames[self._frame % len(self._frames)]
         self._frame += 1
-        self._screen.below(*held, f"{self._paint.dim} {picture} {text}{self._paint.off}")
+        self._screen.below(*held, f"{self._theme.dim} {picture} {text}{self._theme.off}")
 
     def words(self, text: str) -> None:
         """Write the next characters of the reply, as received from the model."""
         self._leave_thinking()
-        replaces = self._waiting or self._prose.holding
+        replaces = self._waiting or self._renderer.holding
         self._waiting = False
-        shown = self._prose.feed(self._sanitizer.feed(text))
+        shown = self._renderer.feed(self._sanitizer.feed(text))
         if shown and replaces:
             self._screen.clear()
         self._screen.words(shown)
 
     def pause(self) -> None:
-        """Write text that is held back, after a moment without input."""
-        if not self._dim:
-            self._screen.words(self._prose.pause())
+        """Write text that is held back because its Markdown is incomplete, after a pause of the input."""
+        if not self._in_thoughts:
+            self._screen.words(self._renderer.pause())
 
     def thoughts(self, text: str, *, whole: bool = False) -> None:
-        """Write the next characters of the thoughts; ``whole``: all of them, undimmed."""
+        """Write the next characters of thoughts, if they are shown. ``whole``: ``text`` is all of them, and is shown in
+        any case.
+        """
         if self.thinking == "show" or whole:
             self._think(text)
         if whole:
@@ -123,7 +127,7 @@ class ReplyDisplay:
             self._screen.lines("\n")
 
     def thought(self, time: float, count: int) -> None:
-        """End the thoughts, after ``time`` seconds and about ``count`` tokens."""
+        """Write the line that represents folded thoughts, after ``time`` seconds and about ``count`` tokens."""
         if self.thinking == "fold":
             self.notice(f"thought for {seconds(time)}, {tokens(count, exact=False)}{SEPARATOR}/thinking shows it")
 
@@ -133,13 +137,13 @@ class ReplyDisplay:
         self._screen.lines(f"{self._dimmed(one_line(text))}\n")
 
     def call(self, call: ToolCall) -> None:
-        """Write a tool call, with enough of its arguments for a decision."""
+        """Write a tool call, with at most CALL_SHOWN characters of its arguments."""
         more = len(call.arguments) - CALL_SHOWN
         left_out = f"… ({more:,} more characters)" if more > 0 else ""
         self.notice(f"calls {call.name} {call.arguments[:CALL_SHOWN]}{left_out}")
 
     def rest(self) -> None:
-        """Move to the start of a line, before other code writes."""
+        """Move the cursor to the start of a line, before other text is written."""
         self._settle()
 
     def lines(self, *texts: str) -> None:
@@ -148,14 +152,17 @@ class ReplyDisplay:
         self._screen.lines("".join(f"{text}\n" for text in (*texts, "")))
 
     def error(self, error: BitnetChatError) -> None:
+        """End the reply, and write an error and an empty line."""
         self._finish()
-        text = visible(str(error)).replace("\n", f"{self._paint.off}\n{self._paint.error}")
-        self._screen.lines(f"{self._paint.error}{text}{self._paint.off}\n\n")
+        text = visible(str(error)).replace("\n", f"{self._theme.off}\n{self._theme.error}")
+        self._screen.lines(f"{self._theme.error}{text}{self._theme.off}\n\n")
 
     def completed(self, event: Completed) -> None:
-        """Mark a stopped reply, then write one dim line with the figures, and an empty one."""
+        """End the reply: mark it if it was stopped or is empty, and write a dim line with its figures, and an empty
+        line.
+        """
         self._leave_thinking()
-        self._screen.words(self._prose.feed(self._sanitizer.flush()) + self._prose.finish())
+        self._screen.words(self._renderer.feed(self._sanitizer.flush()) + self._renderer.finish())
         if event.reason is FinishReason.INTERRUPTED:
             self._mark("[stopped]")
         elif not event.text and event.reason is not FinishReason.TOOL_CALLS:
@@ -164,38 +171,38 @@ class ReplyDisplay:
         self._screen.lines(f"{self._dimmed(summary(event.stats, event.reason))}\n\n")
 
     def _dimmed(self, text: str) -> str:
-        return f"{self._paint.dim}{text}{self._paint.off}"
+        return f"{self._theme.dim}{text}{self._theme.off}"
 
     def _mark(self, text: str) -> None:
         self._screen.remark(f"{'' if self._screen.fresh else ' '}{self._dimmed(text)}")
 
     def _think(self, text: str) -> None:
-        if not self._dim:
+        if not self._in_thoughts:
             self._settle()
-            self._screen.words(self._paint.dim)
-            self._dim = True
+            self._screen.words(self._theme.dim)
+            self._in_thoughts = True
             self._waiting = False
-        # Plain at the end of each line, so that nothing inherits the look wherever it stops.
-        self._screen.words(self._sanitizer.feed(text).replace("\n", f"{self._paint.off}\n{self._paint.dim}"))
+        # Styles are reset at the end of each line, so that no other text inherits them if the thoughts end here.
+        self._screen.words(self._sanitizer.feed(text).replace("\n", f"{self._theme.off}\n{self._theme.dim}"))
 
     def _leave_thinking(self) -> None:
-        if self._dim:
+        if self._in_thoughts:
             self._screen.words(self._sanitizer.flush())
-            self._dim = False
-            self._screen.words(self._paint.off)
+            self._in_thoughts = False
+            self._screen.words(self._theme.off)
             self._end_line()
 
     def _finish(self) -> None:
-        """End the reply, complete or not."""
+        """End the reply, complete or not, and move to the start of a line."""
         self._settle()
-        self._screen.words(self._prose.finish())
+        self._screen.words(self._renderer.finish())
         self._end_line()
         self._waiting = True
 
     def _settle(self) -> None:
-        """Move to the start of a line, with styles reset and nothing held back."""
+        """Write all text that is held back, reset styles, and move to the start of a line."""
         self._leave_thinking()
-        self._screen.words(self._prose.feed(self._sanitizer.flush()) + self._prose.flush())
+        self._screen.words(self._renderer.feed(self._sanitizer.flush()) + self._renderer.flush())
         self._end_line()
 
     def _end_line(self) -> None:
@@ -219,7 +226,9 @@ _REASONS = {
 
 
 def summary(stats: Stats, reason: FinishReason) -> str:
-    """``42 tokens · 18.3 tok/s · first token after 0.35 s · stop``; ``~`` before a count that is not exact."""
+    """Return the figures of a reply, such as ``42 tokens · 18.3 tok/s · first token after 0.35 s · stop``. ``~`` marks
+    an estimated count.
+    """
     parts = [tokens(stats.tokens, stats.exact)]
     if stats.tokens_per_second is not None:
         parts.append(rate(stats.tokens_per_second))
@@ -229,10 +238,8 @@ def summary(stats: Stats, reason: FinishReason) -> str:
     return SEPARATOR.join(parts)
 
 
-# Where a resumed conversation stands: its title, the last message and what was said to it.
-
 LINES = 6
-"""Maximum number of lines of the last message, which may be a whole file."""
+"""Maximum number of lines of a message that are shown when a conversation is resumed."""
 
 _CUT = {
     FinishReason.CUT_OFF: "the program ended before this reply did",
@@ -241,6 +248,7 @@ _CUT = {
 
 
 def show(display: ReplyDisplay, stored: StoredConversation) -> None:
+    """Show the state of a resumed conversation: its title, the last message and the reply."""
     from bitnet_chat.attachments import typed
     from bitnet_chat.journal.records import ReplyState
 
@@ -274,7 +282,7 @@ def show(display: ReplyDisplay, stored: StoredConversation) -> None:
 
 
 def quoted(message: str) -> list[str]:
-    """The message as on the prompt; of a long one the beginning."""
+    """Return the lines of a sent message as they appear on the prompt, at most LINES and an ellipsis."""
     from bitnet_chat.attachments import typed
 
     lines = visible(typed(message)).split("\n")

@@ -1,4 +1,4 @@
-"""Effects of commands on files, the clipboard and titles, with their messages."""
+"""The actions of commands on files, the clipboard and titles. Results and errors are shown on the display."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class FileActions:
-    """``attached``: the attachments of the next message, in the order in which they were named."""
+    """Holds the attachments of the next message (``attached``, in the order in which they were named), and carries out
+    the actions. ``recorder``: None if the conversation is not saved.
+    """
 
     def __init__(self, display: ReplyDisplay, console: UserInterface, recorder: JournalRecorder | None) -> None:
         self._display = display
@@ -31,38 +33,40 @@ class FileActions:
         self._recorder = recorder
         self.attached: list[Attachment] = []
 
-    async def attach(self, side_prompt: Attach, backend: Backend) -> None:
-        if side_prompt.paths == ("-",):
+    async def attach(self, action: Attach, backend: Backend) -> None:
+        """Attach, list or remove files. ``backend`` counts their tokens."""
+        if action.paths == ("-",):
             self.attached.clear()
             self._display.lines("No file is attached.")
-        elif side_prompt.paths:
-            await self._read(side_prompt.paths, backend)
+        elif action.paths:
+            await self._read(action.paths, backend)
         elif self.attached:
-            self._tell(self.attached, backend)
+            self._list(self.attached, backend)
         else:
             self._display.lines("No file is attached: /file [PATH…] attaches some.")
 
     async def _read(self, paths: Sequence[str], backend: Backend) -> None:
-        """Add files; none of them if one cannot be read."""
+        """Attach files; none of them if one cannot be read."""
         from bitnet_chat.attachments.reading import attach_all
 
         try:
-            # Disks sleep, servers are far away, and a PDF takes its time.
+            # In a thread: a slow disk, a network file system or a large PDF would block the event loop.
             files = await run_in_daemon_thread(lambda: attach_all(paths))
         except BitnetChatError as error:
             self._display.error(error)
             return
         names = {file.name for file in files}
         self.attached = [each for each in self.attached if each.name not in names] + files
-        self._tell(files, backend)
+        self._list(files, backend)
 
-    def _tell(self, files: Sequence[Attachment], backend: Backend) -> None:
+    def _list(self, files: Sequence[Attachment], backend: Backend) -> None:
         window = backend.status().context_size
         self._display.lines(*(file.described(backend.count(file.block), window) for file in files))
 
     async def with_files(self, message: str, backend: Backend) -> str | None:
-        """The message with its attachments and the files that it mentions. None if one of those cannot be read, which
-        is reported, or if the user does not confirm a missing one; the attachments remain until :meth:`sent`.
+        """Return the message with its attachments and the files that it mentions (``@path``). The attachments remain
+        until :meth:`sent`. Returns None if a mentioned file cannot be read, after an error message, or if it does not
+        exist and the user does not confirm the message.
         """
         from bitnet_chat.attachments import with_attachments
 
@@ -81,23 +85,24 @@ class FileActions:
                 self._display.error(error)
                 return None
             if files:
-                self._tell(files, backend)
+                self._list(files, backend)
         else:
             files = []
         return with_attachments(message, [*self.attached, *files])
 
     def sent(self) -> None:
-        """Clear the attachments after they were sent."""
+        """Forget the attachments, which were sent."""
         self.attached.clear()
 
-    async def write(self, side_prompt: Write, conversation: Conversation, asides: Sequence[SideNote] = ()) -> None:
+    async def write(self, action: Write, conversation: Conversation, asides: Sequence[SideNote] = ()) -> None:
+        """Write the conversation to a new file. ``asides``: messages without a reply, included at their place."""
         from bitnet_chat.conversation.export import export
         from bitnet_chat.util.files import write_exclusive
 
         title = self._recorder.title if self._recorder is not None else ""
-        path = Path(side_prompt.path or f"{_file_name(title)}.{side_prompt.format}")
+        path = Path(action.path or f"{_file_name(title)}.{action.format}")
         try:
-            text = export(conversation, side_prompt.format, about={"title": title}, asides=asides)
+            text = export(conversation, action.format, about={"title": title}, asides=asides)
             await run_in_daemon_thread(lambda: write_exclusive(path, text))
         except BitnetChatError as error:
             self._display.error(error)
@@ -105,19 +110,21 @@ class FileActions:
         count = len(conversation.turns) + len(asides)
         self._display.lines(f"{count} message{'' if count == 1 else 's'} written to {one_line(str(path))}")
 
-    def copy(self, side_prompt: Copy) -> None:
-        length = len(side_prompt.text.encode("utf-8", "surrogateescape"))
+    def copy(self, action: Copy) -> None:
+        """Copy a text to the clipboard of the terminal."""
+        length = len(action.text.encode("utf-8", "surrogateescape"))
         if length > CLIPBOARD_LIMIT:
             self._display.lines(
-                f"{side_prompt.what} is {size(length)}, too large for the clipboard of a terminal: use /save FILE."
+                f"{action.what} is {size(length)}, too large for the clipboard of a terminal: use /save FILE."
             )
-        elif self._console.copy(side_prompt.text):
-            count = f"{len(side_prompt.text)} character{'' if len(side_prompt.text) == 1 else 's'}"
-            self._display.lines(f"{side_prompt.what}, {count}, sent to the clipboard of the terminal.")
+        elif self._console.copy(action.text):
+            count = f"{len(action.text)} character{'' if len(action.text) == 1 else 's'}"
+            self._display.lines(f"{action.what}, {count}, sent to the clipboard of the terminal.")
         else:
             self._display.lines("The clipboard requires a terminal: use /save FILE.")
 
     def rename(self, title: str) -> None:
+        """Change the title of the conversation in the journal."""
         if self._recorder is None:
             self._display.lines("This conversation is not saved, and has no title.")
             return
@@ -126,12 +133,12 @@ class FileActions:
 
 
 def not_files(paths: Sequence[str]) -> str:
-    """``@notse.md is not a file``, sanitized."""
+    """Return a sanitized message such as ``@notse.md is not a file``."""
     names = [one_line(f"@{path}") for path in paths]
     return f"{names[0]} is not a file" if len(names) == 1 else f"{', '.join(names)} are not files"
 
 
 def _file_name(title: str) -> str:
-    """A file name made of a title: letters and digits of any script, and hyphens."""
+    """Derive a file name from a title: lower-case letters and digits of any script, separated by hyphens."""
     words = "".join(character if character.isalnum() else " " for character in title).split()
     return "-".join(words)[:60].strip("-").lower() or "conversation"

@@ -1,6 +1,7 @@
 """The input history, stored in a file for Ctrl-R and the arrow keys.
 
-One JSON string per line: any text is possible, and a damaged line affects only itself. Two programs may append at once.
+The file has one JSON string per line, so an entry may contain newlines and a damaged line does not affect others.
+Several processes may append to it at once.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from pathlib import Path
 from prompt_toolkit.history import History
 
 TAIL = 1 << 20
-"""Bytes of the file that are read: some 10,000 lines, in 10 ms."""
+"""Number of bytes read from the end of the file: about 10,000 lines, which takes 10 ms."""
 
 
 class FileHistory(History):
-    """Raises no error about the file: ``complain`` receives one line about the first failure."""
+    """The history of prompt_toolkit in ``file``; None keeps it in memory. Errors of the file are not raised:
+    ``complain`` is called once, with one line about the first.
+    """
 
     def __init__(self, file: Path | None, complain: Callable[[str], None]) -> None:
         super().__init__()
@@ -26,15 +29,15 @@ class FileHistory(History):
         self._complained = False
 
     def load_history_strings(self) -> Iterable[str]:
-        """Lines, latest first."""
+        """Return the entries, latest first."""
         if self._file is None:
-            return self.get_strings()[::-1]  # a line may have been added already
+            return self.get_strings()[::-1]  # entries may have been added before the first load
         try:
             lines = _tail(self._file)
         except FileNotFoundError:
             return []
         except OSError as error:
-            self._say(f"The input history cannot be read: {error.strerror}: {self._file}")
+            self._report(f"The input history cannot be read: {error.strerror}: {self._file}")
             return []
         entries: list[str] = []
         damaged = 0
@@ -45,39 +48,39 @@ class FileHistory(History):
             else:
                 entries.append(entry)
         if damaged:
-            self._say(f"{damaged} damaged line{'s' * (damaged > 1)} left out of the input history: {self._file}")
+            self._report(f"{damaged} damaged line{'s' * (damaged > 1)} left out of the input history: {self._file}")
         return reversed(entries)
 
     def store_string(self, string: str) -> None:
         if self._file is None:
             return
-        # The newline comes first: it also ends a line that a crash or a full disk cut short.
+        # The newline comes first, so that it also ends a line that a crash or a full disk has cut.
         line = b"\n" + json.dumps(string).encode()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            # Input for a private model is private: readable by its owner only.
+            # Input is private: the file is readable by its owner only.
             handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 os.write(handle, line)
             finally:
                 os.close(handle)
         except OSError as error:
-            self._say(f"The input history is not saved: {error.strerror}: {self._file}")
+            self._report(f"The input history is not saved: {error.strerror}: {self._file}")
 
-    def _say(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         if not self._complained:
             self._complained = True
             self._complain(text)
 
 
 def _tail(file: Path) -> list[bytes]:
-    """The last whole lines of a file, at most TAIL bytes."""
+    """Return the complete lines in the last TAIL bytes of a file, without empty ones."""
     with file.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - TAIL))
         lines = stream.read().split(b"\n")
     if size > TAIL:
-        del lines[0]  # began before the part that was read
+        del lines[0]  # its beginning was not read
     return [line for line in lines if line.strip()]
 
 

@@ -1,4 +1,8 @@
-"""The terminal between two prompts: output as it arrives, input for the keys that stop a reply."""
+"""Keyboard and terminal modes: the key bindings of the prompt, and the keys that stop a reply between two prompts.
+
+The terminal stays in raw mode while a reply is shown, so keys are neither echoed nor turned into signals. Keys that do
+not stop the reply are kept for the next prompt.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from prompt_toolkit.output import Output
 
 
 class TerminalOutput:
-    """Output of words and remarks to the same screen."""
+    """An :class:`bitnet_chat.repl.screen.Output` that writes to the terminal of prompt_toolkit without buffering."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -35,13 +39,13 @@ class TerminalOutput:
 
 @contextmanager
 def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` for Ctrl-C and Esc, suspend for Ctrl-Z; all other input, pastes included, is kept for the next
-    prompt.
+    """Call ``stop`` for Ctrl-C and Esc, and suspend the process for Ctrl-Z, until the block ends. All other input,
+    pastes included, is kept for the next prompt.
     """
 
     def suspend() -> None:
-        with lent(source, output):
-            _stop_this_process_group()
+        with cooked_terminal(source, output):
+            _suspend_process_group()
 
     output.enable_bracketed_paste()
     output.flush()
@@ -54,8 +58,8 @@ def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> 
 
 
 @contextmanager
-def lent(source: Input, output: Output) -> Iterator[None]:
-    """Restore the usual modes of the terminal for another program until the block ends."""
+def cooked_terminal(source: Input, output: Output) -> Iterator[None]:
+    """Set the terminal to cooked mode, without bracketed paste, for another program until the block ends."""
     output.reset_attributes()
     output.disable_bracketed_paste()
     output.flush()
@@ -67,28 +71,27 @@ def lent(source: Input, output: Output) -> Iterator[None]:
         output.flush()
 
 
-def _stop_this_process_group() -> None:
+def _suspend_process_group() -> None:
     if sys.platform != "win32":
         os.kill(0, signal.SIGTSTP)
 
 
 def is_raw(source: Input) -> bool:
-    """False if another program, such as a shell after ``fg``, has reset the modes of the terminal."""
+    """Return False if another program, such as a shell after ``fg``, has reset the terminal to cooked mode."""
     if sys.platform != "win32":
         import termios
 
         try:
             return not termios.tcgetattr(source.fileno())[3] & termios.ICANON
         except termios.error:
-            pass  # no terminal, no modes
+            pass  # not a terminal
     return True
 
 
-# Keys of the prompt beyond those that prompt_toolkit brings.
-
-
 def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None]) -> KeyBindings:
-    """``open_editor``: edits a buffer in an external editor. ``hint``: a few words for the status bar."""
+    """Return the key bindings of the prompt that prompt_toolkit does not have. ``open_editor`` edits a buffer in an
+    external editor; ``hint`` shows a text in the status bar.
+    """
     keys = KeyBindings()
     writing = has_focus(DEFAULT_BUFFER)
 
@@ -96,7 +99,7 @@ def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None])
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         before = event.previous_key_sequence
-        # A pasted text goes as it is, even when it ends in a backslash.
+        # A pasted text is sent unchanged, even if it ends in a backslash.
         pasted = bool(before) and before[-1].key is Keys.BracketedPaste
         if buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\") and not pasted:
             buffer.delete_before_cursor()
@@ -123,41 +126,40 @@ def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None])
     return keys
 
 
-def forget_escape(app: Application[str]) -> None:
-    """Drop a lone Esc without dropping the next key: prompt_toolkit waits 1.5 s for the rest of an Alt key, in which
-    the slash of a command would be lost. The bytes of a real Alt key arrive together.
+def shorten_escape_wait(app: Application[str]) -> None:
+    """Make ``app`` ignore a single Esc at once. prompt_toolkit waits 1.5 s after it for the second part of an Alt key,
+    and a key typed in this time (the slash of a command) would be lost. The bytes of a real Alt key arrive together.
     """
     app.ttimeoutlen = ESCAPE
     keys = app.key_processor
     usual = app.timeoutlen
 
-    def look(_: object) -> None:
+    def set_timeout(_: object) -> None:
         alone = [key.key for key in keys.key_buffer] == [Keys.Escape]
-        # If nothing was read behind it, the wait for what may belong to it is over already.
         app.timeoutlen = 0.0 if alone else usual
 
-    keys.after_key_press += look
+    keys.after_key_press += set_timeout
 
-
-# The keyboard while a reply is under way: Ctrl-C and Esc stop it, all else waits for the next prompt.
 
 ESCAPE = 0.1
-"""Seconds after which an ESC is the key and not the beginning of a sequence; slow connections split sequences."""
+"""Seconds after which ESC is the key and not the beginning of an escape sequence; slow connections split sequences."""
 
-# Answers of the terminal and reports, no typing.
+# Reports of the terminal, which are not typed.
 _DROPPED = {Keys.CPRResponse, Keys.Vt100MouseEvent, Keys.WindowsMouseEvent, Keys.Ignore}
 
 
 @contextmanager
 def watch(source: Input, stop: Callable[[], None], suspend: Callable[[], None] | None = None) -> Iterator[None]:
-    """Read keys in raw mode. ``stop`` is called for Ctrl-C and for Esc alone, ``suspend`` for Ctrl-Z."""
+    """Read keys in raw mode until the block ends. Calls ``stop`` for Ctrl-C, for Esc without another key and at the end
+    of the input, and ``suspend`` for Ctrl-Z. All other keys become typeahead of the next prompt.
+    """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle | None = None
     kept: list[KeyPress] = []
 
     def sort(keys: list[KeyPress], alone: bool) -> None:
         for key in keys:
-            # An ESC that came together with other keys is Alt held down.
+            # An ESC that was read together with other keys is an Alt key.
             if key.key is Keys.ControlC or (alone and key.key is Keys.Escape):
                 stop()
             elif key.key is Keys.ControlZ and suspend is not None:
@@ -180,8 +182,8 @@ def watch(source: Input, stop: Callable[[], None], suspend: Callable[[], None] |
         timer = None
         sort(source.flush_keys(), alone=True)
 
-    # What was typed faster than the prompt could end may hold the Ctrl-C that is meant for the reply. It is looked at
-    # when the reply has begun, and whatever follows it after that.
+    # Keys that were typed before the prompt had ended may contain the Ctrl-C for this reply. They are handled once the
+    # reply has begun, before later keys.
     early = get_typeahead(source)
 
     def begin() -> None:
@@ -194,9 +196,9 @@ def watch(source: Input, stop: Callable[[], None], suspend: Callable[[], None] |
             yield
         finally:
             soon.cancel()
-            begin()  # where the reply ended without a wait
+            begin()  # in case the reply ended without suspending
             if timer is not None:
                 timer.cancel()
-                # An Esc just before the end wanted to stop what has ended by itself.
+                # An Esc just before the end was meant to stop the reply, which has ended.
                 kept.extend(key for key in source.flush_keys() if key.key is not Keys.Escape)
             store_typeahead(source, kept)

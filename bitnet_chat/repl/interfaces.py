@@ -1,4 +1,4 @@
-"""The interface of a controller to its user interface: editor, choice, clipboard. Each user interface implements it."""
+"""What the controller needs from a user interface (editor, questions, clipboard), and the settings of a session."""
 
 from __future__ import annotations
 
@@ -16,63 +16,67 @@ if TYPE_CHECKING:
 
 
 CLIPBOARD_LIMIT = 74_994
-"""Bytes. xterm accepts a sequence of 100,000 characters, and base64 makes four of three bytes; others accept as much or
-more.
+"""Maximum number of bytes to copy. xterm accepts escape sequences of 100,000 characters, and base64 turns 3 bytes into
+4 characters; other terminals accept at least as much.
 """
 
 
 Verdict = Literal["yes", "no", "always"]
+"""The answer to the question whether a tool may be called. ``always``: without a question from now on."""
 
 
 class UserInterface(Protocol):
+    """The operations of a user interface that the controller calls."""
+
     async def edit(self, text: str) -> str:
-        """``text`` after editing. Raises UsageError if an editor is missing or fails."""
+        """Let the user edit ``text`` in an external editor. Raises UsageError if an editor is missing or fails."""
 
     async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
-        """The id of the chosen conversation, or None."""
+        """Let the user choose a conversation. Returns its id, or None if the choice is cancelled."""
 
     async def decide(self, question: str) -> Verdict | None:
-        """The answer to a question. Keys typed before the question are ignored. None: stop. Without a terminal: no."""
+        """Ask whether a tool may be called. Keys typed before the question are ignored. Returns None if the user stops
+        the reply, and ``no`` without a terminal.
+        """
 
     async def confirm(self, question: str) -> bool:
-        """Whether the user confirms. Without a terminal the question is shown, and the answer is yes."""
+        """Ask for a confirmation. Without a terminal the question is shown, and the answer is yes."""
 
     def complain(self, text: str) -> None:
         """Show a line about a failure in the background."""
 
     def copy(self, text: str) -> bool:
-        """Copy ``text`` to the clipboard; False if that is not possible."""
+        """Copy ``text`` to the clipboard. Returns False if that is not possible."""
 
 
 def clipboard_sequence(text: str) -> str:
-    """OSC 52: the terminal, local or remote, copies ``text`` to its clipboard."""
+    """Return the escape sequence (OSC 52) with which a terminal, local or remote, copies ``text`` to its clipboard."""
     data = text.encode("utf-8", "surrogateescape")
     return f"\x1b]52;c;{base64.b64encode(data).decode('ascii')}\x07"
 
 
-# What a REPL is told once, when it starts.
-
-
 @dataclass(frozen=True, slots=True)
 class ReplSettings:
+    """The settings of a session, fixed at its start."""
+
     model: str
     """Label of the model, for the greeting; later names come from the status of the backend."""
     system: str = ""
     options: ReplyOptions = field(default_factory=ReplyOptions)
     typing_speed: float | None = None
-    """Grapheme clusters per second; None or 0 shows text at once. For a backend with output in bursts."""
+    """Grapheme clusters per second for a backend whose output arrives in bursts; None or 0 shows text at once."""
     history_file: Path | None = None
     """File of the input history; None keeps it in memory."""
     spare: bool = False
-    """Keep the previous backend loaded after a switch of models, so that switching back takes no time."""
+    """Keep the previous backend loaded after a switch of models: switching back is then immediate."""
     markdown: Literal["auto", "on", "off"] = "auto"
-    """Whether replies are styled, on a terminal only. auto: if colours are available."""
+    """Whether replies are styled; never without a terminal. auto: if colours are available."""
     thinking: Literal["show", "fold", "hide"] = "show"
-    """The display of thoughts: all, a line with their length, or nothing."""
+    """The display of thoughts: the whole text, one line with the time and token count, or nothing."""
     overflow: Literal["drop-oldest", "summarize", "stop"] = "drop-oldest"
     """The policy for a full context window, for the warning in the status bar."""
     toolbox: Toolbox | None = None
-    """The tools that can be called; ``options`` has the same ones."""
+    """The tools that can be called; ``options.tools`` are the same."""
     allowed_tools: tuple[str, ...] = ()
     """Tools that are called without confirmation."""
     colour: bool | None = None

@@ -1,4 +1,6 @@
-"""Display of the input line: sanitized like all other text, and erased when the window changes."""
+"""Corrections of prompt_toolkit's drawing: the input line is sanitized, and leaves no traces when the window
+changes.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ from bitnet_chat.text.sanitize import visible, visible_characters
 
 
 class SafeDisplayProcessor(Processor):
-    """Sanitize the display of typed, pasted and recalled text: nothing in it reorders or hides the rest. The text
-    itself is sent unchanged.
+    """Sanitizes the display of typed, pasted and recalled text, so that no character hides or reorders the others. The
+    text that is sent is unchanged.
     """
 
     def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
@@ -43,22 +45,25 @@ class SafeDisplayProcessor(Processor):
         return Transformation(fragments, to_display, to_source)
 
 
-def leave_nothing_behind(app: Application[str], variables: Mapping[str, str]) -> None:
-    """Erase the drawing of ``app`` when its window becomes narrower. Most terminals reflow the rows: more of them are
-    above the cursor than prompt_toolkit has drawn, and excess rows leave at the top. So the status bar is directly
-    below the input, not in the last row of the window, and all rows are erased.
+def erase_on_resize(app: Application[str], variables: Mapping[str, str]) -> None:
+    """Make ``app`` erase its whole drawing when the window becomes narrower.
+
+    Most terminals reflow rows that no longer fit: there are then more rows above the cursor than prompt_toolkit has
+    drawn, and it would leave some of them on the screen. This function counts and erases them, and moves the status bar
+    from the last row of the window to the row below the input, where it can be erased too. ``variables``: the
+    environment, from which the kind of the terminal is determined.
     """
     renderer, output = app.renderer, app.output
-    report, anew = renderer.report_absolute_cursor_row, wraps_anew(variables)
+    report, reflows = renderer.report_absolute_cursor_row, wraps_anew(variables)
 
     def report_last_row(row: int) -> None:
-        report(output.get_size().rows)  # as if there was no room below
+        report(output.get_size().rows)  # no free rows below: prompt_toolkit draws only the rows it needs
 
     def erase(leave_alternate_screen: bool = True) -> None:
         drawn = renderer.last_rendered_screen
         if drawn is not None:
             at = drawn.get_cursor_position(app.layout.current_window)
-            more = rows_more(drawn, at.x, at.y, output.get_size().columns) if anew else 0
+            more = rows_more(drawn, at.x, at.y, output.get_size().columns) if reflows else 0
             output.cursor_backward(at.x)
             output.cursor_up(at.y + more)
         output.reset_attributes()
@@ -70,26 +75,28 @@ def leave_nothing_behind(app: Application[str], variables: Mapping[str, str]) ->
     height = 0
 
     def drawn(_: object) -> None:
-        """If the bar has moved, its old row is a row of text now. tmux continues to count the cells that were erased
-        there, so everything is drawn on rows that are completely empty.
+        """Draw everything again if the height has changed. The status bar has then moved, and its old row is a row of
+        text: tmux still counts the erased cells there when it reflows, so the rows must be emptied completely.
         """
         nonlocal height
         screen = renderer.last_rendered_screen
         before, height = height, screen.height if screen is not None else 0
-        if anew and before and height and before != height and renderer.height_is_known:
+        if reflows and before and height and before != height and renderer.height_is_known:
             erase()
-            report_last_row(0)  # it is known still
+            report_last_row(0)  # erase() has reset the known position
             renderer.render(app, app.layout)
 
     if sys.platform != "win32":
         app.after_render += drawn
-        # Methods are assigned, which a type checker forbids.
+        # setattr, because mypy does not allow the assignment of methods.
         setattr(renderer, "report_absolute_cursor_row", report_last_row)  # noqa: B010
         setattr(renderer, "erase", erase)  # noqa: B010
 
 
 def rows_more(drawn: Drawn, x: int, y: int, columns: int) -> int:
-    """Additional rows above the cursor, at ``x`` and ``y`` of the drawing, in a window of ``columns`` cells."""
+    """Count the additional rows above the cursor after a reflow of ``drawn`` to ``columns`` cells. ``x``, ``y``: the
+    position of the cursor in the drawing.
+    """
     if columns < 1:
         return 0
     cells = [_cells(drawn.data_buffer[row]) for row in range(y + 1)]
@@ -98,5 +105,5 @@ def rows_more(drawn: Drawn, x: int, y: int, columns: int) -> int:
 
 
 def _cells(row: Mapping[int, Char]) -> int:
-    """Written cells of a row, without blanks at its end."""
+    """Return the width of a row in cells, without spaces at its end."""
     return max((at + cell.width for at, cell in row.items() if cell.char.strip(" ")), default=0)

@@ -1,10 +1,11 @@
-"""Steady output: text that arrives in bursts is written at a readable pace, one grapheme cluster after the other.
+"""Pacing: text that arrives in bursts is written at a steady pace, one grapheme cluster after the other.
 
-Pure: the caller provides the time, in seconds of any monotonic clock.
+:class:`OutputPacer` is pure: the caller provides the time, in seconds of any monotonic clock. :class:`PacedWriter`
+drives it with a timer of the event loop.
 
-No text waits longer than :data:`BEHIND` seconds, without deadlines: whenever text is added, the pace becomes at least
-``waiting / DRAIN`` clusters per second, and it does not drop again before the queue is empty. The last addition is
-written within DRAIN seconds, hence everything before it is, too.
+No text waits longer than :data:`BEHIND` seconds. When text is added, the pace becomes at least ``waiting / DRAIN``
+clusters per second, and it is not reduced before the queue is empty: the text added last is written within DRAIN
+seconds, and so is all text before it.
 """
 
 from __future__ import annotations
@@ -16,36 +17,40 @@ from collections.abc import Callable, Sequence
 from wcwidth import iter_graphemes
 
 BEHIND = 1.0
-"""Maximum lag of the screen in seconds: HOLD + DRAIN + FRAME, and room for a late timer."""
+"""Maximum delay of text in seconds: HOLD + DRAIN + FRAME, and a margin for a late timer."""
 HOLD = 0.15
-"""Seconds that a last cluster waits for a combining mark or a joiner."""
+"""Seconds that the last cluster waits for a combining mark or a joiner that would extend it."""
 DRAIN = 0.7
 """Seconds within which all waiting text is written."""
 FRAME = 1 / 60
-"""Shortest time between two wake-ups, in seconds: faster paces show several clusters at a time."""
+"""Minimum time between two wake-ups in seconds: a faster pace writes several clusters at a time."""
 
 
 class OutputPacer:
-    """``feed`` input, write the text that is ``due``, wake up at ``next_at``; ``flush`` ends or hurries it."""
+    """A queue of text. ``feed`` adds text, ``due`` returns what is to be written now, ``next_at`` the time of the next
+    call, and ``flush`` everything.
+    """
 
     def __init__(self, pace: float | None) -> None:
-        """``pace``: clusters per second; None or 0: everything is due at once."""
+        """Create a pacer. ``pace``: clusters per second; None or 0: everything is due at once."""
         self._pace = pace if pace and pace > 0 else 0.0
         self._rate = self._pace
         self._queue: deque[Sequence[str]] = deque()
-        """Runs of clusters. A plain ASCII run is its own string: each character of it is a cluster."""
+        """Sequences of clusters. ASCII text is stored as a string: each of its characters is a cluster."""
         self._offset = 0
-        """Clusters of the first run that have been written."""
+        """Number of clusters of the first sequence that have been written."""
         self._waiting = 0
+        """Number of clusters in the queue."""
         self._slot = float("-inf")
         """The time at which the next cluster may be written."""
         self._seen = float("-inf")
         """The time of the last call of ``due``."""
         self._tail = ""
-        """The last cluster, which the next text may extend."""
+        """The last cluster, which following text may extend."""
         self._tail_since = 0.0
 
     def feed(self, text: str, now: float) -> None:
+        """Add text."""
         if not text:
             return
         since = self._tail_since if self._tail else now
@@ -55,7 +60,7 @@ class OutputPacer:
         self._add(clusters[:-1], now)
 
     def due(self, now: float) -> str:
-        """The text to write now."""
+        """Remove and return the text to write now."""
         if not self._pace:
             return self.flush()
         if self._tail and now >= self._tail_since + HOLD:
@@ -69,7 +74,7 @@ class OutputPacer:
         return self._take(count)
 
     def next_at(self, now: float) -> float | None:
-        """The time at which ``due`` will have text; never before ``now``. None: the queue is empty."""
+        """Return the time at which ``due`` will return text, at least ``now``; None if the queue is empty."""
         times = []
         if self._waiting:
             times.append(max(self._slot, self._seen + FRAME) if self._rate * FRAME > 1 else self._slot)
@@ -78,7 +83,7 @@ class OutputPacer:
         return max(now, min(times)) if times else None
 
     def flush(self) -> str:
-        """All waiting text, at once."""
+        """Remove and return all waiting text."""
         return self._take(self._waiting) + self._drop_tail()
 
     def _drop_tail(self) -> str:
@@ -94,7 +99,7 @@ class OutputPacer:
         self._queue.append(clusters)
         self._waiting += len(clusters)
         self._rate = max(self._rate, self._waiting / DRAIN)
-        # A slot left over from a slower pace must not delay what now has to go faster.
+        # A slot calculated for a slower pace would delay text that is to be written faster now.
         self._slot = min(self._slot, now + 1 / self._rate) if self._rate else now
 
     def _take(self, count: int) -> str:
@@ -113,20 +118,17 @@ class OutputPacer:
 
 
 def _clusters(text: str) -> Sequence[str]:
-    """Grapheme clusters of ``text``, which is not empty."""
+    """Split ``text``, which is not empty, into grapheme clusters."""
     if text.isascii() and "\r" not in text:
         return text
     return list(iter_graphemes(text))
 
 
-# Shows paced text when it is due, with one timer of the loop.
-
-
 class PacedWriter:
-    """A pacer between a reply and a display. ``hurry`` writes all waiting text, and later text at once."""
+    """Calls ``show`` with paced text when it is due."""
 
     def __init__(self, show: Callable[[str], None], pace: float) -> None:
-        """``pace``: grapheme clusters per second, more than 0."""
+        """Create a writer on the running event loop. ``pace``: grapheme clusters per second, more than 0."""
         self._show = show
         self._output_pacer = OutputPacer(pace)
         self._loop = asyncio.get_running_loop()
@@ -136,19 +138,21 @@ class PacedWriter:
         self._hurried = False
 
     def feed(self, text: str) -> None:
+        """Add text."""
         self._output_pacer.feed(text, self._loop.time())
         self._show_due()
 
     def hurry(self) -> None:
+        """Write all waiting text now, and later text without pacing."""
         self._hurried = True
         self._show_due()
 
     async def drain(self) -> None:
-        """Wait until all text has been written, which takes less than a second."""
+        """Wait until all text has been written: less than BEHIND seconds."""
         await self._idle.wait()
 
     def flush(self) -> None:
-        """Write all waiting text; later text is paced again."""
+        """Write all waiting text now; later text is paced again."""
         self._out(self._output_pacer.flush())
         self._schedule()
 

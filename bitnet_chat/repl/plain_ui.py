@@ -1,6 +1,6 @@
-"""The user interface without a terminal library: lines in, text out.
+"""The user interface without prompt_toolkit: it reads lines and writes text.
 
-For dumb terminals, for pipes, and for systems without termios, with the line editing of the terminal.
+For pipes, dumb terminals and systems without termios. The line editing is that of the terminal driver.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 
 PROMPT = "> "
 CHOICES = 20
-"""Maximum number of conversations in a list, the latest first."""
+"""Maximum number of conversations in the list of ``/resume``, latest first."""
 
 
 class StreamOutput:
-    """Output of words to one stream and remarks to another, which may be the same."""
+    """An :class:`bitnet_chat.repl.screen.Output` that writes replies to one stream and all other text to another, which
+    may be the same.
+    """
 
     def __init__(self, words: TextIO, remarks: TextIO) -> None:
         self._words = words
@@ -50,18 +52,18 @@ class StreamOutput:
 
 def _write(stream: TextIO, text: str) -> None:
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding))  # what it cannot show becomes "?"
+    stream.write(text.encode(encoding, "replace").decode(encoding))  # "?" for characters outside of the encoding
     stream.flush()
 
 
 class LineReader:
-    """Lines of a stream, read ahead by a thread; ``None`` at its end."""
+    """Reads the lines of a stream in a thread."""
 
     def __init__(self, stream: TextIO) -> None:
         self._loop = asyncio.get_running_loop()
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
-        # The raw file under a buffered one, because a thread that waits inside the buffer holds its lock, which
-        # is fatal to an interpreter that wants to exit. WindowsConsoleIO, too, gives UTF-8 here.
+        # The raw file below the buffer is read: a thread that blocks in the buffer holds its lock, and the interpreter
+        # aborts at exit if a daemon thread holds it. On Windows the raw console also delivers UTF-8.
         buffer = getattr(stream, "buffer", None)
         raw = buffer.raw if isinstance(buffer, io.BufferedReader) else None
         encoding = "utf-8" if sys.platform == "win32" else stream.encoding or "utf-8"
@@ -69,10 +71,11 @@ class LineReader:
         threading.Thread(target=target, args=arguments, name="lines", daemon=True).start()
 
     async def next(self) -> str | None:
+        """Wait for the next line and return it, without its newline; None at the end of the stream."""
         return await self._lines.get()
 
     def answer(self, line: str | None) -> None:
-        """Insert a line as if it had been read; None: the end of the stream."""
+        """Insert a line as if it had been read; None is the end of the stream."""
         self._lines.put_nowait(line)
 
     def _read_raw(self, raw: io.RawIOBase, encoding: str) -> None:
@@ -84,7 +87,7 @@ class LineReader:
                 for line in lines:
                     self._put(line)
         except OSError:
-            pass  # a terminal that hung up has ended
+            pass  # the terminal was closed: the end of the stream
         rest += decoder.decode(b"", True)
         self._put(rest or None)
         if rest:
@@ -96,12 +99,12 @@ class LineReader:
         self._put(None)
 
     def _put(self, line: str | None) -> None:
-        with suppress(RuntimeError):  # the loop has ended first
+        with suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._lines.put_nowait, line and line.removesuffix("\r"))
 
 
 class PlainUI:
-    """One run of the REPL without a terminal library."""
+    """A session on plain lines. Implements UserInterface and RemoteReplyScreen."""
 
     def __init__(
         self,
@@ -112,49 +115,49 @@ class PlainUI:
         journal: JournalStore | None = None,
         attached: Sequence[Attachment] = (),
     ) -> None:
-        self._typed = sys.stdin.isatty()
+        self._is_terminal = sys.stdin.isatty()
         remarks = sys.stdout if sys.stdout.isatty() else sys.stderr
         self._sink = StreamOutput(sys.stdout, remarks)
         size = partial(terminal.size, remarks) if remarks.isatty() else None
         self._display = ReplyDisplay(self._sink, colour=colour, spinner=False, thinking=settings.thinking, size=size)
-        self._talk = ReplController(backend, settings, self._display, self, switch_model, journal, attached)
+        self._controller = ReplController(backend, settings, self._display, self, switch_model, journal, attached)
         self._lines = LineReader(sys.stdin)
         self._parts: list[str] = []
-        """Lines of a message that continues on the next line."""
+        """The previous lines of a message; each ended in a backslash."""
         self._replying = False
         self._picking = False
-        self._code = 0
+        self._exit_code = 0
 
     async def run(self, notices: Sequence[str], resumed: StoredConversation | None = None) -> int:
-        """Run until the input ends or the user exits; closes the backend. Returns 9 if the end of the conversation was
-        not saved. On piped input: 130 for Ctrl-C, else, as for a batch, the code of the first question without a
-        complete reply.
+        """Run until the input ends or the user exits, and close the backend. Returns the exit code: 9 if the end of the
+        conversation was not saved. Without a terminal, 130 after Ctrl-C, and else, as for a batch, the code of the
+        first message without a complete reply take precedence. ``resumed``: a conversation to continue.
         """
         try:
             for text in notices:
                 self._display.notice(text)
             if resumed is not None:
-                self._talk.resume(resumed)
+                self._controller.resume(resumed)
                 self._tell_unanswered()
-            self._talk.start()
-            self._talk.follow(self)
+            self._controller.start()
+            self._controller.follow(self)
             with on_interrupt(self._interrupt):
                 await self._converse()
         finally:
-            await self._talk.close()
-        reason = FinishReason.JOURNAL if self._talk.unsaved else None
-        if not self._typed:
-            reason = self._talk.failure or reason
-        return self._code or (reason.exit_code if reason is not None else 0)
+            await self._controller.close()
+        reason = FinishReason.JOURNAL if self._controller.unsaved else None
+        if not self._is_terminal:
+            reason = self._controller.failure or reason
+        return self._exit_code or (reason.exit_code if reason is not None else 0)
 
     async def _converse(self) -> None:
-        while not self._talk.leaving:
+        while not self._controller.leaving:
             self._prompt()
             line = await self._lines.next()
             if line is None:
-                if self._typed:
+                if self._is_terminal:
                     self._sink.remarks("\n")
-                if self._parts:  # the input ended in a backslash
+                if self._parts:  # the last line ended in a backslash
                     await self._submit("")
                 return
             if line.endswith("\\"):
@@ -165,24 +168,24 @@ class PlainUI:
     async def _submit(self, last: str) -> None:
         message = "\n".join([*self._parts, last])
         self._parts.clear()
-        if not message and self._typed:
-            message = self._talk.unanswered
+        if not message and self._is_terminal:
+            message = self._controller.unanswered
         self._replying = True
         try:
-            await self._talk.submit(message)
+            await self._controller.submit(message)
         finally:
             self._replying = False
         self._tell_unanswered()
 
     def _tell_unanswered(self) -> None:
-        if self._talk.unanswered and self._typed:
+        if self._controller.unanswered and self._is_terminal:
             self._display.notice("An empty line sends the message again.")
 
-    # The console of the talk
+    # UserInterface
 
     async def edit(self, text: str) -> str:
         """See :class:`bitnet_chat.repl.interfaces.UserInterface`."""
-        if not self._typed:
+        if not self._is_terminal:
             raise UsageError("an editor requires a terminal as input")
         return await asyncio.to_thread(edit, text)
 
@@ -203,7 +206,7 @@ class PlainUI:
         return None
 
     async def decide(self, question: str) -> Verdict | None:
-        if not self._typed:
+        if not self._is_terminal:
             self._display.notice(
                 f"{question} No: stdin is not a terminal. --allow-tools NAME allows a tool in advance."
             )
@@ -213,7 +216,7 @@ class PlainUI:
         return next((word for word in words if line and word.startswith(line)), None)
 
     async def confirm(self, question: str) -> bool:
-        if not self._typed:
+        if not self._is_terminal:
             self._display.notice(f"{question} Yes: stdin is not a terminal.")
             return True
         line = await self._answer(f"{question} yes or no: ")
@@ -237,13 +240,13 @@ class PlainUI:
         """Show a line about a failure in the background."""
         self._display.notice(text)
 
-    # Output of remote replies: the terminal owns the line that is being typed, and its rows above cannot be drawn.
+    # RemoteReplyScreen. The terminal driver edits the typed line, so nothing can be drawn above it while it is typed.
 
     by_lines = False
 
     async def above(self, write: Callable[[], None]) -> None:
         """See :class:`bitnet_chat.repl.remote_replies.RemoteReplyScreen`."""
-        prompting = self._typed and not self._replying
+        prompting = self._is_terminal and not self._replying
         if prompting:
             self._sink.remarks("\n")
         write()
@@ -254,19 +257,19 @@ class PlainUI:
         pass
 
     def _prompt(self) -> None:
-        if self._typed:
+        if self._is_terminal:
             self._sink.remarks("  " if self._parts else PROMPT)
 
     def _interrupt(self) -> None:
-        if self._picking and self._typed:  # the terminal itself forgot the line
+        if self._picking and self._is_terminal:  # the terminal driver has discarded the typed line
             self._sink.remarks("\n")
             self._lines.answer("")
         elif self._replying:
-            self._talk.interrupt()
-        elif self._typed:  # the terminal itself forgot the line
+            self._controller.interrupt()
+        elif self._is_terminal:
             self._parts.clear()
             self._sink.remarks("\n")
             self._prompt()
         else:
-            self._code = FinishReason.INTERRUPTED.exit_code
+            self._exit_code = FinishReason.INTERRUPTED.exit_code
             self._lines.answer(None)

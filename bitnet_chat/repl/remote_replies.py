@@ -1,8 +1,8 @@
-"""Replies of other clients in the same conversation, shown while the prompt is active.
+"""Replies that other clients request in the same conversation, shown while the prompt is active.
 
-For a backend that can follow (:meth:`bitnet_chat.backends.attached_server.backend.AttachedBackend.follow`). A reply
-is written above the prompt line by line, as it streams; the incomplete line is directly above the prompt, which is
-unchanged.
+A backend that is attached to a server reports them
+(:meth:`bitnet_chat.backends.attached_server.backend.AttachedBackend.follow`). The complete lines of a reply are written
+above the prompt as they arrive; the incomplete line is a preview, directly above the prompt.
 """
 
 from __future__ import annotations
@@ -21,75 +21,76 @@ if TYPE_CHECKING:
 
 
 class RemoteReplyScreen(Protocol):
-    """The output of such replies. Each user interface implements it."""
+    """Writes above the active prompt. Each user interface implements it."""
 
     by_lines: bool
-    """False: only whole replies can be shown."""
+    """Whether lines can be shown as they arrive. False: a reply is shown when it is complete."""
 
     async def above(self, write: Callable[[], None]) -> None:
-        """Call ``write``, which writes whole lines, when the screen holds only the conversation."""
+        """Erase the prompt, call ``write``, which writes whole lines, and draw the prompt again."""
 
     def preview(self, text: str) -> None:
-        """Show the incomplete line; empty: erase it."""
+        """Show ``text`` as the incomplete line; an empty text erases it."""
 
 
 class RemoteReplyView:
-    """``await run(heard)`` shows all events, and updates the conversation of the controller."""
+    """Shows the events of other clients, and updates the conversation of the controller."""
 
-    def __init__(self, talk: ReplController, display: ReplyDisplay, stage: RemoteReplyScreen) -> None:
-        self._talk, self._display, self._stage = talk, display, stage
-        self._rest = ""
-        """Text that is received and not shown."""
+    def __init__(self, controller: ReplController, display: ReplyDisplay, screen: RemoteReplyScreen) -> None:
+        self._controller, self._display, self._screen = controller, display, screen
+        self._pending = ""
+        """Text that was received and not shown yet."""
         self._thinking = False
-        """The last text received is a thought."""
-        self._shown: list[Callable[[], None]] = []
-        """Text to write at the end, if it cannot be written before."""
+        """Whether the last text received is a thought."""
+        self._delayed: list[Callable[[], None]] = []
+        """Output that is delayed until the end of the reply, if ``screen.by_lines`` is False."""
 
-    async def run(self, heard: AsyncIterator[Heard]) -> None:
-        async for each in heard:
+    async def run(self, events: AsyncIterator[Heard]) -> None:
+        """Show ``events`` until they end. Holds the turn lock of the controller during a reply."""
+        async for each in events:
             if isinstance(each, RemoteReplyStarted):
-                async with self._talk.floor:
-                    await self._reply(each, heard)
+                async with self._controller.turn_lock:
+                    await self._reply(each, events)
             elif isinstance(each, ChatRenamed):
-                self._talk.renamed(each.title)
+                self._controller.renamed(each.title)
             elif isinstance(each, ChatRemoved):
-                self._talk.removed()
+                self._controller.removed()
                 await self._show(lambda: self._display.notice("This conversation was removed elsewhere."), at_once=True)
 
-    async def _reply(self, said: RemoteReplyStarted, heard: AsyncIterator[Heard]) -> None:
-        message = said.message
+    async def _reply(self, started: RemoteReplyStarted, events: AsyncIterator[Heard]) -> None:
+        message = started.message
 
         def begin() -> None:
             self._display.lines(*(display.quoted(message) if message is not None else ()))
             self._display.begin()
 
         await self._show(begin)
-        self._stage.preview("…")
-        async for event in heard:
+        self._screen.preview("…")
+        async for event in events:
             if isinstance(event, TextDelta | ThinkingDelta):
-                await self._said(event.text, isinstance(event, ThinkingDelta))
+                await self._add_text(event.text, isinstance(event, ThinkingDelta))
             elif isinstance(event, Notice):
-                await self._line(event.text)
+                await self._show_notice(event.text)
             elif isinstance(event, ToolCall):
-                await self._line(f"calls {event.name}")
+                await self._show_notice(f"calls {event.name}")
             elif isinstance(event, Completed | Failed):
                 await self._end(event)
                 return
 
-    async def _said(self, text: str, thinking: bool) -> None:
+    async def _add_text(self, text: str, thinking: bool) -> None:
         if thinking is not self._thinking:
-            await self._show(self._begin_line(self._open()))
+            await self._show(self._begin_line(self._take_pending()))
             self._thinking = thinking
-        whole, newline, rest = (self._rest + text).rpartition("\n")
-        self._rest = whole + newline
+        whole, newline, rest = (self._pending + text).rpartition("\n")
+        self._pending = whole + newline
         if newline:
-            await self._show(self._open())
-        self._rest = rest
-        self._stage.preview(self._rest)
+            await self._show(self._take_pending())
+        self._pending = rest
+        self._screen.preview(self._pending)
 
-    def _open(self) -> Callable[[], None]:
-        """A display with all text that was received and not shown."""
-        text, self._rest = self._rest, ""
+    def _take_pending(self) -> Callable[[], None]:
+        """Remove the text that was not shown yet. Returns a function that shows it."""
+        text, self._pending = self._pending, ""
         show = self._display.thoughts if self._thinking else self._display.words
         return lambda: show(text) if text else None
 
@@ -100,8 +101,8 @@ class RemoteReplyView:
 
         return both
 
-    async def _line(self, text: str) -> None:
-        write = self._open()
+    async def _show_notice(self, text: str) -> None:
+        write = self._take_pending()
 
         def both() -> None:
             write()
@@ -110,7 +111,7 @@ class RemoteReplyView:
         await self._show(both)
 
     async def _end(self, event: Completed | Failed) -> None:
-        write = self._open()
+        write = self._take_pending()
         self._thinking = False
 
         def all_of_it() -> None:
@@ -120,18 +121,18 @@ class RemoteReplyView:
             else:
                 self._display.error(event.error)
 
-        self._stage.preview("")
-        await self._talk.catch_up()
+        self._screen.preview("")
+        await self._controller.catch_up()
         await self._show(all_of_it, at_once=True)
 
     async def _show(self, write: Callable[[], None], *, at_once: bool = False) -> None:
-        self._shown.append(write)
-        if not (at_once or self._stage.by_lines):
+        self._delayed.append(write)
+        if not (at_once or self._screen.by_lines):
             return
-        shown, self._shown = self._shown, []
+        shown, self._delayed = self._delayed, []
 
         def all_of_it() -> None:
             for each in shown:
                 each()
 
-        await self._stage.above(all_of_it)
+        await self._screen.above(all_of_it)

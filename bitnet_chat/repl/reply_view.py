@@ -1,4 +1,4 @@
-"""One reply: the backend's events on the display, with a spinner before the first token, and an interrupt."""
+"""The view of one reply: it requests the reply, shows its events on the display, and can interrupt it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 SPIN = 0.1
 """Seconds between two frames of the spinner."""
-READING = 1.0
-"""Seconds of prefill after which its progress is shown; a shorter display could not be read."""
-PATIENCE = 1.0
-"""Seconds after which a second interrupt no longer waits for the backend."""
+PROGRESS_AFTER = 1.0
+"""Seconds after the request from which the progress of the prefill is shown; a shorter display could not be read."""
+ABANDON_AFTER = 1.0
+"""Seconds after the first interrupt from which a second one ends the reply without the backend."""
 
 
 class ReplyView:
-    """The view of one reply: ``await run()`` shows it and returns its end; ``interrupt()`` stops it."""
+    """Shows one reply of ``backend``. ``pace``: grapheme clusters per second; None or 0 shows text at once.
+    ``recorder``: stores the reply; None does not.
+    """
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class ReplyView:
         self._spinner: asyncio.TimerHandle | None = None
         self._reading: asyncio.Task[Completed | Failed] | None = None
         self._interrupted: float | None = None
-        self._asked = False
+        self._requested = False
         self._abandoned = False
         self._loading = backend.status().state is BackendState.STARTING
         self._progress: PromptProgress | None = None
@@ -58,23 +60,25 @@ class ReplyView:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._thinking: tuple[float, int] | None = None
-        """Start of the present thinking, and the number of earlier pieces; None while the model does not think."""
-        self._news = False
-        """Text was shown since the spinner's last frame."""
-        self._gauge = LiveRate(backend.count)
+        """The start time of the current thoughts, and the number of pieces before them; None outside of thoughts."""
+        self._text_since_frame = False
+        """Whether text was shown since the last frame of the spinner."""
+        self._live_rate = LiveRate(backend.count)
 
     @property
     def thinking(self) -> str:
-        """The model's thinking so far."""
+        """The thoughts received so far."""
         return "".join(self._thoughts)
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """The tool calls of the reply. They are made only if the reply ended for that reason."""
+        """The tool calls received so far. They are valid only if the finish reason is TOOL_CALLS."""
         return tuple(self._calls)
 
     async def run(self) -> Completed | Failed:
-        """Show the reply and return its end. Errors of the backend become Failed. Cancelling stops the reply."""
+        """Show the reply and return its last event. A BitnetChatError of the backend becomes Failed. Cancelling the
+        task stops the reply.
+        """
         last = self._conversation.last
         self._display.begin(last.content if last is not None and last.role == "assistant" else "")
         self._spin()
@@ -89,28 +93,30 @@ class ReplyView:
             self._stop_spinner()
 
     def interrupt(self) -> None:
-        """Stop the reply and keep its text. A second call, a second later, abandons a backend that hangs."""
+        """Stop the reply and keep its text. A second call, at least ABANDON_AFTER seconds later, ends the reply even if
+        the backend does not respond.
+        """
         now = self._loop.time()
         if self._writer is not None:
             self._writer.hurry()
         if self._interrupted is None:
             self._interrupted = now
-            if self._asked:
+            if self._requested:
                 self._backend.interrupt()
-        elif now - self._interrupted >= PATIENCE and self._reading is not None:
+        elif now - self._interrupted >= ABANDON_AFTER and self._reading is not None:
             self._abandoned = True
             self._reading.cancel()
 
     async def _read(self) -> Completed | Failed:
-        if self._interrupted is not None:  # before the request: both keys arrived together
+        if self._interrupted is not None:  # Enter and Ctrl-C arrived together, before the request
             return self._end(Completed(FinishReason.INTERRUPTED, ""))
-        # From here to the backend's first await no other code runs, so that an interrupt cannot come in between.
+        # No other code runs between here and the first await of the backend, so an interrupt cannot be lost.
         stream = (
             self._backend.reply(self._conversation, self._options)
             if self._recorder is None
             else record_reply(self._backend, self._recorder, self._conversation, self._options)
         )
-        self._asked = True
+        self._requested = True
         try:
             async with aclosing(stream):
                 async for event in stream:
@@ -118,18 +124,18 @@ class ReplyView:
                         if self._writer is not None:
                             await self._writer.drain()
                         return self._end(event)
-                    self._heard(event)
+                    self._handle(event)
         except BitnetChatError as error:
             return self._end(Failed(error, "".join(self._text)))
         broken = EngineDiedError("the reply ended without a reason", remedy="send the message again")
         return self._end(Failed(broken, "".join(self._text)))
 
-    def _heard(self, event: Event) -> None:
-        """Show any event but the last one."""
+    def _handle(self, event: Event) -> None:
+        """Show an event that does not end the reply."""
         if isinstance(event, TextDelta):
-            self._said(event.text)
+            self._add_text(event.text)
         elif isinstance(event, ThinkingDelta):
-            self._thought(event.text)
+            self._add_thought(event.text)
         elif isinstance(event, ToolCall):
             self._flush()
             self._end_thinking()
@@ -144,25 +150,25 @@ class ReplyView:
             self._end_thinking()
             self._display.notice(event.text)
 
-    def _said(self, text: str) -> None:
+    def _add_text(self, text: str) -> None:
         self._end_thinking()
         self._text.append(text)
-        self._gauge.feed(text, self._loop.time())
+        self._live_rate.feed(text, self._loop.time())
         if self._writer is None:
             self._show(text)
         else:
             self._writer.feed(text)
 
     def _show(self, text: str) -> None:
-        self._news = True
+        self._text_since_frame = True
         self._display.words(text)
 
-    def _thought(self, text: str) -> None:
+    def _add_thought(self, text: str) -> None:
         self._flush()
         if self._thinking is None:
             self._thinking = self._loop.time(), len(self._thoughts)
         self._thoughts.append(text)
-        self._gauge.feed(text, self._loop.time())
+        self._live_rate.feed(text, self._loop.time())
         self._display.thoughts(text)
 
     def _end_thinking(self) -> None:
@@ -187,17 +193,19 @@ class ReplyView:
             self._writer.flush()
 
     def _spin(self) -> None:
-        """Run until the reply ends: it may pause, think or hold back a table at any time."""
-        if not self._news:
+        """Draw the spinner until the reply ends: the model may pause or think at any time, and text may be held
+        back.
+        """
+        if not self._text_since_frame:
             self._display.pause()
-        self._news = False
+        self._text_since_frame = False
         since, what = (self._thinking[0], "thinking") if self._thinking is not None else (self._sent, "")
         elapsed, progress = self._loop.time() - since, self._progress
         if self._loading:
             what = "loading the model"
-        elif progress is not None and not what and elapsed >= READING and progress.done < progress.total:
+        elif progress is not None and not what and elapsed >= PROGRESS_AFTER and progress.done < progress.total:
             what = f"reading {progress.done:,} of {progress.total:,} tokens"
-        self._display.spin(elapsed, what, self._gauge.read(self._loop.time()))
+        self._display.spin(elapsed, what, self._live_rate.read(self._loop.time()))
         self._spinner = self._loop.call_later(SPIN, self._spin)
 
     def _stop_spinner(self) -> None:

@@ -1,8 +1,8 @@
-"""Terminal output with whole words at the edge, and a few temporary lines below it.
+"""Terminal output that wraps at words, with a few temporary lines below the text.
 
-Written text is final. The lines below it (a spinner, figures, an incomplete table) are drawn after the cursor, which
-then returns to its place; before anything else is written, all after the cursor is erased. So it does not matter how a
-terminal treats those lines when its window changes.
+Written text is final. The temporary lines (a spinner, figures, an incomplete table) are drawn after the cursor, which
+then returns to its place; before other text is written, everything after the cursor is erased. The result is therefore
+correct however the terminal treats these lines when its window changes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from bitnet_chat.text.cell_width import clip_styled
 from bitnet_chat.text.wrap import OFF, WordWrapper, wrapped
 
 Size = Callable[[], tuple[int, int]]
-"""Columns and rows of the window, now."""
+"""Returns the current columns and rows of the window."""
 
 _SAVE, _RESTORE = "\x1b7", "\x1b8"
 _ERASE_BEHIND = "\x1b[J"
 ERASE_BELOW = f"{_SAVE}\x1b[B{_ERASE_BEHIND}{_RESTORE}\x1b[K"
-"""From the start of a row: with the other sequence, in the first row, tmux moves the rows into its history."""
+"""Erases everything after the cursor, which is at the start of a row. ``_ERASE_BEHIND`` alone would, in the first row
+of the window, make tmux move the erased rows into its history.
+"""
 _DOWN, _NEXT_ROW = "\x1bD", "\r\x1b[B"
-"""The first scrolls if the cursor is in the last row; both stop at the last row."""
+"""Move the cursor one row down. In the last row the first scrolls, and the second does not."""
 
 
 class Output(Protocol):
-    """The destination of text, without buffering. All text is sanitized."""
+    """The destination of text, without buffering. The caller has sanitized the text."""
 
     def words(self, text: str) -> None:
         """Write text of a reply."""
@@ -35,10 +37,12 @@ class Output(Protocol):
 
 
 class WrappedScreen:
-    """``words`` of a reply, ``remark`` on the same line, ``lines`` of the program, and temporary lines ``below``."""
+    """Writes the text of a reply (``words``), marks on the same line (``remark``), whole lines of the program
+    (``lines``), and temporary lines (``below``).
+    """
 
     def __init__(self, sink: Output, size: Size | None, *, draws: bool) -> None:
-        """``size``: None without a terminal. ``draws``: the terminal can erase."""
+        """Create a screen on ``sink``. ``size``: None without a terminal. ``draws``: whether the terminal can erase."""
         self._sink = sink
         self._size = size
         self._draws = draws and size is not None
@@ -59,18 +63,22 @@ class WrappedScreen:
         self._wrapper.begin(before)
 
     def words(self, text: str) -> None:
+        """Write text of a reply, wrapped at words."""
         self._write(self._sink.words, text)
 
     def remark(self, text: str) -> None:
+        """Write other text after that of the reply, wrapped at words."""
         self._write(self._sink.remarks, text)
 
     def lines(self, text: str) -> None:
-        """Write whole lines. The cursor is at the start of one."""
+        """Write whole lines. The cursor must be at the start of a line."""
         self.clear()
         self._sink.remarks(wrapped(text, self._columns()) if self._size is not None else text)
 
     def below(self, *lines: str) -> None:
-        """Show these lines until the next ones are shown or text begins another row; any other output erases them."""
+        """Show temporary lines in place of the previous ones. They remain while text is added to the same row; other
+        output erases them.
+        """
         if not self._draws or lines == self._below or not (self._wrapper.settled or not lines):
             return
         erased = self._erased if self._below else ""
@@ -78,6 +86,7 @@ class WrappedScreen:
         self._sink.remarks(erased + self._drawn())
 
     def clear(self) -> None:
+        """Erase the temporary lines."""
         self.below()
 
     def _write(self, write: Callable[[str], None], text: str) -> None:
@@ -96,7 +105,9 @@ class WrappedScreen:
         return ERASE_BELOW if self.fresh else _ERASE_BEHIND
 
     def _drawn(self) -> str:
-        """Draw them and return. The row of the cursor is the first of them if it is empty."""
+        """Return the output that draws the temporary lines and moves the cursor back. The first of them is in the row
+        of the cursor if that row is empty.
+        """
         if not self._below or self._size is None:
             return ""
         columns, rows = self._size()

@@ -1,4 +1,4 @@
-"""Signals that reach a REPL, on every platform."""
+"""Handlers of signals on the event loop, on every platform."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from types import FrameType
 
 @contextmanager
 def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
-    """Run ``callback`` in the loop for each SIGINT, instead of cancelling the main task."""
+    """Call ``callback`` on the event loop for each SIGINT until the block ends; asyncio does not cancel the main task.
+    Without effect outside of the main thread.
+    """
     loop = asyncio.get_running_loop()
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -23,7 +25,7 @@ def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
             loop.add_signal_handler(signal.SIGINT, callback)
         except NotImplementedError:  # Windows
             signal.signal(signal.SIGINT, handler)
-    except (ValueError, RuntimeError):  # not the main thread, which alone receives signals
+    except (ValueError, RuntimeError):  # not in the main thread
         yield
         return
     try:
@@ -36,7 +38,9 @@ def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def on_continue(callback: Callable[[], None]) -> Iterator[None]:
-    """Run ``callback`` in the loop when a suspended process continues. No effect on a platform without that signal."""
+    """Call ``callback`` on the event loop when the suspended process continues (SIGCONT), until the block ends. Without
+    effect on platforms without this signal and outside of the main thread.
+    """
     number = getattr(signal, "SIGCONT", None)
     if number is None:
         yield

@@ -1,4 +1,4 @@
-"""Statistics of one REPL session. Pure."""
+"""Statistics of a session, and of a reply while it is generated. Pure: the caller provides the time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from bitnet_chat.repl.status_bar import SEPARATOR, rate, tokens
 
 @dataclass(frozen=True, slots=True)
 class SessionStats:
-    """Sums over the replies of this session. Times in seconds."""
+    """Sums over the replies of a session. Times are in seconds."""
 
     replies: int = 0
     tokens: int = 0
     generated: int = 0
-    """Tokens that were generated in ``generating`` seconds: all but the first ones of each reply with a known rate."""
+    """Number of tokens generated in ``generating`` seconds: those after the first burst of each reply whose rate is
+    known.
+    """
     generating: float = 0.0
     first_tokens: int = 0
-    """Number of replies with a known time to first token; ``waited`` is its sum."""
+    """Number of replies with a known time to first token; ``waited`` is the sum of these times."""
     waited: float = 0.0
     exact: bool = True
+    """Whether all token counts are exact."""
     last: Stats | None = None
 
     def plus(self, stats: Stats) -> SessionStats:
+        """Return the sums with another reply."""
         rate, first = stats.tokens_per_second, stats.time_to_first_token
         session_stats = replace(
             self,
@@ -35,7 +39,7 @@ class SessionStats:
             last=stats,
         )
         if rate is not None:
-            counted = stats.tokens - stats.first_tokens or stats.tokens  # all came in one burst
+            counted = stats.tokens - stats.first_tokens or stats.tokens  # 0 if all tokens came in one burst
             session_stats = replace(
                 session_stats,
                 generated=self.generated + counted,
@@ -47,35 +51,37 @@ class SessionStats:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Rate over all replies with a known rate."""
+        """The rate over all replies with a known rate; None if there are none."""
         return self.generated / self.generating if self.generating > 0 else None
 
     @property
     def time_to_first_token(self) -> float | None:
-        """Mean over all replies with a known time."""
+        """The mean in seconds over all replies with a known time; None if there are none."""
         return self.waited / self.first_tokens if self.first_tokens else None
 
 
-# The figures of a reply while it is made: about how many tokens, and how fast. Pure; the caller brings the time.
-
 MEASURABLE = 1.0
-"""Seconds after the first text before which a rate would be unstable."""
+"""Seconds after the first text from which a rate is shown; before, it would be unstable."""
 
 
 class LiveRate:
-    """``feed`` text, ``read`` the figures. Each text is counted once, with the vocabulary of the model if available, in
-    the parts in which it is read: hence an estimate, which the figures after the reply replace.
+    """Estimates the number of tokens of a reply and their rate while it is generated. Text is counted in the parts that
+    arrive between two calls of :meth:`read`, so the count differs from that of the whole reply.
     """
 
     def __init__(self, count: Callable[[str], TokenCount | None]) -> None:
+        """Create an estimate. ``count``: counts with the vocabulary of the model; it returns None if that is unknown,
+        and each piece of text counts as one token.
+        """
         self._count = count
         self._new: list[str] = []
         self._tokens = 0
         self._first = 0
-        """Tokens of the first text, whose generation time is unknown."""
+        """Number of tokens of the first text, whose generation time is unknown."""
         self._since: float | None = None
 
     def feed(self, text: str, now: float) -> None:
+        """Add text received at ``now`` (seconds of a monotonic clock)."""
         self._new.append(text)
         if self._since is None:
             self._since = now
@@ -83,7 +89,7 @@ class LiveRate:
             self._first = self._tokens
 
     def read(self, now: float) -> str:
-        """``~42 tokens · 18.3 tok/s``; empty before the first text."""
+        """Return a text such as ``~42 tokens · 18.3 tok/s``; empty before the first text."""
         if self._since is None:
             return ""
         self._take()

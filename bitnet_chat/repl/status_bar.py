@@ -1,4 +1,6 @@
-"""The status bar below the prompt, and the figures it shares with ``/stats`` and the line after a reply. Pure."""
+"""The status bar below the prompt, and the formats of figures that ``/stats`` and the line after a reply share.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from bitnet_chat.util.progress import size
 
 SEPARATOR = " · "
 FULL = 0.8
-"""Share of the context window from which on the bar warns."""
+"""Used share of the context window from which the bar warns."""
 WARNING = "class:warning"
 _NAME = 5
-"""Priority of the name of the model in the bar, see :func:`bar`."""
+"""Priority of the model name in the bar, see :func:`bar`."""
 _NAME_CELLS = 8
-"""Minimum cells of the name; less is not informative."""
+"""Minimum width of the model name in cells; a shorter name is left out."""
 _OVERFLOW = {
     "drop-oldest": "the oldest turns will be dropped",
     "summarize": "the oldest turns will be summarized",
@@ -34,21 +36,23 @@ _STATES = {
 
 
 def rate(tokens_per_second: float) -> str:
+    """Format a rate: ``18.3 tok/s``, ``120 tok/s``."""
     return f"{tokens_per_second:.1f} tok/s" if tokens_per_second < 100 else f"{tokens_per_second:.0f} tok/s"
 
 
 def seconds(time: float) -> str:
-    """``0.35 s``, ``4.2 s``, ``75 s``."""
+    """Format a time in seconds: ``0.35 s``, ``4.2 s``, ``75 s``."""
     return f"{time:.2f} s" if time < 1 else f"{time:.1f} s" if time < 60 else f"{time:.0f} s"
 
 
 def tokens(count: int, exact: bool = True) -> str:
+    """Format a number of tokens: ``42 tokens``, ``~42 tokens`` for an estimate."""
     return f"{'' if exact or not count else '~'}{count} token{'' if count == 1 else 's'}"
 
 
 def context(used: int | None, total: int | None, exact: bool = True) -> str:
-    """``ctx 512/2048 (25 %)``, ``ctx ~512/2048 (25 %)`` for an estimate; ``ctx ?/2048`` if the used part is not known,
-    empty if the size is not.
+    """Format the use of the context window in tokens: ``ctx 512/2048 (25 %)``, ``ctx ~512/2048 (25 %)`` for an
+    estimate, ``ctx ?/2048`` if the used part is unknown, and an empty text if the size is unknown.
     """
     if not total:
         return ""
@@ -57,11 +61,11 @@ def context(used: int | None, total: int | None, exact: bool = True) -> str:
 
 
 def state(status: BackendStatus) -> str:
-    """What the engine does, in a word for people."""
+    """Return the state of the backend as a word for users."""
     return _STATES[status.state]
 
 
-def _too_much(draft: TokenCount | None, used: int | None, total: int | None) -> bool:
+def _exceeds_window(draft: TokenCount | None, used: int | None, total: int | None) -> bool:
     return draft is not None and total is not None and (used or 0) + draft.at_least > total
 
 
@@ -76,22 +80,22 @@ def bar(
     overflow: str = "drop-oldest",
     draft: TokenCount | None = None,
 ) -> list[tuple[str, str]]:
-    """One line of ``columns`` cells, as fragments of a style class and a text: fragments that do not fit are left out,
-    the least important first; the name is cut before it is left out. ``overflow``: the policy for a full context
-    window. ``draft``: the cost of the message on the prompt.
+    """Return the status bar, at most ``columns`` cells wide, as pairs of a prompt_toolkit style and a text. Parts that
+    do not fit are left out, the least important first; the model name is cut before it is left out. ``overflow``: the
+    policy for a full context window. ``draft``: the token count of the message on the prompt.
     """
-    used = status.context_used  # not that of the last reply: it may have been one of another conversation
+    used = status.context_used  # not that of the last reply, which may belong to another conversation
     total = status.context_size or (last.context_size if last else None)
     speed = last.tokens_per_second if last else None
     engine = [size(status.memory)] if status.memory is not None else []
     if status.cpu is not None:
         engine.append(f"{status.cpu:.0f} % CPU")
     full = bool(total and (used or 0) >= FULL * total)
-    # In the order of display; the number says how long each is kept when the room gets short.
+    # In the order of display. The first value is the priority: the part with the lowest is left out first.
     parts = [
         (_NAME, "", one_line(status.model)),
         (8, "", state(status) if status.state is not BackendState.IDLE else ""),
-        (7, WARNING if _too_much(draft, used, total) else "", f"message {draft}" if draft is not None else ""),
+        (7, WARNING if _exceeds_window(draft, used, total) else "", f"message {draft}" if draft is not None else ""),
         (9, WARNING if full else "", ("! " if full else "") + context(used, total, status.context_exact)),
         (6, WARNING, _OVERFLOW.get(overflow, "") if full else ""),
         (4, "", rate(speed) if speed is not None else ""),

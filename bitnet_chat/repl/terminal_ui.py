@@ -1,8 +1,8 @@
 """The user interface on a terminal.
 
-The keyboard is in raw mode from the first prompt to the last, so that input between a prompt and its reply is neither
-lost nor echoed. The prompt is drawn by prompt_toolkit; a reply is written directly to the terminal, since text that is
-never painted again cannot flicker, and the terminal itself wraps and scrolls it.
+prompt_toolkit draws the prompt; a reply is written directly to the terminal, because text that is written once does not
+flicker, and the terminal scrolls it. The keyboard is in raw mode from the first prompt to the last, so input between
+a prompt and its reply is neither lost nor echoed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,16 @@ from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
 from bitnet_chat.repl.controller import ReplController, SwitchModel
 from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.history import FileHistory
-from bitnet_chat.repl.input import TerminalOutput, between_prompts, bindings, forget_escape, is_raw, lent
+from bitnet_chat.repl.input import (
+    TerminalOutput,
+    between_prompts,
+    bindings,
+    cooked_terminal,
+    is_raw,
+    shorten_escape_wait,
+)
 from bitnet_chat.repl.interfaces import ReplSettings, Verdict, clipboard_sequence
-from bitnet_chat.repl.line_editing import SafeDisplayProcessor, leave_nothing_behind
+from bitnet_chat.repl.line_editing import SafeDisplayProcessor, erase_on_resize
 from bitnet_chat.repl.signals import on_continue, on_interrupt
 from bitnet_chat.repl.status_bar import bar
 from bitnet_chat.text.cell_width import clip, tail, width
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import JournalEntry, JournalStore, StoredConversation
 
 REFRESH = 1.0
-"""Seconds between two measurements of the memory and CPU of the engine while the prompt is shown."""
+"""Seconds between two updates of the status bar (memory and CPU of the engine) while the prompt is shown."""
 
 _COLOURS = {
     "prompt": "bold ansigreen",
@@ -52,12 +59,12 @@ _COLOURS = {
     "bottom-toolbar.text": "ansibrightblack",
     "warning": "ansiyellow",
 }
-# No background in the bar: blanks are then not written, and a narrower window has nothing to wrap and leave behind.
+# No background in the bar: prompt_toolkit then writes no spaces at its end, which a narrower window would wrap.
 _PLAIN = {"prompt": "", "bottom-toolbar": "noreverse", "bottom-toolbar.text": "", "warning": ""}
 
 
 class TerminalUI:
-    """One run of the REPL on a terminal."""
+    """A session on a terminal. Implements UserInterface and RemoteReplyScreen."""
 
     def __init__(
         self,
@@ -82,15 +89,15 @@ class TerminalUI:
             thinking=settings.thinking,
             size=self._size,
         )
-        self._talk = ReplController(backend, settings, self._display, self, switch_model, journal, attached)
+        self._controller = ReplController(backend, settings, self._display, self, switch_model, journal, attached)
         self._overflow = settings.overflow
         self._complaints: list[str] = []
         self._hint = ""
         self._preview = ""
-        """The incomplete line of a reply of another client."""
+        """The incomplete line of a reply that another client has requested."""
         self._editing: asyncio.Task[None] | None = None
-        self._lending = False
-        """Whether an editor has the terminal, between two prompts."""
+        self._editor_has_terminal = False
+        """Whether an external editor uses the terminal between two prompts."""
         self._session: PromptSession[str] = PromptSession(
             self._prompt,
             multiline=True,
@@ -110,48 +117,48 @@ class TerminalUI:
             output=self._output,
         )
         app = self._session.app
-        forget_escape(app)
-        leave_nothing_behind(app, os.environ)
+        shorten_escape_wait(app)
+        erase_on_resize(app, os.environ)
         if sys.platform != "win32":
-            app.terminal_size_polling_interval = None  # SIGWINCH tells
+            app.terminal_size_polling_interval = None  # SIGWINCH reports changes
         app.after_render += self._drawn
         self._session.default_buffer.on_text_changed += lambda _: self._set_hint("")
         self._started = False
 
     async def run(self, notices: Sequence[str], resumed: StoredConversation | None = None) -> int:
-        """Run until the user exits. Returns the exit code and closes the backend. ``resumed``: a conversation to
-        continue.
+        """Run until the user exits, and close the backend. Returns the exit code: 9 if the end of the conversation was
+        not saved. ``resumed``: a conversation to continue.
         """
         try:
             with self._input.raw_mode(), on_interrupt(self._interrupt), on_continue(self._continue):
                 for text in notices:
                     self._display.notice(text)
-                await self._converse(self._talk.resume(resumed) if resumed is not None else "")
+                await self._converse(self._controller.resume(resumed) if resumed is not None else "")
         finally:
-            await self._talk.close()
+            await self._controller.close()
             self._complain()
-        return FinishReason.JOURNAL.exit_code if self._talk.unsaved else 0
+        return FinishReason.JOURNAL.exit_code if self._controller.unsaved else 0
 
     async def _converse(self, back: str) -> None:
-        while not self._talk.leaving:
+        while not self._controller.leaving:
             try:
                 line = await self._session.prompt_async(default=self._default(back), handle_sigint=False)
             except EOFError:
                 return
             self._complain()
-            with between_prompts(self._input, self._output, self._talk.interrupt):
-                back = await self._talk.submit(line)
+            with between_prompts(self._input, self._output, self._controller.interrupt):
+                back = await self._controller.submit(line)
 
-    # The console of the talk, between two prompts
+    # UserInterface: called between two prompts
 
     async def edit(self, text: str) -> str:
         """See :class:`bitnet_chat.repl.interfaces.UserInterface`."""
-        self._lending = True
+        self._editor_has_terminal = True
         try:
-            with self._input.detach(), lent(self._input, self._output):
+            with self._input.detach(), cooked_terminal(self._input, self._output):
                 return await asyncio.to_thread(edit, text)
         finally:
-            self._lending = False
+            self._editor_has_terminal = False
 
     async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
         from bitnet_chat.repl.dialogs import pick
@@ -179,8 +186,8 @@ class TerminalUI:
         self._session.app.invalidate()
 
     def _default(self, back: str) -> str:
-        """The initial text of the next prompt. Not with keys typed ahead, which would run into it, and not a long text,
-        which would hide the reason for its return: then Arrow-Up recalls it.
+        """Return the initial text of the next prompt: ``back``, unless keys were typed ahead, which would be appended
+        to it, or it is longer than half of the window and would hide the error message. Then Arrow-Up recalls it.
         """
         ahead = get_typeahead(self._input)
         store_typeahead(self._input, ahead)
@@ -188,7 +195,7 @@ class TerminalUI:
         rows = sum(1 + width(visible(line)) // size.columns for line in back.split("\n"))
         if back and (ahead or rows > size.rows // 2):
             history = self._session.history
-            if back not in history.get_strings()[-1:]:  # it was typed in another session
+            if back not in history.get_strings()[-1:]:  # a message of a resumed conversation
                 history.append_string(back)
             self._display.notice("Arrow-Up recalls the message.")
             return ""
@@ -196,15 +203,15 @@ class TerminalUI:
 
     def _drawn(self, _: object) -> None:
         if not self._started:
-            # Only now: starting an engine takes longer than drawing a prompt, and both want the processor.
+            # The engine is started after the first drawing, so that the prompt does not wait for the processor.
             self._started = True
             asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._talk.start()
-        self._talk.follow(self)
+        self._controller.start()
+        self._controller.follow(self)
 
-    # The stage for what others say
+    # RemoteReplyScreen
 
     by_lines = True
 
@@ -244,8 +251,8 @@ class TerminalUI:
         hint = self._hint or (self._complaints[0] if self._complaints else "")
         if hint:
             return [("", clip(f" {one_line(hint)}", columns))]
-        draft = self._talk.cost_of(self._session.default_buffer.text)
-        return [*bar(self._talk.status(), self._talk.session_stats.last, columns, self._overflow, draft)]
+        draft = self._controller.cost_of(self._session.default_buffer.text)
+        return [*bar(self._controller.status(), self._controller.session_stats.last, columns, self._overflow, draft)]
 
     def _set_hint(self, text: str) -> None:
         self._hint = text
@@ -257,20 +264,20 @@ class TerminalUI:
 
     def _interrupt(self) -> None:
         """Handle a SIGINT from another process: in raw mode Ctrl-C is a key."""
-        if self._editing is not None or self._lending:
-            return  # the editor's business
+        if self._editing is not None or self._editor_has_terminal:
+            return  # the editor handles it
         if self._session.app.is_running:
             self._session.app.key_processor.send_sigint()
         else:
-            self._talk.interrupt()
+            self._controller.interrupt()
 
     def _continue(self) -> None:
-        """Handle the end of a SIGSTOP or SIGTSTP from another process; Ctrl-Z is handled elsewhere and leaves raw mode
-        on.
+        """Restore raw mode when the process continues after a SIGSTOP or SIGTSTP from another process. After Ctrl-Z it
+        is restored elsewhere.
         """
-        if self._editing is not None or self._lending or is_raw(self._input):
+        if self._editing is not None or self._editor_has_terminal or is_raw(self._input):
             return
-        self._input.raw_mode().__enter__()  # the one of run() restores what was there before
+        self._input.raw_mode().__enter__()  # the raw_mode() in run() restores the original mode
         if self._session.app.is_running:
             self._session.app.renderer.reset()
             self._session.app.invalidate()
@@ -283,7 +290,7 @@ class TerminalUI:
         try:
             async with in_terminal():
                 try:
-                    # In a thread: the engine goes on loading, and its output wants to be read.
+                    # In a thread: the event loop must read the output of the loading engine.
                     text = await asyncio.to_thread(edit, buffer.text)
                 except BitnetChatError as error:
                     self._display.error(error)

@@ -1,4 +1,4 @@
-"""Tool calls in a conversation: display, confirmation, execution."""
+"""Execution of the tool calls of a reply, after the user has confirmed them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DECLINED = "The user declined this call."
 _SPIN = 0.1
 """Seconds between two frames of the spinner."""
 _QUESTION = 60
-"""Maximum number of characters of the arguments in the question; the whole call is shown above it."""
+"""Maximum number of characters of the arguments in the question; the display shows the call before it."""
 
 
 class ToolExecutor:
-    """Executes the calls that the user confirms."""
+    """Asks for the confirmation of tool calls, and executes them."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class ToolExecutor:
         *,
         keeps_all: bool = False,
     ) -> None:
-        """``allowed``: tools that need no confirmation. ``keeps_all``: see
+        """Create an executor. ``allowed``: names of tools that need no confirmation. ``keeps_all``: see
         :class:`bitnet_chat.tools.loop.ResultBudget`.
         """
         self._toolbox = toolbox
@@ -41,19 +41,20 @@ class ToolExecutor:
         self._console = console
         self._keeps_all = keeps_all
         self.allowed = set(allowed)
-        """Extended by each answer "always", until the program ends."""
+        """Names of tools that need no confirmation. The answer "always" adds one until the program ends."""
         self._running: asyncio.Task[str] | None = None
 
     async def answer(self, conversation: Conversation, rounds: int, backend: Backend) -> tuple[Conversation, bool]:
-        """The conversation with a result for each open call, and whether the model is to continue. ``rounds``: earlier
-        replies with calls in this turn. ``backend``: the one whose context window limits the results.
+        """Execute the open calls of ``conversation``. Returns it with a result for each call, and whether to request
+        the next reply. ``rounds``: number of earlier replies with calls in this turn. ``backend``: its context window
+        limits the length of the results.
         """
         if rounds >= ROUNDS:
             self._display.notice(
                 f"The model has called tools in {ROUNDS} replies in a row and is stopped. /continue lets it continue."
             )
             return conversation.with_all_answered(), False
-        space = ResultBudget(
+        budget = ResultBudget(
             conversation, self._toolbox.tools, backend.status().context_size, backend.count, keeps_all=self._keeps_all
         )
         for call in conversation.open_calls:
@@ -69,7 +70,7 @@ class ToolExecutor:
                 conversation = conversation.with_tool_result(call, DECLINED)
                 continue
             try:
-                conversation = conversation.with_tool_result(call, await self._call(call, space))
+                conversation = conversation.with_tool_result(call, await self._call(call, budget))
             except asyncio.CancelledError:
                 if not self._was_stopped():
                     raise
@@ -79,12 +80,12 @@ class ToolExecutor:
         return conversation, True
 
     def interrupt(self) -> None:
-        """Cancel the running call, if any."""
+        """Cancel the running tool call, if any."""
         if self._running is not None:
             self._running.cancel()
 
     def _was_stopped(self) -> bool:
-        """Whether only the call was cancelled, and not the whole task."""
+        """Return whether the call was cancelled by :meth:`interrupt`, and not with the current task."""
         task = asyncio.current_task()
         return task is None or not task.cancelling()
 
@@ -92,7 +93,7 @@ class ToolExecutor:
     def _question(call: ToolCall) -> str:
         return one_line(f"Call {call.name} {clipped(call.arguments, _QUESTION)}?")
 
-    async def _call(self, call: ToolCall, space: ResultBudget) -> str:
+    async def _call(self, call: ToolCall, budget: ResultBudget) -> str:
         loop = asyncio.get_running_loop()
         since = loop.time()
         timer: asyncio.TimerHandle | None = None
@@ -103,7 +104,7 @@ class ToolExecutor:
             timer = loop.call_later(_SPIN, spin)
 
         async def run() -> str:
-            result = await self._toolbox.call(call, space.limit)
+            result = await self._toolbox.call(call, budget.limit)
             for line in result.printed.splitlines():
                 self._display.notice(f"{call.name} printed: {clipped(line)}")
             self._display.notice(f"{call.name}: {clipped(result.text)}{loss(result)}")

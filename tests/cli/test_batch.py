@@ -393,4 +393,4 @@ def test_a_flag_that_the_engine_refuses_ends_the_batch(batch: Batch, engine: Eng
     batch.engine = str(engine.path)
     done = batch.run("--", "--frobnicate", "3")
     assert (done.returncode, batch.output.read_bytes()) == (2, b"")
-    assert b"does not take --frobnicate, which was given behind --" in done.stderr and b"/clear" not in done.stderr
+    assert b"does not support --frobnicate, which was given after --" in done.stderr and b"/clear" not in done.stderr

@@ -248,7 +248,7 @@ def test_a_folder_that_does_not_answer_stops_nothing(monkeypatch: pytest.MonkeyP
         assert len(asked) == 4, "no more threads than a few wait"
 
     before = set(threading.enumerate())
-    monkeypatch.setattr(completer_module, "PATIENCE", 0.01)
+    monkeypatch.setattr(completer_module, "FOLDER_TIMEOUT", 0.01)
     monkeypatch.setattr(completer_module, "listed", stuck)
     asyncio.run(ask_often())
     gate.set()

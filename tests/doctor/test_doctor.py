@@ -155,7 +155,7 @@ def test_an_i2_s_file_on_a_stock_build_is_explained(classic: EngineBinary, tmp_p
 def test_a_broken_model(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    looked = list(checks._safely("model", lambda: [read_info(path)]))  # type: ignore[list-item]
+    looked = list(checks._guarded("model", lambda: [read_info(path)]))  # type: ignore[list-item]
     assert looked[0].status is FindingStatus.BROKEN and str(path) in looked[0].seen
 
 
@@ -170,7 +170,7 @@ def test_what_goes_wrong_while_looking_is_a_finding_too() -> None:
     def fall() -> list[Finding]:
         raise ZeroDivisionError("of all things")
 
-    (found,) = checks._safely("memory", fall)
+    (found,) = checks._guarded("memory", fall)
     assert found.status is FindingStatus.WARN and "of all things" in found.seen
 
 
@@ -288,7 +288,7 @@ def test_a_build_against_a_processor(words: str, used: set[str], status: Finding
 
 def test_what_nobody_tells_is_not_held_against_anybody() -> None:
     build = BuildInstructions(frozenset({"AVX2", "AVX512_VNNI"}), complete=True)
-    some = ProcessorInstructions(frozenset({"avx2"}), tells=frozenset({"avx2", "avx"}))
+    some = ProcessorInstructions(frozenset({"avx2"}), reportable=frozenset({"avx2", "avx"}))
     assert hardware.judge_instructions(build, some).status is FindingStatus.OK
     assert hardware.judge_instructions(build, None).status is FindingStatus.OK
     assert hardware.judge_instructions(None, some).status is FindingStatus.OK

@@ -60,8 +60,7 @@ def left_in(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("architecture", ["bitnet-b1.58", "bitnet", "llama"])
 def test_a_converted_model_says_what_the_original_ought_to(bitnet: EngineBinary, architecture: str) -> None:
-    from bitnet_chat.engine.native.client import NativeClient
-    from bitnet_chat.engine.native.command import command
+    from bitnet_chat.engine.native.client import NativeClient, command
 
     small = SmallModel("I2_S", architecture)  # type: ignore[arg-type]
     path = store.path_of("small")

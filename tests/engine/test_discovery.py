@@ -149,18 +149,18 @@ def test_help_of_nothing_is_nothing() -> None:
 
 
 @pytest.mark.engine
-def test_a_rehearsal_with_a_real_engine(engine: EngineBinary, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_first_turn_with_a_real_engine(engine: EngineBinary, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["engine", "probe", str(engine.path), "--talk", "-m", str(model), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["dialect"] == engine.dialect.value
     assert re.fullmatch(r"yes: a prompt after [\d.]+ s, the first word [\d.]+ s later", facts["talks"])
 
 
-def rehearsed(path: Path, model: Path) -> int:
+def run_first_turn(path: Path, model: Path) -> int:
     return main(["engine", "probe", str(path), "--talk", "-m", str(model)])
 
 
-def test_a_rehearsal_is_a_first_turn_by_the_usual_way(
+def test_a_first_turn_uses_the_usual_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model that has no BOS token says nothing without the opening prompt."""
@@ -177,30 +177,30 @@ def test_a_rehearsal_is_a_first_turn_by_the_usual_way(
     writer.close()
     record = tmp_path / "record"
     monkeypatch.setenv("FAKE_ENGINE_RECORD", str(record))
-    assert rehearsed(fake_engine(tmp_path), tmp_path / "model.gguf") == 0
+    assert run_first_turn(fake_engine(tmp_path), tmp_path / "model.gguf") == 0
     assert "yes: a prompt after" in capsys.readouterr().out
     first, *_ = map(json.loads, record.read_text().splitlines())
     assert "Be kind." in first["prompt"]
 
 
 @pytest.mark.parametrize("story", ["story", "ponder"])
-def test_a_rehearsal_with_a_model_that_never_ends(
+def test_a_first_turn_with_a_model_that_never_ends(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], story: str
 ) -> None:
     monkeypatch.setattr(first_turn, "QUESTION", story)
-    assert rehearsed(fake_engine(tmp_path), model) == 0
+    assert run_first_turn(fake_engine(tmp_path), model) == 0
     assert "yes: a prompt after" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("question", "words", "code"),
     [
-        ("say", "ended its reply in the rehearsal without a word", 5),
-        ("kill", "ended in the middle of the rehearsal", 5),
-        ("silence", "said nothing in the rehearsal", 124),
+        ("say", "ended its first reply without text", 5),
+        ("kill", "ended during the first turn", 5),
+        ("silence", "wrote nothing in the first turn", 124),
     ],
 )
-def test_a_rehearsal_that_fails(
+def test_a_first_turn_that_fails(
     tmp_path: Path,
     model: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -210,14 +210,14 @@ def test_a_rehearsal_that_fails(
     code: int,
 ) -> None:
     monkeypatch.setattr(first_turn, "QUESTION", question)
-    monkeypatch.setattr(cli_engine, "_SILENCE", 0.1)
-    assert rehearsed(fake_engine(tmp_path), model) == code
+    monkeypatch.setattr(cli_engine, "_STALL_TIMEOUT", 0.1)
+    assert run_first_turn(fake_engine(tmp_path), model) == code
     assert words in capsys.readouterr().err
 
 
-def test_a_rehearsal_with_something_that_only_says_it_is_one(
+def test_a_first_turn_with_something_that_only_says_it_is_one(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = program(tmp_path / "liar", CLASSIC)
     assert main(["engine", "probe", str(path), "--talk", "-m", str(model)]) == 5
-    assert "ended in the middle of the rehearsal" in capsys.readouterr().err
+    assert "ended during the first turn" in capsys.readouterr().err

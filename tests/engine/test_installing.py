@@ -13,11 +13,11 @@ from test_discovery import CLASSIC, SERVER, nowhere, program
 
 from bitnet_chat import paths
 from bitnet_chat.cli import engine_install, main
-from bitnet_chat.doctor import prebuilt as prebuilt_check
+from bitnet_chat.doctor.engine import check_prebuilt
 from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.discovery import candidates, find, find_server
-from bitnet_chat.engine.install import build, import_check, packages, prebuilt, wheels
+from bitnet_chat.engine.install import build, packages, prebuilt, wheels
 from bitnet_chat.errors import BuildError, EngineNotFoundError
 
 __all__ = ["nowhere"]
@@ -89,7 +89,7 @@ def test_a_damaged_one_is_passed_over_unless_it_was_named(prebuilt_engines: dict
     (prebuilt_engines["llama.cpp"] / "site" / "xllamacpp" / "__init__.py").unlink()
     assert find().path == prebuilt_engines["bitnet"]
     for name in ("llama.cpp", str(prebuilt_engines["llama.cpp"])):
-        with pytest.raises(EngineNotFoundError, match=r"is damaged|is not whole") as caught:
+        with pytest.raises(EngineNotFoundError, match=r"is damaged|is incomplete") as caught:
             find(name)
         assert "engine install" in caught.value.remedy
 
@@ -237,12 +237,12 @@ def test_an_interrupted_installation(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_the_doctor_knows_prebuilt_engines(monkeypatch: pytest.MonkeyPatch, prebuilt_engines: dict[str, Path]) -> None:
-    monkeypatch.setattr(import_check, "check", lambda package, folder: None)
-    llama, bitnet = prebuilt_check.look(needed=False)
+    monkeypatch.setattr(prebuilt, "check", lambda package, folder: None)
+    llama, bitnet = check_prebuilt(needed=False)
     assert (llama.status, bitnet.status) == (FindingStatus.OK, FindingStatus.OK)
     assert "xllamacpp 2026.10.11549, complete and loadable" in llama.seen
     (prebuilt_engines["bitnet"] / "LICENSE").unlink()
-    _, bitnet = prebuilt_check.look(needed=False)
+    _, bitnet = check_prebuilt(needed=False)
     assert bitnet.status is FindingStatus.WARN and "is damaged" in bitnet.seen
     assert bitnet.remedy == "bitnet-chat engine install bitnet reinstalls it"
 
@@ -253,17 +253,17 @@ def test_the_doctor_tells_a_library_that_does_not_load(
     def check(package: packages.EnginePackage, folder: Path) -> None:
         raise BuildError("it does not load", remedy="compile it")
 
-    monkeypatch.setattr(import_check, "check", check)
-    llama, _ = prebuilt_check.look(needed=False)
+    monkeypatch.setattr(prebuilt, "check", check)
+    llama, _ = check_prebuilt(needed=False)
     assert (llama.status, llama.seen, llama.remedy) == (FindingStatus.BROKEN, "it does not load", "compile it")
 
 
 def test_the_doctor_tells_what_could_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheels, "here", lambda: wheels.Platform("linux", "x86_64", libc=(2, 36)))
-    llama, bitnet = prebuilt_check.look(needed=True)
+    llama, bitnet = check_prebuilt(needed=True)
     assert (llama.status, llama.facts["download"]) == (FindingStatus.OK, 33_827_498)
     assert "not installed; bitnet-chat engine install bitnet installs it (25 MB)" in bitnet.seen
     monkeypatch.setattr(wheels, "here", lambda: MUSL)
-    assert [each.status for each in prebuilt_check.look(needed=True)] == [FindingStatus.WARN, FindingStatus.WARN]
-    llama, _ = prebuilt_check.look(needed=False)
+    assert [each.status for each in check_prebuilt(needed=True)] == [FindingStatus.WARN, FindingStatus.WARN]
+    llama, _ = check_prebuilt(needed=False)
     assert llama.status is FindingStatus.OK and "musl" in llama.seen and "--build" in llama.seen

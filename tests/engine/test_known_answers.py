@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bitnet_reference import Model
 
-from bitnet_chat.doctor import answers
+from bitnet_chat.doctor.benchmark import judge_answers
 from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine import answer_verdicts, small_model
 from bitnet_chat.engine.answer_verdicts import ANSWERS, AnswerVerdict, kept, offered
@@ -58,7 +58,7 @@ def test_what_the_library_of_ik_llama_cpp_computes_wrongly_is_found(bitnet: Engi
     assert "instead of" in found[Q4_1.name] and "instead of" in found[I2_S.name]
     assert "ended" in found[TQ2_0.name]  # SIGFPE
     assert kept(engine) == found | {Q8_0.name: "", IQ2_BN.name: ""}
-    shown = answers.judge(engine, check(engine, [Q4_1, IQ2_BN]))
+    shown = judge_answers(engine, check(engine, [Q4_1, IQ2_BN]))
     assert shown.status is FindingStatus.OK and "not used for Q4_1" in shown.seen
 
 
@@ -78,7 +78,7 @@ def test_a_program_that_computes_wrongly_is_told(classic: EngineBinary, tmp_path
     program.chmod(0o755)
     engine = probe(program)
     assert "instead of" in wrong(engine, TQ2_0)[TQ2_0.name]
-    finding = answers.judge(engine, check(engine, [TQ2_0]))
+    finding = judge_answers(engine, check(engine, [TQ2_0]))
     assert finding.status is FindingStatus.BROKEN and TQ2_0.name in finding.seen
 
 
@@ -110,5 +110,5 @@ def test_what_was_asked_is_kept_for_a_build(tmp_path: Path, monkeypatch: pytest.
 def test_an_engine_that_is_right_for_nothing_is_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(known_answers, "check", lambda *_, **__: (AnswerVerdict(Q4_1, "it says nothing"),))
     engine = EngineBinary(tmp_path, Dialect.NATIVE, "1", HelpOptions())
-    with pytest.raises(BuildError, match="computes wrongly"):
+    with pytest.raises(BuildError, match="computes wrong results"):
         known_answers.require(engine)

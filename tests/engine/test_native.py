@@ -20,8 +20,7 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.engine.binary import EngineBinary, EngineVariant
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.native.client import NativeClient, NativeClientError, NativeReply
-from bitnet_chat.engine.native.command import LIBRARIES, command
+from bitnet_chat.engine.native.client import LIBRARIES, NativeClient, NativeClientError, NativeReply, command
 from bitnet_chat.engine.native.protocol import Message, NativeFailed, NativeReplyEnded, Piece, Prefill, Token
 
 pytestmark = pytest.mark.engine

@@ -20,16 +20,13 @@ from bitnet_chat.backend import Sampling
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.native import __main__ as program
 from bitnet_chat.engine.native import ik_api, protocol
+from bitnet_chat.engine.native.__main__ import OutputWriter
 from bitnet_chat.engine.native.active_reply import ReplyTextDecoder, RunningReply
-from bitnet_chat.engine.native.batch_size import batch_size
-from bitnet_chat.engine.native.command import command
+from bitnet_chat.engine.native.child import PieceCache
+from bitnet_chat.engine.native.client import command
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
-from bitnet_chat.engine.native.ik_context import mean
-from bitnet_chat.engine.native.library import LoadError
-from bitnet_chat.engine.native.output import OutputWriter
-from bitnet_chat.engine.native.piece_cache import PieceCache
+from bitnet_chat.engine.native.library import LoadError, Sequences, batch_size, common, mean
 from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, ProtocolError, Token
-from bitnet_chat.engine.native.sequences import Sequences, common
 
 
 def texts(pieces: list[bytes], *stops: str, by_token: bool = False) -> list[tuple[str, tuple[int, ...]]]:

@@ -18,7 +18,7 @@ from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.native import command
+from bitnet_chat.engine.native import client
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.errors import (
     ContextOverflowError,
@@ -43,12 +43,12 @@ class Rig:
         packages.PackageRecord("llama.cpp", "1", "", "", "", {"library": 0}).write(self.engine)
         (self.engine / "library").touch()
         monkeypatch.setenv("SCRIPTED_CHILD_RECORD", str(self.record))
-        ours = command.command
+        ours = client.command
 
         def scripted(*arguments: Any, **named: Any) -> list[str]:
             return [sys.executable, "-S", "-E", str(SCRIPT), *ours(*arguments, **named)[8:]]
 
-        monkeypatch.setattr(command, "command", scripted)
+        monkeypatch.setattr(client, "command", scripted)
 
     def backend(self, **more: Any) -> LocalEngineBackend:
         on_spawn = more.pop("on_spawn", None)
@@ -290,7 +290,7 @@ def test_a_line_that_makes_no_sense(rig: Rig, line: str) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         *_, end = await ask(backend, f"line {line}")
         assert isinstance(end, Failed) and isinstance(end.error, EngineDiedError), end
-        assert "out of step" in end.error.what
+        assert "did not behave as expected" in end.error.what
         assert (await whole(backend, "say on")).text == "on"
 
     run(rig, body)
@@ -301,7 +301,7 @@ def test_a_line_that_makes_no_sense_while_it_loads(rig: Rig) -> None:
         *_, end = await ask(backend, "say it")
         assert isinstance(end, Failed) and isinstance(end.error, EngineDiedError | ModelError), end
 
-    rig.environment.setattr(command, "command", lambda *_, **__: [sys.executable, "-S", "-E", "-c", "print('hello')"])
+    rig.environment.setattr(client, "command", lambda *_, **__: [sys.executable, "-S", "-E", "-c", "print('hello')"])
     rig.record.touch()
     run(rig, body)
 

@@ -20,7 +20,7 @@ import pytest
 import wheelhouse
 
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.install import import_check, packages, prebuilt, wheels
+from bitnet_chat.engine.install import packages, prebuilt, wheels
 from bitnet_chat.engine.install.packages import PACKAGES, EnginePackage
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import pip
@@ -347,8 +347,8 @@ def test_a_library_that_loads_is_installed(engines: Path) -> None:
 
 
 def test_instructions_that_a_processor_lacks() -> None:
-    assert "instructions that this processor does not have" in import_check.ended(-4)
-    assert import_check.ended(-11) == "signal 11" and import_check.ended(3) == "status 3"
+    assert "instructions that this processor does not have" in prebuilt.exit_reason(-4)
+    assert prebuilt.exit_reason(-11) == "signal 11" and prebuilt.exit_reason(3) == "status 3"
 
 
 # Afterwards.
@@ -397,7 +397,7 @@ def test_the_real_one_loads(package: EnginePackage) -> None:
     folder = _REAL[package.name]
     if folder is None:
         pytest.skip(f"the prebuilt engine is not here: bitnet-chat engine install {package.name}")
-    import_check.check(package, folder)
+    prebuilt.check(package, folder)
 
 
 # pip itself.

@@ -53,7 +53,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     asked: list[list[str]] = []
     ask = probing._ask
 
-    def record(program: start_errors.ProgramName, words: list[str], seconds: float) -> tuple[int, str]:
+    def record(program: start_errors.ProgramFile, words: list[str], seconds: float) -> tuple[int, str]:
         asked.append(words)
         return ask(program, words, seconds)
 
@@ -273,7 +273,7 @@ def test_each_failure_has_its_sentence(tmp_path: Path, content: str, words: str,
 )
 def test_what_a_native_program_ends_with(code: int, text: str, words: str, remedy: str) -> None:
     near = [Path("/b/src/libllama.so"), Path("/b/ggml/src/libggml.so")]
-    error = start_errors.of_end(start_errors.ProgramName(Path("x"), NATIVE), code, text, near)
+    error = start_errors.of_end(start_errors.ProgramFile(Path("x"), NATIVE), code, text, near)
     assert error is not None
     with pytest.raises(EngineNotFoundError, match=words):
         raise error
@@ -281,8 +281,8 @@ def test_what_a_native_program_ends_with(code: int, text: str, words: str, remed
 
 
 def test_an_end_that_tells_nothing() -> None:
-    assert start_errors.of_end(start_errors.ProgramName(Path("x"), NATIVE), 1, "error: failed to load model") is None
-    assert start_errors.of_end(start_errors.ProgramName(Path("x"), NATIVE), -11, "", crashes=False) is None
+    assert start_errors.of_end(start_errors.ProgramFile(Path("x"), NATIVE), 1, "error: failed to load model") is None
+    assert start_errors.of_end(start_errors.ProgramFile(Path("x"), NATIVE), -11, "", crashes=False) is None
 
 
 def test_a_library_that_went_away_after_the_probe(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_forms_in_which_engines_refuse(line: str, option: str) -> None:
 def test_an_option_of_the_user_is_not_left_out(line: str, extra: list[str]) -> None:
     found = refused(binary(), OURS, extra, [line])
     assert found is not None and found.is_users
-    with pytest.raises(UsageError, match=r"does not take .* which was given behind --"):
+    with pytest.raises(UsageError, match=r"does not support .* which was given after --"):
         OptionRetry(lambda binary: binary, print).without_refused(binary(), OURS, extra, [line])
 
 
@@ -83,7 +83,7 @@ def test_a_word_that_was_not_passed_from_here() -> None:
 
 @pytest.mark.parametrize("option", ["--model", "--color", "--file"])
 def test_what_a_chat_needs_is_not_left_out(option: str) -> None:
-    with pytest.raises(EngineNotFoundError, match=f"does not take {option}, which a chat needs"):
+    with pytest.raises(EngineNotFoundError, match=f"does not support {option}, which a chat needs"):
         OptionRetry(lambda binary: binary, print).without_refused(
             binary(), OURS, (), [f"error: invalid argument: {option}"]
         )
@@ -167,7 +167,7 @@ def test_an_option_behind_the_dashes_is_an_error_of_usage(tmp_path: Path, model:
     settings = Settings(engine=str(path), model=str(model), journal=False, engine_args=("--frobnicate", "3"))
     failed = asyncio.run(events_of(settings))[-1]
     assert isinstance(failed, Failed) and isinstance(failed.error, UsageError)
-    assert "--frobnicate, which was given behind --" in failed.error.what
+    assert "--frobnicate, which was given after --" in failed.error.what
     assert (tmp_path / "count").read_text().split() == ["start"]
 
 

@@ -86,7 +86,7 @@ def test_the_first_that_can_is_taken_and_another_says_why() -> None:
     assert choice is not None and (choice.contender, choice.reason) == (first, "")
     choice = choose([third, second])
     assert choice is not None and choice.contender is second
-    assert choice.reason == "second answers: third cannot run this model (it cannot)"
+    assert choice.reason == "second is used: third cannot run this model (it cannot)"
     assert choose([third]) is None and choose([]) is None
 
 
@@ -94,7 +94,7 @@ def test_a_faster_one_is_taken_where_both_were_measured() -> None:
     slow, fast, alike = EngineSpeed(100, 10), EngineSpeed(200, 20), EngineSpeed(101, 10.2)
     choice = choose([contender("slow", speed=slow), contender("fast", speed=fast)])
     assert choice is not None
-    assert choice.reason == "fast answers: with this model it is 2.0 times as fast as slow"
+    assert choice.reason == "fast is used: with this model it is 2.0 times as fast as slow"
     for others in ([contender("slow", speed=slow), contender("alike", speed=alike)],
                    [contender("unmeasured"), contender("fast", speed=fast)],
                    [contender("slow", speed=slow), contender("unmeasured")]):  # fmt: skip
@@ -112,7 +112,7 @@ def test_the_model_decides(
     known_answers.check(bitnet, [SmallModel("Q4_1"), SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
     chosen = select(EngineRequest(), i2_s)
     assert chosen.contender.engine is bitnet and chosen.contender.converts
-    assert chosen.reason.startswith("bitnet answers: llama.cpp cannot run this model")
+    assert chosen.reason.startswith("bitnet is used: llama.cpp cannot run this model")
     assert select(EngineRequest(), i2_s) == chosen  # from what is remembered
     for weights in ("TQ2_0", "Q4_1", "Q8_0"):
         chosen = select(EngineRequest(), small(tmp_path, weights))
@@ -130,7 +130,7 @@ def test_what_an_engine_computes_wrongly_or_was_not_asked_goes_to_another(
     assert chosen.contender.engine is native and "its answers are not known" in chosen.reason
     known_answers.check(bitnet, [SmallModel("Q4_1"), SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
     chosen = select(EngineRequest(), small(tmp_path, "Q4_1"))
-    assert chosen.contender.engine is native and "it computes Q4_1 weights wrongly" in chosen.reason
+    assert chosen.contender.engine is native and "its results with Q4_1 weights are wrong" in chosen.reason
     assert select(EngineRequest(), small(tmp_path, "Q8_0")).contender.engine is bitnet
 
 
@@ -144,7 +144,7 @@ def test_a_bitnet_build_gets_the_file_as_it_is(
     at_hand(native, build, bitnet)
     chosen = select(EngineRequest(), i2_s)
     assert chosen.contender.engine is build and not chosen.contender.converts
-    answer_verdicts._keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
+    answer_verdicts.keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
     assert select(EngineRequest(), i2_s).contender.engine is bitnet
 
 
@@ -248,7 +248,7 @@ def test_bench_measures_each_engine_and_is_used(
     rows = json.loads(out)["engines"]
     assert [row["engine"] for row in rows] == ["llama.cpp", "bitnet"]
     assert rows[0]["prefill"] > 0 and rows[0]["decode"] > 0 and not rows[0]["problem"]
-    assert rows[1]["problem"] == "it computes Q4_1 weights wrongly"
+    assert rows[1]["problem"] == "its results with Q4_1 weights are wrong"
     assert "Measuring llama.cpp" in err
     assert speeds.known().keys() == {(answer_verdicts.key(native), "Q4_1")}
     known_answers.check(bitnet, [SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])

@@ -231,13 +231,13 @@ def test_serve_shares_them_among_its_engines(tmp_path: Path, large: Path, monkey
 
 
 def test_serve_tells_at_its_start_of_a_number_that_is_capped() -> None:
-    from bitnet_chat.cli.serve import _of_threads
+    from bitnet_chat.cli.serve import _threads_notice
 
     most = processors.usable()
-    assert f"the engine gets {most} instead of 5000 threads" in _of_threads(Settings(threads=5000), 1)
-    assert "by 4 engines" in _of_threads(Settings(threads=5000), 4)
-    assert "by 4 engines" not in _of_threads(Settings(threads=5000, backend="llama-server"), 4)
-    assert _of_threads(Settings(threads=5000, backend="ollama"), 4) == _of_threads(Settings(), 4) == ""
+    assert f"the engine gets {most} instead of 5000 threads" in _threads_notice(Settings(threads=5000), 1)
+    assert "by 4 engines" in _threads_notice(Settings(threads=5000), 4)
+    assert "by 4 engines" not in _threads_notice(Settings(threads=5000, backend="llama-server"), 4)
+    assert _threads_notice(Settings(threads=5000, backend="ollama"), 4) == _threads_notice(Settings(), 4) == ""
 
 
 def test_a_server_of_one_process_has_them_for_all_slots(classic: EngineBinary, large: Path) -> None:

@@ -16,17 +16,17 @@ from program import assert_gone, command, engines_of, environment, fake_engine, 
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.loading import work_of
 from bitnet_chat.engine.process_faults import closed_output, log_in_output, not_ready
-from bitnet_chat.engine.timeouts import BUSY, PromptTimeout, WaitingFor
+from bitnet_chat.engine.timeouts import BUSY, ProcessWork, PromptTimeout
 from bitnet_chat.errors import EngineDiedError, EngineStalledError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="engines are shell scripts here")
 MB = 1_000_000
 
 
-def waited(limit: float, *seen: WaitingFor | None, heard: bool = False) -> list[bool]:
+def waited(limit: float, *seen: ProcessWork | None, heard: bool = False) -> list[bool]:
     """Whether it is over at each second, when this is seen then."""
     patience = PromptTimeout(limit, 0.0)
-    patience.seen(WaitingFor(), 0.0)
+    patience.seen(ProcessWork(), 0.0)
     answers = []
     for second, work in enumerate(seen, 1):
         if heard:
@@ -37,25 +37,25 @@ def waited(limit: float, *seen: WaitingFor | None, heard: bool = False) -> list[
 
 
 def test_silence_without_any_work_is_the_limit() -> None:
-    assert waited(3, *[WaitingFor()] * 4) == [False, False, True, True]
+    assert waited(3, *[ProcessWork()] * 4) == [False, False, True, True]
     # A process that waits wakes up now and then, and moves a page.
-    idle = [WaitingFor(computed=0.01 * second, resident=4096 * second) for second in range(1, 6)]
+    idle = [ProcessWork(computed=0.01 * second, resident=4096 * second) for second in range(1, 6)]
     assert waited(3, *idle) == [False, False, True, True, True]
 
 
 def test_a_slow_load_has_no_limit() -> None:
-    reading = [WaitingFor(read=4096 * second) for second in range(1, 1001)]
+    reading = [ProcessWork(read=4096 * second) for second in range(1, 1001)]
     assert not any(waited(3, *reading))
-    mapping = [WaitingFor(resident=2 * MB * second) for second in range(1, 1001)]
+    mapping = [ProcessWork(resident=2 * MB * second) for second in range(1, 1001)]
     assert not any(waited(3, *mapping))
     # Slowly: the small amounts of several looks add up.
-    assert not any(waited(30, *[WaitingFor(resident=100_000 * second) for second in range(1, 1001)]))
+    assert not any(waited(30, *[ProcessWork(resident=100_000 * second) for second in range(1, 1001)]))
 
 
 def test_work_that_leads_nowhere_has_ten_times_the_limit() -> None:
-    computing = [WaitingFor(computed=float(second)) for second in range(1, 40)]
+    computing = [ProcessWork(computed=float(second)) for second in range(1, 40)]
     assert waited(3, *computing).index(True) == 3 * BUSY - 1
-    assert waited(3, *[WaitingFor()] * 40, heard=True).index(True) == 3 * BUSY - 1
+    assert waited(3, *[ProcessWork()] * 40, heard=True).index(True) == 3 * BUSY - 1
     assert waited(3, *[None] * 40).index(True) == 3 * BUSY - 1  # a platform that does not tell
     patience = PromptTimeout(3, 0)
     patience.heard(29)
@@ -211,7 +211,7 @@ def test_while_it_loads(tmp_path: Path, transport: str) -> None:
         engines = engines_of(program.pid)
         program.communicate(timeout=60)
     assert program.returncode == 5
-    assert f"the engine closed its {where} and went on running".encode() in told
+    assert f"the engine closed its {where} and continued to run".encode() in told
     if engines:
         assert_gone(engines)
 
@@ -223,7 +223,7 @@ def test_in_a_reply(tmp_path: Path, transport: str, closed: str) -> None:
     path = closing(tmp_path, half + closed + "fake_engine.Engine.answer = close\n")
     done = run("--engine", str(path), "--io", transport, "hello")
     assert (done.returncode, done.stdout) == (5, b"half a \n")
-    assert b"went on running: nothing more can be read from it" in done.stderr
+    assert b"continued to run without output" in done.stderr
     assert b"SIGKILL" not in done.stderr
 
 

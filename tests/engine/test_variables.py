@@ -10,7 +10,7 @@ import pytest
 from program import fake_engine, run
 
 from bitnet_chat.doctor.benchmark import KNOWN_ANSWERS
-from bitnet_chat.doctor.variables import judge
+from bitnet_chat.doctor.engine import judge_variables
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.environment_variables import TAKEN, of_engines, passed, reason
 from bitnet_chat.engine.transport import environment
@@ -131,11 +131,11 @@ def test_one_passes_all_the_way(tmp_path: Path) -> None:
 
 
 def test_doctor_lists_what_is_set_and_what_was_taken_out() -> None:
-    none = judge(["PATH"])
+    none = judge_variables(["PATH"])
     assert (none.status, none.seen) == ("ok", "no variable of llama.cpp is set")
-    wanted = judge(["LLAMA_ARG_DEVICE", "HF_TOKEN", "PATH"])
+    wanted = judge_variables(["LLAMA_ARG_DEVICE", "HF_TOKEN", "PATH"])
     assert (wanted.status, wanted.seen) == ("ok", "the engine gets HF_TOKEN, LLAMA_ARG_DEVICE")
-    both = judge(["LLAMA_ARG_DEVICE", "LLAMA_ARG_LOG_JSONL", "LLAMA_ARG_CTX_SIZE"])
+    both = judge_variables(["LLAMA_ARG_DEVICE", "LLAMA_ARG_LOG_JSONL", "LLAMA_ARG_CTX_SIZE"])
     assert both.status == "warn" and "LLAMA_ARG_LOG_JSONL: the log is separate" in both.seen
     assert both.seen.endswith("; the engine gets LLAMA_ARG_DEVICE")
     assert both.facts == {"passed": ["LLAMA_ARG_DEVICE"], "taken_out": ["LLAMA_ARG_CTX_SIZE", "LLAMA_ARG_LOG_JSONL"]}

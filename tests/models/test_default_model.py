@@ -172,7 +172,7 @@ license = "MIT"
     assert {each.name for each in paths.models_dir().iterdir()} == {"some.gguf", "some.json"}
     assert not list((paths.cache_dir() / "wheels").iterdir())
     assert main(["models", "verify"]) == 0
-    assert capsys.readouterr().out == "some: whole; its sha256 matches the registry\n"
+    assert capsys.readouterr().out == "some: complete; its sha256 matches the registry\n"
     assert main(["models", "pull", "some", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["was_here"]
 

@@ -156,7 +156,7 @@ def test_pull_verify_and_rm(capsys: pytest.CaptureFixture[str], server: ModelSer
     again = facts(capsys, "pull", f"{server.base}/tiny.gguf")
     assert (again["was_here"], again["sha256"]) == (True, sha256)
     code, out, _ = run(capsys, "verify")
-    assert (code, out) == (0, "tiny: whole; its sha256 matches the record\n")
+    assert (code, out) == (0, "tiny: complete; its sha256 matches the record\n")
 
     path = paths.models_dir() / "tiny.gguf"
     damaged = bytearray(path.read_bytes())

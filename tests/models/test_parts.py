@@ -188,7 +188,7 @@ def test_parts_are_pulled_and_checked_as_one(
     assert (item["size"], item["obstacle"], item["parameters"], item["auto"]) == (whole, "", "", True)
     facts = json.loads(run(capsys, "info", "demo-Q4_0", "--json")[1])
     assert (facts["parameters"], facts["size"], facts["part"], facts["whole"]) == (3_807_488, whole, None, True)
-    assert run(capsys, "verify")[:2] == (0, "demo-Q4_0: whole; its sha256 matches the record\n")
+    assert run(capsys, "verify")[:2] == (0, "demo-Q4_0: complete; its sha256 matches the record\n")
 
     second = pulled.model.files[1]
     second.write_bytes(pieces[1][:-1] + b"!")
@@ -273,7 +273,7 @@ def test_a_part_of_one_is_a_model(model: Path, capsys: pytest.CaptureFixture[str
     (path,) = written(model, 1, paths.models_dir(), "one")
     found = store.find("one")
     assert found is not None and (found.path, found.files, found.missing) == (path, (path,), "")
-    assert run(capsys, "verify", "one")[:2] == (0, "one: whole; its hash is not known\n")
+    assert run(capsys, "verify", "one")[:2] == (0, "one: complete; its hash is not known\n")
     assert run(capsys, "rm", "one", "--yes")[0] == 0 and not path.exists()
 
 

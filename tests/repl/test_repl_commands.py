@@ -49,7 +49,7 @@ def test_the_list_of_commands_fits_a_terminal() -> None:
 @pytest.mark.parametrize("id", ["abc", "-1", "٣", "9" * 19])
 def test_no_number_of_a_conversation(id: str) -> None:
     outcome = do(f"/resume {id}")
-    assert outcome.side_prompt is None
+    assert outcome.action is None
     assert outcome.lines == (f"{id} is not the number of a conversation: /resume lists them.",)
 
 
@@ -162,8 +162,8 @@ def test_system() -> None:
 
 
 def test_model() -> None:
-    assert do("/model other.gguf").side_prompt == SwitchModel("other.gguf")
-    assert do("/model").side_prompt is None
+    assert do("/model other.gguf").action == SwitchModel("other.gguf")
+    assert do("/model").action is None
     assert "demo.gguf" in do("/model").lines[0] and "llama-completion 9090" in do("/model").lines[1]
 
 
@@ -198,13 +198,13 @@ def test_continue_goes_on_with_a_reply_that_was_cut() -> None:
 
 
 def test_edit_brings_the_last_message_to_the_editor() -> None:
-    assert do("/edit").side_prompt == Edit("Hi")
-    assert do("/edit", TALK.without_last_reply()).side_prompt == Edit("Hi")
+    assert do("/edit").action == Edit("Hi")
+    assert do("/edit", TALK.without_last_reply()).action == Edit("Hi")
     assert do("/edit", Conversation()).lines == ("No message to edit.",)
 
 
 @pytest.mark.parametrize(
-    ("line", "side_prompt"),
+    ("line", "action"),
     [
         ("/resume", Resume(None)),
         ("/resume 12", Resume(12)),
@@ -222,8 +222,8 @@ def test_edit_brings_the_last_message_to_the_editor() -> None:
         ("/thinking fold", ShowThoughts("", "fold")),
     ],
 )
-def test_errands(line: str, side_prompt: object) -> None:
-    assert do(line).side_prompt == side_prompt
+def test_actions(line: str, action: object) -> None:
+    assert do(line).action == action
     assert do(line).conversation == TALK
 
 
@@ -232,23 +232,23 @@ def test_errands(line: str, side_prompt: object) -> None:
 )
 def test_what_a_command_cannot_do_it_says(line: str) -> None:
     outcome = do(line)
-    assert outcome.side_prompt is None and len(outcome.lines) == 1 and outcome.conversation == TALK
+    assert outcome.action is None and len(outcome.lines) == 1 and outcome.conversation == TALK
 
 
 @pytest.mark.parametrize("line", ["/fork", "/save a.md", "/export md", "/copy", "/edit", "/continue"])
 def test_nothing_can_be_done_with_nothing(line: str) -> None:
     outcome = do(line, Conversation().with_system("Be brief."))
-    assert outcome.side_prompt is None and not outcome.ask and len(outcome.lines) == 1
+    assert outcome.action is None and not outcome.ask and len(outcome.lines) == 1
 
 
 def test_copy_code_takes_the_last_block() -> None:
     reply = "One:\n```python\nprint(1)\n```\nTwo:\n~~~~\n```\nx\n~~~~\nDone."
     conversation = Conversation().with_user("Hi").with_assistant(reply)
-    assert do("/copy code", conversation).side_prompt == Copy("```\nx\n", "The last code block")
+    assert do("/copy code", conversation).action == Copy("```\nx\n", "The last code block")
     cut = Conversation().with_user("Hi").with_assistant("```\nx = 1\ny")
-    assert do("/copy code", cut).side_prompt == Copy("x = 1\ny", "The last code block")
+    assert do("/copy code", cut).action == Copy("x = 1\ny", "The last code block")
 
 
 def test_thinking_shows_the_last_thoughts() -> None:
     conversation = TALK.with_user("And?").with_assistant("Yes", thinking="Is it?").with_user("Good").with_assistant("!")
-    assert do("/thinking", conversation).side_prompt == ShowThoughts("Is it?")
+    assert do("/thinking", conversation).action == ShowThoughts("Is it?")

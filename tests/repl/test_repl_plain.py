@@ -96,7 +96,7 @@ def test_ctrl_c_picks_no_conversation(monkeypatch: pytest.MonkeyPatch, capsys: p
         with os.fdopen(source) as keyboard:
             monkeypatch.setattr(sys, "stdin", keyboard)
             loop = PlainUI(ScriptedBackend(by_message), ReplSettings(model="m"), False, None)
-            loop._typed = True
+            loop._is_terminal = True
             picking = asyncio.create_task(
                 loop.pick([JournalEntry(id, f"title {id}", 0, 0, 1, "m") for id in range(21)])
             )

@@ -178,7 +178,7 @@ def test_a_backend_that_hangs_can_be_left() -> None:
         assert not turn.done()
         reply = room.talk._reply
         assert reply is not None and reply._interrupted is not None
-        reply._interrupted -= reply_module.PATIENCE
+        reply._interrupted -= reply_module.ABANDON_AFTER
         room.talk.interrupt()
         assert await turn == ""
         assert room.backend.calls[-1] == "end of reply"

@@ -53,7 +53,7 @@ async def shown(steps: Sequence[Event | Gate], paper: Paper, until: str) -> None
 
 
 def test_the_terminal_says_how_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replies, "READING", 0.0)
+    monkeypatch.setattr(replies, "PROGRESS_AFTER", 0.0)
     monkeypatch.setattr(replies, "SPIN", 0.001)
 
     async def main() -> None:
@@ -71,7 +71,7 @@ def test_it_says_nothing_of_a_prompt_that_is_read_at_once(monkeypatch: pytest.Mo
     async def main() -> None:
         paper = Paper()
         await shown([Started(), HALF, Gate(), *say("Hello.")[1:]], paper, "0.0 s")
-        monkeypatch.setattr(replies, "READING", 0.0)
+        monkeypatch.setattr(replies, "PROGRESS_AFTER", 0.0)
         await shown([Started(), HALF, MORE, Gate(), *say("Hello.")[1:]], paper, "⠹")
         assert "reading" not in paper.all
 

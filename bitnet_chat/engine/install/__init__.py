@@ -1,1 +1,1 @@
-"""Installation of engines: prebuilt wheels, and llama.cpp compiled for this processor."""
+"""Installation of engines: prebuilt wheels, and engines compiled for this processor."""

@@ -1,13 +1,13 @@
-"""Compiling an engine for this very CPU from one pinned source: the program that a conversation needs, and further ones
-where they are asked for.
+"""Compilation of an engine for this processor from a pinned source archive.
 
-Everything happens in ``<home>/.build-<name>``, which survives an interruption and is used again; the finished programs
-appear in their folder by one rename, so there is never half an engine::
+Without further features, only the program that a conversation needs is compiled. The build directory remains after an
+interruption, and the next build continues in it. The finished programs get their final place by one rename, so an
+engine is never incomplete::
 
-    <home>/llama.cpp-11434.0.0-compiled/    the programs, manifest.json, llama.cpp's LICENSE
-    <home>/build-llama.cpp.log              what pip, cmake and ninja said
-    <home>/.build-llama.cpp-11434.0.0/      while building: archive, source, tools, tree-<key>, scratch
-    <home>/.build-llama.cpp-11434.0.0.lock  one build at a time
+    <home>/llama.cpp-11434.0.0-compiled/    the programs, manifest.json, LICENSE of llama.cpp
+    <home>/build-llama.cpp.log              output of pip, cmake and ninja
+    <home>/.build-llama.cpp-11434.0.0/      during the build: archive, source, tools, tree-<key>, scratch
+    <home>/.build-llama.cpp-11434.0.0.lock  held during the build
 """
 
 from __future__ import annotations
@@ -34,20 +34,24 @@ from bitnet_chat.util.progress import Progress, ProgressClock, ninja_counter, si
 __all__ = ["DEFAULT", "Progress", "install", "installed"]
 
 _NAMES = {"ggml-rpc-server": "rpc-server"}
-"""Installed names of targets that differ from their own. Upstream has renamed this one; its users have not."""
+"""Names under which targets are installed, if they differ. llama.cpp has renamed this one; documentation and users
+still have the previous name.
+"""
 
-# A build has at most about 340 MB on the disk at once, measured on Linux x86-64: at the end of one with all programs
-# (archive 37, tools 87, source 55, tree 118, the new engine 47); pip unpacks all of the archive before (37 and 179, and
-# as much as the archive again in its cache). The rest is margin.
+# A build takes at most about 340 MB of disk space, measured on Linux x86-64: at its end, with all programs (archive 37,
+# tools 87, source 55, tree 118, new engine 47). Before that, pip unpacks the whole archive (37 and 179, and the size of
+# the archive again in its cache). The rest is a margin.
 NEEDED_BYTES = 600_000_000
-_LEFT_FOR_RESUMING = 250_000_000
+"""Free disk space in bytes that a new build requires."""
+_NEEDED_TO_RESUME = 250_000_000
+"""Free disk space in bytes that a resumed build requires in any case."""
 
 _VERSION_SECONDS = 60.0
 _EXE = ".exe" if sys.platform == "win32" else ""
 
 
 def installed(name: str = DEFAULT, home: Path | None = None) -> Path | None:
-    """The folder of a complete compiled engine of the pinned source and this CPU, or None."""
+    """Return the folder of the compiled engine ``name`` if it is complete, of the pinned source, and for this CPU."""
     folder = (home or paths.engine_home()) / source.known(name).folder_name
     return folder if manifest.installed(folder) else None
 
@@ -59,14 +63,13 @@ def install(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     home: Path | None = None,
 ) -> Path:
-    """Compile the engine unless it is installed, and return the folder of its programs. Takes minutes; blocks.
+    """Compile the engine unless it is installed, and return the folder of its programs. Blocks for minutes.
 
-    ``features``: names of :data:`manifest.FEATURES`. Features of an installed engine are kept, and so is that engine
-    until the new one replaces it.
+    ``features``: keys of :data:`manifest.FEATURES`; those of an installed engine are added to them. An installed engine
+    remains until the new one replaces it. Ctrl-C, SIGTERM and SIGHUP end the compilers; the next call resumes the
+    build.
 
-    Ctrl-C, SIGTERM and SIGHUP end the compilers; the next call resumes.
-
-    :raises BuildError: the build failed; the message has the reason and the remedy.
+    Raises BuildError if the build fails, with the reason and the remedy.
     """
     origin = source.known(name)
     home = (home or paths.engine_home()).expanduser().absolute()
@@ -91,7 +94,7 @@ class _Build:
         self.features = features
         self.targets = (origin.program, *(origin.extras[name] for name in features))
         self.programs = {_NAMES.get(target, target) + _EXE: target + _EXE for target in self.targets}
-        """Installed names by the name of the cmake target."""
+        """File names of the built programs by their installed names."""
         self.home = home
         self.clock = clock
         self.target = home / origin.folder_name
@@ -109,7 +112,7 @@ class _Build:
             subprocess_log.signals_end_us(),
             file_lock.held(self.work.with_name(f"{self.work.name}.lock"), self._waiting),
         ):
-            if self._ready():  # another process has built it meanwhile
+            if self._ready():  # another process has built it while this one waited for the lock
                 return self.target
             self._prepare(compilers)
             archive = self._fetch()
@@ -135,7 +138,7 @@ class _Build:
 
     def _prepare(self, compilers: toolchain.Compilers) -> None:
         resumed = self.work.is_dir()
-        needed = max(NEEDED_BYTES - _bytes_below(self.work), _LEFT_FOR_RESUMING) if resumed else NEEDED_BYTES
+        needed = max(NEEDED_BYTES - _bytes_below(self.work), _NEEDED_TO_RESUME) if resumed else NEEDED_BYTES
         free = shutil.disk_usage(self.home).free
         if free < needed:
             raise BuildError(
@@ -190,7 +193,7 @@ class _Build:
             cpu=manifest.cpu_fingerprint(),
             unity=unity if self.origin.unity else None,
         )
-        # Objects of another CPU or compiler are not to be mixed in: they lie in a tree of another name.
+        # Objects of another CPU, compiler or set of flags must not be reused: each has its own tree.
         key = "\n".join([manifest.cpu_fingerprint(), compilers.c, compilers.cxx, compilers.version, *flags])
         tree = self.work / f"tree-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
         tree.mkdir(exist_ok=True)
@@ -241,14 +244,14 @@ class _Build:
 
     def _sweep_old(self) -> None:
         """Remove other versions of the engine, which this one replaces."""
-        for folder, _ in _of_name(self.home, self.origin.name):
+        for folder, _ in _compiled_engines(self.home, self.origin.name):
             if folder != self.target:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _try(self, program: Path) -> None:
-        """:raises BuildError: a program that was built does not start.
+        """Run a built program with ``--version``. (rpc-server does not know this flag, but also ends with status 0.)
 
-        ``--version`` is a flag that rpc-server does not support; it reports that, and still ends with 0.
+        Raises BuildError if it does not start.
         """
         try:
             done = subprocess.run(
@@ -264,8 +267,8 @@ class _Build:
             )
 
 
-def _of_name(home: Path, name: str) -> Iterator[tuple[Path, manifest.Manifest]]:
-    """The compiled engines of one name, of any version and CPU."""
+def _compiled_engines(home: Path, name: str) -> Iterator[tuple[Path, manifest.Manifest]]:
+    """Yield the compiled engines of this name, of any version and CPU, with their manifests."""
     try:
         folders = [folder for folder in home.iterdir() if not folder.name.startswith(".")]
     except OSError:
@@ -276,8 +279,8 @@ def _of_name(home: Path, name: str) -> Iterator[tuple[Path, manifest.Manifest]]:
 
 
 def _features_in(home: Path, name: str) -> set[str]:
-    """Features of any installed engine of the name: a feature that was requested once is kept."""
-    return {feature for _, found in _of_name(home, name) for feature in found.features}
+    """Return the features of all installed versions of an engine: a feature that was requested once is kept."""
+    return {feature for _, found in _compiled_engines(home, name) for feature in found.features}
 
 
 def _bytes_below(folder: Path) -> int:

@@ -1,7 +1,8 @@
-"""The manifest of a compiled engine, and whether that engine fits this computer.
+"""The manifest of a compiled engine, which records for which CPU it was compiled.
 
-The engine is compiled for the CPU of the build (``-march=native``): on another one it may crash with an illegal
-instruction. So the manifest records the CPU, and an engine of another CPU counts as not installed.
+An engine is compiled with ``-march=native``: on another CPU it may crash with an illegal instruction. An engine with
+the manifest of another CPU therefore counts as not installed. Each search for an engine imports this module, so it
+imports little itself.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from pathlib import Path
 NAME = "manifest.json"
 
 DEFAULT_NAME = "llama.cpp"
-"""The engine to compile by default, and that of a manifest without a name."""
+"""The engine that is compiled by default, and the name of a manifest that has none."""
 
 FEATURES = {
     DEFAULT_NAME: {"server": "llama-server", "cli": "llama-cli", "rpc": "rpc-server"},
     "bitnet": {"server": "llama-server"},
 }
-"""Optional features of a build, by name: the program that shows it."""
+"""Optional features of each engine: the program that a feature adds, by the name of the feature."""
 
-# The flags of an x86 in /proc/cpuinfo that change what a compiler emits. The others (mitigations, virtualization,
-# power) differ between kernels on the same CPU.
+# Flags of x86 in /proc/cpuinfo that change the code a compiler generates. The other flags (mitigations, virtualization,
+# power) depend on the kernel.
 _INSTRUCTIONS = re.compile(
     r"(sse|ssse|pni|avx|amx|fma|f16c|bmi|abm|lzcnt|popcnt|movbe|aes|vaes|pclmul|vpclmul|sha|gfni|adx|xop|tbm|3dnow|cx16"
     r"|movdir|rdrand|rdseed).*"
@@ -33,6 +34,8 @@ _INSTRUCTIONS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
+    """The record of a build, stored in the folder of the engine."""
+
     version: str
     source_sha256: str
     commit: str
@@ -44,7 +47,7 @@ class Manifest:
     built: str
     """Time of the build, ISO 8601 in UTC."""
     seconds: float
-    """Duration of the last run of the build."""
+    """Duration of the last run of the build, in seconds."""
     files: dict[str, int]
     """Size in bytes of each program."""
     name: str = DEFAULT_NAME
@@ -52,16 +55,17 @@ class Manifest:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of :data:`FEATURES`, by the programs: a manifest of an earlier version shows them as well."""
+        """The features of the build: keys of :data:`FEATURES` whose programs exist."""
         programs = {name.removesuffix(".exe") for name in self.files}
         return tuple(name for name, program in FEATURES.get(self.name, {}).items() if program in programs)
 
     def write(self, folder: Path) -> None:
+        """Write the manifest to ``folder``. Raises OSError."""
         (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None if it is missing or invalid."""
+    """Read the manifest of a folder. Returns None if it is missing or invalid."""
     try:
         fields = json.loads((folder / NAME).read_text(encoding="utf-8"))
         manifest = Manifest(**fields)
@@ -73,16 +77,13 @@ def read(folder: Path) -> Manifest | None:
 
 
 def installed(folder: Path) -> bool:
-    """Whether the folder holds a complete engine that was compiled for this CPU.
-
-    Called at every start by the search for an engine; so this module imports little.
-    """
+    """Return whether the folder contains a complete engine that was compiled for this CPU."""
     manifest = read(folder)
     return manifest is not None and manifest.cpu == cpu_fingerprint() and is_whole(folder, manifest)
 
 
 def is_whole(folder: Path, manifest: Manifest) -> bool:
-    """Whether every program exists with its size."""
+    """Return whether every program exists with the size in the manifest."""
     try:
         return all((folder / name).stat().st_size == size for name, size in manifest.files.items())
     except OSError:
@@ -90,29 +91,30 @@ def is_whole(folder: Path, manifest: Manifest) -> bool:
 
 
 def instructions(flags: str) -> list[str]:
-    """The words of an x86 ``flags`` line that name instructions a compiler may use."""
+    """Return the words of an x86 ``flags`` line that name instructions which a compiler may use."""
     return [word for word in flags.split() if _INSTRUCTIONS.fullmatch(word)]
 
 
 def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The architecture and, sorted, the words that describe its instructions."""
+    """Return a text that identifies the instruction set: the architecture, and the sorted names of the instructions."""
     facts = _cpu_facts(cpuinfo)
     if "flags" in facts:
         words = instructions(facts["flags"])
     elif "Features" in facts:  # ARM
         words = facts["Features"].split()
-    else:  # RISC-V says "isa"; elsewhere the name of the processor must do
+    else:  # RISC-V has a line "isa"; without any of these the name of the processor is used
         words = [facts.get("isa") or platform.processor()]
     return " ".join([platform.machine(), *sorted(set(words))])
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the model name of the processor; the architecture if it is unknown."""
     facts = _cpu_facts(cpuinfo)
     return facts.get("model name") or platform.processor() or platform.machine()
 
 
 def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
-    """The lines of the first processor."""
+    """Return the lines of the first processor as a dictionary."""
     facts: dict[str, str] = {}
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as lines:

@@ -1,11 +1,11 @@
-"""Prebuilt libraries that a native engine runs: which there are, and those that are installed.
+"""The prebuilt libraries of native engines: those that exist, and those that are installed.
 
-Each lies in a folder of its own in the data directory, as pip's wheel has it, with a record beside it::
+Each library has a folder in the data directory with the contents of its wheel and a record::
 
     <engine home>/llama.cpp-2026.10.11549/    package.json, LICENSE, site/xllamacpp/…
     <engine home>/bitnet-0.1.5/               package.json, LICENSE, site/ik_llama_cpp/…
 
-Such a folder may be moved, or copied to a computer of the same kind.
+The folder can be moved, or copied to a computer with the same system and architecture.
 """
 
 from __future__ import annotations
@@ -19,22 +19,27 @@ from bitnet_chat import paths
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 
 RECORD = "package.json"
+"""Name of the record in the folder of a library."""
 SITE = "site"
+"""Name of the folder with the files of the wheel."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePackage:
-    """A project of the package index with a library in its wheel. ``name``: the name of the engine for users."""
+    """A prebuilt engine: a project of the package index whose wheel contains the library. ``name``: the name of the
+    engine for users.
+    """
 
     name: str
     project: str
     version: str
     make: EngineVariant
     ternary: tuple[str, ...]
-    """The types of ternary weights that it loads and computes."""
+    """The ternary tensor types that the library computes."""
 
     @property
     def folder_name(self) -> str:
+        """Name of the folder of the pinned version."""
         return f"{self.name}-{self.version}"
 
 
@@ -51,29 +56,31 @@ class PackageRecord:
     name: str
     version: str
     file: str
-    """Its wheel, whose name shows the platform."""
+    """File name of the wheel, which contains the platform."""
     sha256: str
-    """Of that wheel."""
+    """SHA-256 of the wheel."""
     installed: str
     """Time of the installation, ISO 8601 in UTC."""
     files: Mapping[str, int]
     """Size in bytes of each file, by its path below the folder."""
 
     def write(self, folder: Path) -> None:
+        """Write the record to ``folder``. Raises OSError."""
         (folder / RECORD).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def by_name(name: str) -> EnginePackage | None:
+    """Return the prebuilt engine with this name, or None."""
     return next((package for package in PACKAGES if package.name == name), None)
 
 
 def folder_of(package: EnginePackage, home: Path | None = None) -> Path:
-    """The folder of its pinned version, existing or not."""
+    """Return the folder of the pinned version, which may not exist."""
     return (home or paths.engine_home()) / package.folder_name
 
 
 def read(folder: Path) -> PackageRecord | None:
-    """The record of a folder; None if it is missing or invalid. Raises nothing."""
+    """Read the record of a folder. Returns None if it is missing or invalid. Raises nothing."""
     try:
         record = PackageRecord(**json.loads((folder / RECORD).read_text("utf-8")))
         sound = by_name(record.name) is not None and bool(record.files)
@@ -84,7 +91,7 @@ def read(folder: Path) -> PackageRecord | None:
 
 
 def is_package(folder: Path) -> bool:
-    """Whether a folder holds or held a prebuilt engine. Raises nothing."""
+    """Return whether a folder contains a prebuilt engine, complete or not. Raises nothing."""
     try:
         return (folder / RECORD).is_file() and (folder / SITE).is_dir()
     except OSError:
@@ -92,7 +99,7 @@ def is_package(folder: Path) -> bool:
 
 
 def is_whole(folder: Path, record: PackageRecord) -> bool:
-    """Whether every file exists with its size."""
+    """Return whether every file exists with the size in the record."""
     try:
         return all((folder / name).stat().st_size == size for name, size in record.files.items())
     except (OSError, ValueError):
@@ -100,8 +107,8 @@ def is_whole(folder: Path, record: PackageRecord) -> bool:
 
 
 def at(folder: Path) -> EngineBinary | None:
-    """The native engine of a folder, at any place and of any version; None for an incomplete one, and for anything
-    else. Raises nothing.
+    """Return the native engine in ``folder``, which may be anywhere and have any version; None if it is incomplete or
+    not one. Raises nothing.
     """
     record = read(folder)
     package = by_name(record.name) if record is not None else None
@@ -111,7 +118,7 @@ def at(folder: Path) -> EngineBinary | None:
 
 
 def installed(home: Path | None = None) -> Iterator[EngineBinary]:
-    """The complete native engines of :data:`PACKAGES` in the data directory. Raises nothing."""
+    """Yield the complete native engines of :data:`PACKAGES` in the data directory. Raises nothing."""
     for package in PACKAGES:
         folder = folder_of(package, home)
         if (found := at(folder)) is not None and found.version == _version(package, package.version):
@@ -119,13 +126,13 @@ def installed(home: Path | None = None) -> Iterator[EngineBinary]:
 
 
 def name_of(engine: EngineBinary) -> str:
-    """The name of an engine for users: that of a package, or that of its program."""
+    """Return the name of an engine for users: that of a prebuilt engine, else the file name of the program."""
     packaged = [package.name for package in PACKAGES if package.make is engine.make]
     return packaged[0] if engine.dialect is Dialect.NATIVE and packaged else engine.path.name
 
 
 def native_engine(package: EnginePackage, folder: Path) -> EngineBinary:
-    """The engine as an EngineBinary; its path is the folder."""
+    """Return the engine of the pinned version in ``folder``, unchecked. The path of the EngineBinary is the folder."""
     return _engine(package, package.version, folder)
 
 

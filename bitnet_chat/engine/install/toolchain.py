@@ -1,4 +1,4 @@
-"""The tools of a build: an installed compiler, cmake and ninja from the package index, and their flags."""
+"""The tools of a build: an installed compiler, cmake and ninja of the package index, and their flags."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from bitnet_chat.errors import BuildError
 from bitnet_chat.util import pip
 from bitnet_chat.util.progress import NINJA_STATUS
 
-# Ranges, not pins: llama.cpp asks for cmake 3.14 and declares itself tested up to 3.28's policies; cmake 4 and
-# ninja 1.11 to 1.13 build it. Wheels only: cmake from source takes longer than the engine.
+# Ranges instead of pinned versions: llama.cpp requires cmake 3.14 and supports the policies of 3.28; cmake 4 and ninja
+# 1.11 to 1.13 build it too. Only wheels are used, because cmake takes longer to compile than the engine.
 _PACKAGES = ("cmake>=3.26,<5", "ninja>=1.11,<2")
 
 _CXX_PROBE = "#include <filesystem>\n#include <thread>\nint main() { return 0; }\n"
 _C_PROBE = "#include <stdio.h>\nint main(void) { return 0; }\n"
 _PROBE_SECONDS = 120.0
 
-# The largest resident size of one compiler process, measured (g++ 12, server code): 632 MB.
 _BYTES_PER_JOB = 700_000_000
+"""Memory of one compiler process. The largest resident size measured was 632 MB (g++ 12, code of the server)."""
 
 _UNITY_FILES = 8
 """Number of source files of a target that are compiled as one."""
 _LOWER = '"$<$<CXX_COMPILER_ID:GNU,Clang,AppleClang>:-O1>"'
-"""The level of optimization for such targets. Visual C++ has a flag of the same name for another purpose."""
+"""The optimization flag for code outside of the library. Visual C++ uses /O1 differently and is excluded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compilers:
-    """Commands as in ``$CC`` and ``$CXX``: a program, perhaps with arguments."""
+    """The C and C++ compilers as command lines, as in ``$CC`` and ``$CXX``: a program and optional arguments."""
 
     c: str
     cxx: str
@@ -44,14 +44,16 @@ class Compilers:
 
 @dataclass(frozen=True, slots=True)
 class BuildTools:
+    """Paths of the build programs."""
+
     cmake: str
     ninja: str
 
 
 def find_compilers(env: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> tuple[str, str]:
-    """The C and the C++ compiler to use: ``$CC`` and ``$CXX``, or the first pair on PATH.
+    """Return the command lines of the C and the C++ compiler: ``$CC`` and ``$CXX``, else the first pair on PATH.
 
-    :raises BuildError: a compiler is missing.
+    Raises BuildError if a compiler is missing.
     """
     pairs = [("cc", "c++"), ("gcc", "g++"), ("clang", "clang++")]
     if sys.platform == "win32":
@@ -66,13 +68,13 @@ def find_compilers(env: Mapping[str, str], which: Callable[[str], str | None] = 
 
 
 def check_compilers(env: Mapping[str, str]) -> Compilers:
-    """Find the compilers and compile a tiny program with each: a compiler without its headers is common (clang on
-    Debian), and so is a stub that only offers an installation (macOS).
+    """Find the compilers and compile a small program with each. A compiler without headers is common (clang on Debian),
+    and so is a stub that only offers an installation (macOS).
 
-    :raises BuildError: a compiler is missing, or does not work.
+    Raises BuildError if a compiler is missing or does not work.
     """
     c, cxx = find_compilers(env)
-    if "cl" in Path(_words(cxx)[0]).stem.lower().split("-"):  # Visual C++ has other flags; it comes with its headers
+    if "cl" in Path(_words(cxx)[0]).stem.lower().split("-"):  # Visual C++ has other flags, and always has its headers
         return Compilers(c, cxx, "Visual C++")
     for command, language, probe in ((c, ["-x", "c"], _C_PROBE), (cxx, ["-x", "c++", "-std=c++17"], _CXX_PROBE)):
         argv = [*_words(command), *language, "-fsyntax-only", "-"]
@@ -128,11 +130,12 @@ def _install_hint() -> str:
 
 
 def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[], None]) -> BuildTools:
-    """cmake and ninja from ``folder``, installed there from the package index, or else those on PATH.
+    """Return cmake and ninja: those in ``folder``, installed there from the package index if necessary, else those on
+    PATH.
 
-    :raises BuildError: neither is available.
+    Raises BuildError if neither is available.
     """
-    tools = _inside(folder)
+    tools = _tools_in(folder)
     if tools is not None:
         return tools
     part = folder.with_name(folder.name + ".part")
@@ -153,15 +156,15 @@ def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[],
         raise
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-    tools = _inside(folder)
+    tools = _tools_in(folder)
     if tools is None:
-        raise BuildError("The packages cmake and ninja hold no programs for this computer.", remedy=f"Log: {log}")
+        raise BuildError("The packages cmake and ninja contain no programs for this computer.", remedy=f"Log: {log}")
     return tools
 
 
-def _inside(folder: Path) -> BuildTools | None:
-    """The programs themselves: the ``cmake`` script that pip puts into ``bin`` needs the folder on the
-    path of Python.
+def _tools_in(folder: Path) -> BuildTools | None:
+    """Return the programs of the packages in ``folder``, or None. Not the ``cmake`` script in ``bin``, which works only
+    if the folder is on the Python path.
     """
     exe = ".exe" if sys.platform == "win32" else ""
     cmake = folder / "cmake" / "data" / "bin" / f"cmake{exe}"
@@ -173,10 +176,10 @@ def _inside(folder: Path) -> BuildTools | None:
 def cmake_flags(
     source: SourceArchive, *, platform: str = sys.platform, cxx: str = "c++", cpu: str = "", unity: Path | None = None
 ) -> list[str]:
-    """Flags for a release build of static programs without downloads, plug-ins and web pages.
+    """Return the cmake flags of a release build: static programs without downloads, plug-ins and web pages.
 
-    ``cpu``: the result of :func:`bitnet_chat.engine.install.manifest.cpu_fingerprint`, with the names of its features.
-    ``unity``: a file with :func:`unity_script`.
+    ``cpu``: the result of :func:`bitnet_chat.engine.install.manifest.cpu_fingerprint`. ``unity``: a file that contains
+    :func:`unity_script`.
     """
     switches = {
         "CMAKE_BUILD_TYPE": "Release",
@@ -184,10 +187,10 @@ def cmake_flags(
         "LLAMA_BUILD_SERVER": "ON",
         "LLAMA_BUILD_TESTS": "OFF",
         "LLAMA_ALL_WARNINGS": "OFF",
-        "GGML_OPENMP": "OFF",  # a shared library that the binary would need at run time
+        "GGML_OPENMP": "OFF",  # the program would need a shared library at run time
         "GGML_CCACHE": "OFF",
         "GGML_NATIVE": "ON",
-        "LLAMA_BUILD_COMMIT": source.commit,  # the source comes without the git history that cmake asks
+        "LLAMA_BUILD_COMMIT": source.commit,  # cmake would read it from git, but the archive has no repository
         "LLAMA_BUILD_NUMBER": str(source.number),
         **source.flags,
     }
@@ -195,7 +198,8 @@ def cmake_flags(
         switches["CMAKE_PROJECT_llama.cpp_INCLUDE"] = unity.as_posix()
     flags = [f"-D{name}={value}" for name, value in switches.items()]
     if "amx_tile" in cpu.split():
-        # Measured in a virtual machine that offers AMX and does not keep its tiles: SIGSEGV, SIGILL or other numbers.
+        # Some virtual machines report AMX but do not save its tiles. There, SIGSEGV, SIGILL and wrong results were
+        # observed.
         flags.append("-DCMAKE_CXX_FLAGS=-mno-amx-tile -mno-amx-int8 -mno-amx-bf16")
     if platform == "linux":
         flags.append("-DCMAKE_EXE_LINKER_FLAGS=-static-libgcc -static-libstdc++")
@@ -205,10 +209,11 @@ def cmake_flags(
 
 
 def unity_script(source: SourceArchive) -> str:
-    """A cmake script that compiles the sources of some targets together, and with less optimization: they parse, render
-    and serve, while the library and its kernels keep their level. llama-common took 180 s of processor time
-    unchanged, 105 s together, and 65 s with the lower level, too (g++ 12). Deferred to the end of the project, since
-    the file is read before the targets exist.
+    """Return a cmake script that makes a build faster: source files of some targets are compiled together (unity build)
+    and with less optimization. These targets parse, render and serve; the library and its kernels are fully optimized.
+
+    llama-common takes 180 s of processor time unchanged, 105 s with unity, and 65 s with both (g++ 12). The calls are
+    deferred to the end of the project, because the script is read before the targets exist.
     """
     together = f"PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE {_UNITY_FILES}"
     calls = [f"set_target_properties {target} {together}" for target in source.unity]
@@ -224,33 +229,31 @@ def unity_script(source: SourceArchive) -> str:
 
 
 def feature_flags(features: Collection[str]) -> list[str]:
-    """Flags of cmake for optional features; see :data:`manifest.FEATURES`.
-
-    Apart from :func:`cmake_flags`: most objects compiled without a feature can be reused with it.
+    """Return the cmake flags for features, which are keys of :data:`manifest.FEATURES`. They are separate from
+    :func:`cmake_flags` because most objects compiled without a feature can be reused with it.
     """
-    # The second: with it a shared library that the binary would need at run time.
+    # RDMA is off because the program would need a shared library at run time.
     return ["-DGGML_RPC=ON", "-DGGML_RPC_RDMA=OFF"] if "rpc" in features else ["-DGGML_RPC=OFF"]
 
 
-# Marks the processes of a build, with its folder as the value.
 MARK = "BITNET_CHAT_BUILD"
+"""Environment variable by which the processes of a build are found; its value is the build directory."""
 
 
 def build_environment(compilers: Compilers, base: Mapping[str, str], *, work: Path, scratch: Path) -> dict[str, str]:
-    """The environment of cmake and ninja for a build in ``work``."""
+    """Return the environment of cmake and ninja for a build in ``work``, with temporary files in ``scratch``."""
     env = dict(base) | {"CC": compilers.c, "CXX": compilers.cxx, MARK: str(work)}
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     env["NINJA_STATUS"] = NINJA_STATUS
-    env["LC_ALL"] = "C"  # failures are told apart by their English messages
-    # cmake asks git for a version: not from the repository that the user's home may be in.
+    env["LC_ALL"] = "C"  # failures are recognized by their English messages
+    # cmake asks git for the version; it must not find a repository that contains the build directory.
     env["GIT_CEILING_DIRECTORIES"] = str(work)
     return env
 
 
 def parallel_jobs(cpus: int, memory: int | None, wish: str | None = None) -> int:
-    """Number of parallel compilers: one per CPU, limited by free ``memory`` (bytes), or the wish of the user.
-
-    ``wish`` is ``$CMAKE_BUILD_PARALLEL_LEVEL``, the variable of cmake for this.
+    """Return the number of parallel compiler processes: one per CPU, as far as ``memory`` (free bytes) allows.
+    ``wish``: the value of ``$CMAKE_BUILD_PARALLEL_LEVEL``, which takes precedence if it is a positive number.
     """
     if wish and wish.isdigit() and int(wish) > 0:
         return int(wish)

@@ -1,4 +1,4 @@
-"""The wheels of prebuilt engines, and the choice for a computer. The only I/O is a look at this Python."""
+"""The pinned wheels of prebuilt engines, and the choice of one for a platform. Pure, except for :func:`here`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """The facts that decide which wheel fits: the system, and the Python that loads it."""
+    """The system, and the Python that loads a library: the properties that decide which wheel can be used."""
 
     system: str
-    """As ``sys.platform`` has it."""
+    """As in ``sys.platform``."""
     machine: str
-    """Of the Python: ``x86_64``, ``arm64``, or another value."""
+    """Architecture of the Python: ``x86_64``, ``arm64``, or another value."""
     libc: tuple[int, ...] = ()
-    """Version of glibc, on Linux; empty for another C library."""
+    """Version of glibc on Linux; empty for another C library."""
     release: tuple[int, ...] = ()
     """Version of macOS."""
     python: str = "CPython"
@@ -33,6 +33,7 @@ class Platform:
 
     @property
     def label(self) -> str:
+        """Description for messages."""
         system = _SYSTEMS.get(self.system, self.system)
         if self.system == "linux" and not self.libc:
             system += " without glibc (musl)"
@@ -41,7 +42,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel, and the computers that it supports."""
+    """A wheel, and the platforms that it supports."""
 
     system: str
     machine: str
@@ -49,7 +50,7 @@ class Wheel:
     """The oldest supported glibc or macOS; empty on Windows."""
     pin: Pin
     unpacked: int
-    """Bytes on the disk of its needed files."""
+    """Size of its needed files in bytes."""
 
 
 def _llama(system: str, machine: str, oldest: tuple[int, ...], tag: str, sha256: str, size: int, disk: int) -> Wheel:
@@ -58,7 +59,7 @@ def _llama(system: str, machine: str, oldest: tuple[int, ...], tag: str, sha256:
 
 
 def _ik(system: str, machine: str, oldest: tuple[int, ...], tag: str, sha256: str, size: int, disk: int) -> Wheel:
-    # The parts that are used know nothing of Python, so that one Python's wheel will do for all.
+    # The libraries in it do not use Python, so the wheel for one version works with all.
     file = f"ik_llama_cpp_python-0.1.5-cp313-cp313-{tag}.whl"
     return Wheel(system, machine, oldest, Pin("ik-llama-cpp-python", "0.1.5", file, sha256, size), disk)
 
@@ -101,7 +102,7 @@ WHEELS = {
         ),
     ),
 }
-"""By the name of the engine."""
+"""The wheels by the name of the engine."""
 
 _NEEDED = (
     *("xllamacpp/*.py", "xllamacpp/xllamacpp.*"),
@@ -109,21 +110,20 @@ _NEEDED = (
     *("*.dist-info/METADATA", "*.dist-info/licenses/*"),
 )
 _NOT_NEEDED = ("ik_llama_cpp/lib/libggml.so",)
-"""On Linux the library in ``ik_llama_cpp_python.libs`` is loaded: this is a second copy of 27 MB."""
+"""On Linux this is a second copy (27 MB) of the library in ``ik_llama_cpp_python.libs``, which is the one that is
+loaded.
+"""
 
 
 def needs(name: str) -> bool:
-    """Whether an engine needs a file of a wheel: 35 of the 94 MB of ik_llama.cpp."""
+    """Return whether an engine needs the file ``name`` of a wheel. (35 of 94 MB of ik_llama.cpp are needed.)"""
     from fnmatch import fnmatchcase
 
     return any(fnmatchcase(name, each) for each in _NEEDED) and name not in _NOT_NEEDED
 
 
 def choose(package: EnginePackage, computer: Platform) -> Wheel:
-    """The wheel for a computer.
-
-    :raises BuildError: none exists, with the reason.
-    """
+    """Return the wheel of a prebuilt engine for a platform. Raises BuildError, with the reason, if none exists."""
     if package.name == "llama.cpp" and (computer.python != "CPython" or not computer.has_gil):
         python = computer.python if computer.python != "CPython" else "a free-threaded CPython"
         raise BuildError(
@@ -158,8 +158,9 @@ def _compiled(package: EnginePackage) -> str:
 
 
 def here() -> Platform:
-    """This computer and this Python."""
-    # Of a Python and not of its computer: one for x86-64 runs on Windows for ARM and loads libraries of its own kind.
+    """Return the platform of this computer and this Python."""
+    # The architecture of the Python, not of the computer: an x86-64 Python runs on Windows for ARM, and loads libraries
+    # for x86-64.
     machine = sysconfig.get_platform().removeprefix("win-") if sys.platform == "win32" else platform.machine()
     libc = platform.libc_ver() if sys.platform == "linux" else ("", "")
     return Platform(

@@ -1,4 +1,5 @@
-"""The native engine: a resident child process around a prebuilt library, with one line of JSON for each message.
+"""The native engine: a child process that has loaded a prebuilt library, and exchanges lines of JSON with this program.
 
-The child imports nothing of this package outside this folder; the parent imports :mod:`protocol` alone.
+The child is :mod:`bitnet_chat.engine.native.__main__`. The parent uses :mod:`bitnet_chat.engine.native.protocol` and
+:mod:`bitnet_chat.engine.native.client`, which the child does not import.
 """

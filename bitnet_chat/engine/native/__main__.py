@@ -1,4 +1,8 @@
-"""The program of the native child: ``python -m bitnet_chat.engine.native --help``."""
+"""The program of the child process: ``python -m bitnet_chat.engine.native --help``.
+
+Three threads besides those of the library: one reads lines from the parent, the main thread handles them, and one
+writes messages, so that a reply does not wait for a parent that is slow to read.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,56 @@ from typing import NoReturn
 
 from bitnet_chat.engine.native.child import NativeServer
 from bitnet_chat.engine.native.library import Library, LibrarySettings, LoadError
-from bitnet_chat.engine.native.output import OutputWriter
-from bitnet_chat.engine.native.protocol import Loading, NativeFailed, NativeReady, ProtocolError
+from bitnet_chat.engine.native.protocol import Loading, Message, NativeFailed, NativeReady, ProtocolError, encode
 
 _ADAPTERS = {"llama.cpp": "llama_cpp", "ik_llama.cpp": "ik_llama_cpp"}
 _FLUSH = 5.0
-"""Seconds that a parent has to read the last messages."""
+"""Seconds that the parent has to read the last messages before the process ends."""
+
+
+class OutputWriter:
+    """Writes messages to the parent in a thread. The queue cannot grow without limit: a reply ends at the end of the
+    context window, and only the parent sends requests.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="output", daemon=True)
+        self._thread.start()
+
+    def send(self, message: Message) -> None:
+        """Queue a message. Does not block."""
+        self._lines.put(encode(message))
+
+    def send_first(self, message: Message) -> None:
+        """Write a message at once, before any call of :meth:`send`: the threads do not run while a library loads the
+        model without releasing the GIL.
+        """
+        self._put(encode(message))
+
+    def close(self, timeout: float) -> None:
+        """Write the queued lines, for at most ``timeout`` seconds."""
+        self._lines.put(None)
+        self._thread.join(timeout)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._put(line)
+
+    def _put(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:  # the parent has ended
+            os._exit(0)
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """End the process without unloading the library, which could wait for a reply."""
+    """Run the child until its input ends, and exit. The library is not unloaded, which could wait for a reply."""
     name, settings = arguments(argv)
     input, output = _streams()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has heard it as well, and decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which stops the reply
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(input, lines.put), name="input", daemon=True).start()
@@ -39,6 +80,7 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def arguments(argv: Sequence[str] | None) -> tuple[str, LibrarySettings]:
+    """Parse the command line. Returns the name of the library and its settings."""
     parser = argparse.ArgumentParser(
         prog="bitnet_chat.engine.native",
         description="Resident child around a prebuilt library: requests on stdin, messages on stdout, its log on "
@@ -51,9 +93,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, LibrarySettings]:
     add("--ctx-size", type=_count, default=0, metavar="N", help="tokens of one sequence (default: the model's in all)")
     add("--threads", type=_count, default=0, metavar="N", help="threads (default: the physical cores)")
     add("--batch-size", type=_count, default=0, metavar="N", help="tokens of a prompt evaluated at once")
-    add(
-        "--parallel", type=_count, default=1, metavar="N", help="sequences, which are replies made at once (default: 1)"
-    )
+    add("--parallel", type=_count, default=1, metavar="N", help="sequences: number of parallel replies (default: 1)")
     add("--embeddings", action="store_true", help="embeddings instead of replies")
     add("--state-folder", type=Path, metavar="DIR", help="folder of saved states")
     add("--override", action="append", default=[], metavar="KEY=TYPE:VALUE", help="metadata of the model; repeatable")
@@ -73,14 +113,14 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, LibrarySettings]:
 
 
 def _serve(name: str, settings: LibrarySettings, next_line: Callable[[], bytes], output: OutputWriter) -> int:
-    """Run until a line is not one of the protocol; returns the exit status."""
+    """Load the library and handle lines until one is not a request of the protocol. Returns the exit status."""
     output.send_first(Loading())
     try:
         library = _load(name, settings, output)
     except LoadError as error:
         output.send(NativeFailed(None, error.why, str(error)))
         return 1
-    except Exception as error:  # a package that is not what it was
+    except Exception as error:  # such as a damaged package
         output.send(NativeFailed(None, "failed", f"{type(error).__name__}: {error}"))
         return 1
     child = NativeServer(library, settings.sequences, output.send)
@@ -102,7 +142,8 @@ def _serve(name: str, settings: LibrarySettings, next_line: Callable[[], bytes],
 
 
 def _load(name: str, settings: LibrarySettings, output: OutputWriter) -> Library:
-    # An abort would start a debugger; ik_llama.cpp does not ask, so it must not find one.
+    # A library that aborts starts a debugger. llama.cpp reads the variable; ik_llama.cpp does not, and finds no
+    # debugger on an empty PATH.
     os.environ |= {"GGML_NO_BACKTRACE": "1", "PATH": os.devnull}
     adapter = import_module(f"bitnet_chat.engine.native.{_ADAPTERS[name]}")
     library: Library = adapter.load(settings, lambda done: output.send(Loading(done)))
@@ -110,7 +151,9 @@ def _load(name: str, settings: LibrarySettings, output: OutputWriter) -> Library
 
 
 def _streams() -> tuple[int, int]:
-    """Descriptors for the protocol alone: the library's output goes to stderr, and its input is empty."""
+    """Return descriptors of stdin and stdout for the protocol. What the library writes to stdout goes to stderr, and
+    its stdin is empty.
+    """
     input, output = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -120,12 +163,12 @@ def _streams() -> tuple[int, int]:
 
 
 def _read(descriptor: int, put: Callable[[bytes], None]) -> NoReturn:
-    """Lines as they arrive. The child ends at once at the end of the input."""
+    """Read lines and pass each to ``put``. At the end of the input the process exits at once."""
     rest = bytearray()
     while True:
         try:
             data = os.read(descriptor, 1 << 16)
-        except OSError:  # the end of a terminal
+        except OSError:  # EIO at the end of a terminal
             data = b""
         if not data:
             os._exit(0)

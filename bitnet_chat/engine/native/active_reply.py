@@ -1,4 +1,4 @@
-"""A running reply: its text, its end, and its figures."""
+"""A running reply: tokens of the library become messages with text, and the last one has the figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _ENDS: dict[Outcome, EndReason] = {"stop": "stop", "length": "length", "context_
 
 
 class RunningReply:
-    """A reply in progress; see :class:`bitnet_chat.engine.native.library.ReplySink`."""
+    """A reply in progress, which receives the tokens of the library: see
+    :class:`bitnet_chat.engine.native.library.ReplySink`. ``send``: sends a message to the parent.
+    """
 
     def __init__(self, request: Complete, send: Callable[[Message], None]) -> None:
         self._request, self._send = request, send
@@ -23,17 +25,20 @@ class RunningReply:
         self._lock = threading.Lock()
         self._is_stopped = False
         self._is_beyond = False
-        """Whether there is a token beyond the limit: it may be the one that ends the reply, and is left out."""
+        """Whether a token after ``max_tokens`` was received. It is left out, and only shows whether the reply is
+        complete: it may be the token that ends it.
+        """
         self._callback: Callable[[], None] | None = None
         self._size = self._done = self._cached = 0
         self._begun = self._first = time.perf_counter()
 
     @property
     def is_cut(self) -> bool:
+        """Whether the reply must end: it was stopped, or has a stop text."""
         return self._is_stopped or self._text.has_ended
 
     def stop(self) -> None:
-        """End the reply at the request of the parent."""
+        """End the reply, because the parent has requested it."""
         with self._lock:
             self._is_stopped = True
             callback, self._callback = self._callback, None
@@ -41,6 +46,7 @@ class RunningReply:
             callback()
 
     def when_stopped(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once when :meth:`stop` is called, at once if that has happened."""
         with self._lock:
             if not self._is_stopped:
                 self._callback = callback
@@ -48,16 +54,18 @@ class RunningReply:
         callback()
 
     def begin(self, tokens: tuple[int, ...]) -> None:
-        """Begin the evaluation of the prompt."""
+        """Begin the evaluation of the prompt ``tokens``."""
         self._size = len(tokens)
         self._begun = self._first = time.perf_counter()
 
     def prefill(self, done: int, total: int, cached: int) -> bool:
+        """Report progress of the prefill. Returns whether the reply was stopped."""
         self._done, self._cached, self._first = done, cached, time.perf_counter()
         self._send(Prefill(self._request.id, done, total, cached))
         return self._is_stopped
 
     def token(self, token: int | None, piece: bytes, count: int = 1) -> bool:
+        """Add ``count`` tokens with the bytes ``piece``. Returns whether the reply must end."""
         if self._request.max_tokens == 0:
             return True
         if not self._text.count:
@@ -71,7 +79,7 @@ class RunningReply:
         return self.is_cut
 
     def ended(self, outcome: Outcome) -> NativeReplyEnded:
-        """Send held text, before the message that is returned."""
+        """End the reply: send text that is held back, and return the last message."""
         text, tokens = self._text.end(by_token=outcome == "stop" and not self._is_beyond)
         if text or tokens:
             self._send(Token(self._request.id, text, tokens))
@@ -95,15 +103,16 @@ class RunningReply:
 
 
 def never_begun(id: int) -> NativeReplyEnded:
-    """End of a request that was still waiting."""
+    """Return the last message of a request that was stopped before it began."""
     return NativeReplyEnded(id=id, reason="interrupted")
 
 
-# The text of a reply from the bytes of its tokens: whole characters, and no part of a text that ends it. Pure.
-
-
 class ReplyTextDecoder:
-    """Text of a reply: ``add`` tokens as they arrive; the returned text can be sent."""
+    """Converts the bytes of tokens to text that can be sent: complete characters, without any part of a stop text.
+    Pure.
+
+    ``stops``: texts that end the reply.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._decoder, self._scanner = Utf8Decoder(), StopTextScanner(stops)
@@ -117,26 +126,30 @@ class ReplyTextDecoder:
         return bool(self._scanner.found)
 
     def add(self, token: int | None, piece: bytes, count: int = 1) -> tuple[str, tuple[int, ...]]:
-        """The characters that are known now, and the tokens that they came from: none where not all are known."""
+        """Add ``count`` tokens, the last of which is ``token`` (None: unknown), with the bytes ``piece``. Returns the
+        text that can be sent now and its tokens; no tokens if one of them is unknown.
+        """
         self.count += count
         self._held.append(token)
         text = self._scanner.feed(self._decoder.decode(piece))
-        return (text, self._released()) if text else ("", ())
+        return (text, self._take_tokens()) if text else ("", ())
 
     def end(self, *, by_token: bool) -> tuple[str, tuple[int, ...]]:
-        """Held text, at the end of the reply. ``by_token``: the last token ended the reply and is none of
-        it."""
+        """End the reply. Returns the text that was held back, and its tokens. ``by_token``: the last token is the one
+        that ended the reply, and does not belong to it.
+        """
         if by_token:
             self.count -= 1
             self._held = self._held[:-1]
         if self.has_ended:
             return "", ()
         text = self._scanner.feed(self._decoder.flush())
-        # The last bytes, as surrogates, may have completed a stop text; without that all that was held is text.
+        # Incomplete characters at the end become surrogates, which may complete a stop text. Without one, all text that
+        # was held back belongs to the reply.
         text += "" if self.has_ended else self._scanner.flush()
-        return text, self._released()
+        return text, self._take_tokens()
 
-    def _released(self) -> tuple[int, ...]:
+    def _take_tokens(self) -> tuple[int, ...]:
         tokens = tuple(token for token in self._held if token is not None)
         is_whole = len(tokens) == len(self._held)
         self._held.clear()

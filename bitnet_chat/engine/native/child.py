@@ -1,17 +1,18 @@
-"""Request handling of the child: the library processes requests on threads."""
+"""Request handling of the child: each sequence of the library has a thread, which processes one request after
+another.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bitnet_chat.engine.native import protocol
 from bitnet_chat.engine.native.active_reply import RunningReply, never_begun
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
 from bitnet_chat.engine.native.library import GenerationRequest, Library, RequestError
-from bitnet_chat.engine.native.piece_cache import PieceCache
 from bitnet_chat.engine.native.protocol import (
     Complete,
     Detokenize,
@@ -35,11 +36,13 @@ from bitnet_chat.engine.native.protocol import (
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _Job = Complete | Embed | Save | Restore
-"""Requests that wait for a sequence."""
+"""Requests that need a sequence, and wait for a free one."""
 
 
 class NativeServer:
-    """Answer requests. As many replies run at once as the library has sequences; the others wait."""
+    """Handles the requests of the parent. ``sequences``: number of requests that are processed at the same time.
+    ``send``: sends a message to the parent; may be called on any thread.
+    """
 
     def __init__(self, library: Library, sequences: int, send: Callable[[Message], None]) -> None:
         self._library, self._send = library, send
@@ -51,8 +54,9 @@ class NativeServer:
             threading.Thread(target=self._work, name=f"sequence {number}", daemon=True).start()
 
     def take(self, line: bytes) -> None:
-        """Do what a line says, or have it done. Raises ProtocolError for a line that is none of the protocol and names
-        no request, so that nothing could answer it."""
+        """Handle a line, or queue it. An invalid request fails with a message. Raises ProtocolError if the line has no
+        valid request id, so that no message could name it.
+        """
         try:
             request = decode_request(line)
         except ProtocolError as error:
@@ -102,7 +106,7 @@ class NativeServer:
                 self._running.pop(request.id, None)
 
     def _attempt(self, request: Request) -> None:
-        """Answer a request in every case, and keep the child running."""
+        """Process a request and send its last message. Exceptions become a message too, and the child continues."""
         try:
             self._send(self._answer(request))
         except RequestError as error:
@@ -119,24 +123,24 @@ class NativeServer:
                 decoder = Utf8Decoder()
                 return DetokenizedText(request.id, decoder.decode(library.detokenize(request.tokens)) + decoder.flush())
             case Embed():
-                self._needs("embed")
+                self._require("embed")
                 tokens = self._fitting(self._text_tokens(request.prompt))
                 return Embedding(request.id, library.embed(tokens), len(tokens))
             case Save():
-                self._needs("state")
+                self._require("state")
                 return Saved(request.id, library.save(request.file))
             case Restore():
-                self._needs("state")
+                self._require("state")
                 return Restored(request.id, library.restore(request.file))
             case Complete():
                 return self._complete(request)
             case Stop():
-                raise AssertionError("handled before")
+                raise AssertionError("take() handles Stop")
 
     def _complete(self, request: Complete) -> Message:
         grammar, schema = request.grammar, request.schema
         if grammar and schema is not None:
-            raise RequestError("usage", "a grammar and a schema were given; a reply obeys one of them")
+            raise RequestError("usage", "a grammar and a schema were given; a reply can have one of them")
         if schema is not None:
             grammar, schema = self._grammar(schema)
         if request.prompt and request.tokens:
@@ -144,14 +148,16 @@ class NativeServer:
         tokens = self._fitting(request.tokens or self._tokens(request.prompt))
         running = self._running[request.id]
         running.begin(tokens)
-        # With one token more it is seen whether a reply of just so many is whole.
+        # One token more than requested shows whether a reply of exactly this length is complete.
         most = request.max_tokens + 1 if request.max_tokens else request.max_tokens
         generation = GenerationRequest(tokens, most, request.sampling, grammar, schema)
         return running.ended("cut" if running.is_cut else self._library.complete(generation, running))
 
     def _grammar(self, schema: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-        """The grammar of a schema, or the schema itself for a library that reads what no grammar here can say. No part
-        of a schema is ignored: the library would not report it."""
+        """Return the grammar of a schema; or no grammar and the schema, if the library supports keywords that
+        :mod:`bitnet_chat.engine.native.grammar` does not. Raises RequestError for other keywords: the library would
+        ignore them without an error.
+        """
         try:
             try:
                 return of_schema(schema), None
@@ -166,12 +172,15 @@ class NativeServer:
             return self._pieces.tokens(prompt)
 
     def _text_tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
-        """One piece is a whole text; several are tokenized as given."""
+        """Tokenize a text to embed. A single piece is a complete text, to which the model adds its first and last
+        token; several are tokenized as given.
+        """
         if len(prompt) == 1 and prompt[0][0]:
             return self._library.tokenize(prompt[0], whole=True)
         return self._tokens(prompt)
 
     def _fitting(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Return ``tokens``. Raises RequestError if they are empty or do not fit into the context window."""
         size = self._library.context_size
         if not tokens:
             raise RequestError("usage", "the prompt is empty")
@@ -179,6 +188,38 @@ class NativeServer:
             raise RequestError("context_full", f"the prompt has {len(tokens)} tokens, and the window {size}")
         return tokens
 
-    def _needs(self, ability: str) -> None:
+    def _require(self, ability: str) -> None:
         if ability not in self._library.can:
             raise RequestError("unsupported", f"this library cannot do it as it was started: {ability}")
+
+
+_CACHE_LIMIT = 1 << 22
+"""Maximum number of characters in the cache."""
+
+
+class PieceCache:
+    """A cache of the tokens of prompt pieces: each request has the whole prompt, most of which is unchanged. The least
+    recently used pieces are removed. Not thread-safe.
+    """
+
+    def __init__(self, tokenize: Callable[[Piece], tuple[int, ...]], limit: int = _CACHE_LIMIT) -> None:
+        """Create an empty cache. ``tokenize``: returns the tokens of a piece. ``limit``: characters."""
+        self._tokenize, self._limit = tokenize, limit
+        self._known: dict[Piece, tuple[int, ...]] = {}
+        self._size = 0
+
+    def tokens(self, pieces: Iterable[Piece]) -> tuple[int, ...]:
+        """Return the tokens of ``pieces``, one after the other. Raises the errors of ``tokenize``."""
+        return tuple(token for piece in pieces if piece[0] for token in self._tokens_of(piece))
+
+    def _tokens_of(self, piece: Piece) -> tuple[int, ...]:
+        tokens = self._known.pop(piece, None)
+        if tokens is None:
+            tokens = self._tokenize(piece)
+            self._size += len(piece[0])
+        self._known[piece] = tokens  # at the end of the order: used last
+        while self._size > self._limit:
+            oldest = next(iter(self._known))
+            self._size -= len(oldest[0])
+            del self._known[oldest]
+        return tokens

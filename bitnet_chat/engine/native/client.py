@@ -1,12 +1,17 @@
-"""A synchronous client of the native child, on pipes: for known answers, measurements and tests.
+"""The side of the parent: the command line of the child, and a synchronous client on pipes.
 
-Conversations go through :class:`bitnet_chat.engine.session.Session`, which needs an event loop.
+The client is for known answers, measurements and tests. Conversations use :class:`bitnet_chat.engine.session.Session`,
+which needs an event loop.
+
+The child is started with the Python of the parent, and imports the same ``bitnet_chat``: from a checkout, installed
+packages, or a zip. It is isolated (``-I -S``), so that no other package can interfere.
 """
 
 from __future__ import annotations
 
 import queue
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import defaultdict, deque
@@ -14,9 +19,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bitnet_chat.engine.binary import EngineBinary, EngineVariant
+from bitnet_chat.engine.install.packages import SITE
 from bitnet_chat.engine.native.protocol import (
     Complete,
     Detokenize,
@@ -43,12 +51,51 @@ from bitnet_chat.engine.native.protocol import (
     encode,
 )
 
+LIBRARIES = {EngineVariant.LLAMA: "llama.cpp", EngineVariant.IK: "ik_llama.cpp"}
+"""The value of ``--library`` for a variant of llama.cpp."""
+
+_ROOT = Path(__file__).parents[3]
+_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bitnet_chat.engine.native.__main__ import run; run()"
+
+
+def command(
+    engine: EngineBinary,
+    model: Path,
+    *,
+    context_size: int | None = None,
+    threads: int | None = None,
+    batch_size: int | None = None,
+    sequences: int | None = None,
+    embeddings: bool = False,
+    state_folder: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> list[str]:
+    """Return the command line of a child. ``engine``: has the dialect NATIVE. ``context_size``: tokens of one sequence.
+    ``overrides``: metadata of the model as ``KEY=TYPE:VALUE``, as for ``--override-kv`` of llama.cpp. An argument that
+    is None is left to the child.
+    """
+    options = {
+        "--library": LIBRARIES[engine.make],
+        "--folder": engine.path / SITE,
+        "--model": model,
+        "--ctx-size": context_size,
+        "--threads": threads,
+        "--batch-size": batch_size,
+        "--parallel": sequences,
+        "--state-folder": state_folder,
+    }
+    words = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
+    words += [word for override in overrides for word in ("--override", override)]
+    python = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(_ROOT)]
+    return [*python, *words, *(["--embeddings"] if embeddings else [])]
+
+
 Prompt = str | Sequence[int] | Sequence[Piece]
-"""Plain text (no special tokens are read in it), tokens, or pieces."""
+"""A prompt: text without special tokens, token ids, or pieces."""
 
 
 class NativeClientError(Exception):
-    """The child refused a request or ended. ``failed``: its message, if any; ``log``: its stderr."""
+    """The child has refused a request, or ended. ``failed``: its message, if any. ``log``: its stderr so far."""
 
     def __init__(self, what: str, failed: NativeFailed | None = None, log: str = "") -> None:
         super().__init__(what)
@@ -57,7 +104,9 @@ class NativeClientError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NativeReply:
-    """A whole reply. ``ended`` has its reason and figures."""
+    """A complete reply. ``prefill``: the progress reports. ``ended``: the last message, with the finish reason and the
+    figures.
+    """
 
     text: str
     tokens: tuple[int, ...]
@@ -66,14 +115,15 @@ class NativeReply:
 
 
 class NativeClient:
-    """A running child; a context manager. Starting it returns when the model is loaded, or raises NativeClientError."""
+    """A running child, as a context manager. The constructor returns when the model is loaded, or raises
+    NativeClientError.
+    """
 
     def __init__(self, argv: Sequence[str], *, timeout: float = 600.0) -> None:
-        """Start a child. ``argv``: see :func:`bitnet_chat.engine.native.command.command`. ``timeout``: seconds without
-        a message."""
+        """Start a child. ``argv``: see :func:`command`. ``timeout``: maximum seconds between two messages."""
         self._timeout = timeout
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115  # closed with the client
-        # Not this program's group: a Ctrl-C of the user's is for this program to handle.
+        # In a new session, so that Ctrl-C reaches only this program.
         self._process = subprocess.Popen(
             argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True
         )
@@ -91,15 +141,16 @@ class NativeClient:
 
     @property
     def pid(self) -> int:
+        """Process id of the child."""
         return self._process.pid
 
     def log(self) -> str:
-        """The library's stderr so far."""
+        """Return the stderr of the child so far."""
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")
 
     def close(self) -> None:
-        """End the child. Returns when it has ended."""
+        """End the child, and wait for its end."""
         with suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -114,7 +165,7 @@ class NativeClient:
         self._log.close()
 
     def wait(self) -> int:
-        """The exit status of a child that has ended by itself."""
+        """Wait until the child ends by itself. Returns its exit status. Raises subprocess.TimeoutExpired."""
         return self._process.wait(self._timeout)
 
     def __enter__(self) -> Self:
@@ -126,19 +177,23 @@ class NativeClient:
         self.close()
 
     def new_id(self) -> int:
+        """Return an unused request id."""
         return next(self._ids)
 
     def send(self, request: Request) -> None:
+        """Send a request."""
         self.send_line(encode(request))
 
     def send_line(self, line: bytes) -> None:
+        """Send a line, which may be invalid."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # why it ended is read from its output
+        with suppress(BrokenPipeError):  # its last message has the reason
             self._process.stdin.write(line)
 
     def messages(self, id: int | None) -> Iterator[Message]:
-        """Messages of one request, up to its last one; messages of other requests are kept. Raises
-        NativeClientError when the child ends."""
+        """Yield the messages of one request up to its last one; messages of other requests are stored for them. ``id``
+        None: messages about the child itself. Raises NativeClientError if the child ends.
+        """
         while True:
             message = self._waiting[id].popleft() if self._waiting[id] else self._next()
             owner = getattr(message, "id", None)
@@ -150,7 +205,7 @@ class NativeClient:
                 return
 
     def answer(self, request: Request) -> Message:
-        """The last message that follows a request. Raises NativeClientError for Failed."""
+        """Send a request and return its last message. Raises NativeClientError if the request fails."""
         self.send(request)
         message = list(self.messages(request.id))[-1]
         if isinstance(message, NativeFailed):
@@ -158,16 +213,17 @@ class NativeClient:
         return message
 
     def begin(self, prompt: Prompt, **fields: Any) -> int:
-        """Send a Complete; ``fields``: those of it. Its id, for :meth:`reply` and :meth:`stop`."""
+        """Send a :class:`Complete` with these fields. Returns its id, for :meth:`reply` and :meth:`stop`."""
         request = Complete(id=self.new_id(), **_prompt(prompt), **fields)
         self.send(request)
         return request.id
 
     def stop(self, id: int) -> None:
+        """Stop the request ``id``."""
         self.send(Stop(id=id))
 
     def reply(self, id: int) -> NativeReply:
-        """The rest of a reply. Raises NativeClientError for Failed."""
+        """Wait for the end of the reply ``id``, and return it. Raises NativeClientError if the request fails."""
         messages = list(self.messages(id))
         last = messages[-1]
         if not isinstance(last, NativeReplyEnded):
@@ -182,32 +238,35 @@ class NativeClient:
         )
 
     def complete(self, prompt: Prompt, **fields: Any) -> NativeReply:
-        """A reply, whole."""
+        """Request a reply and wait for it. ``fields``: further fields of :class:`Complete`."""
         return self.reply(self.begin(prompt, **fields))
 
     def tokenize(self, prompt: str | Sequence[Piece]) -> tuple[int, ...]:
+        """Return the tokens of a prompt."""
         answer = self.answer(Tokenize(id=self.new_id(), prompt=_pieces(prompt)))
         assert isinstance(answer, Tokens)
         return answer.tokens
 
     def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
         answer = self.answer(Detokenize(id=self.new_id(), tokens=tuple(tokens)))
         assert isinstance(answer, DetokenizedText)
         return answer.text
 
     def embed(self, prompt: str | Sequence[Piece]) -> tuple[float, ...]:
+        """Return the embedding of a text, a vector of length 1."""
         answer = self.answer(Embed(id=self.new_id(), prompt=_pieces(prompt)))
         assert isinstance(answer, Embedding)
         return answer.values
 
     def save(self, file: str) -> int:
-        """Tokens of the state that was written."""
+        """Write the state of the sequence used last to ``file``. Returns its number of tokens."""
         answer = self.answer(Save(id=self.new_id(), file=file))
         assert isinstance(answer, Saved)
         return answer.tokens
 
     def restore(self, file: str) -> int:
-        """Tokens of the state that was read."""
+        """Read a state from ``file``. Returns its number of tokens."""
         answer = self.answer(Restore(id=self.new_id(), file=file))
         assert isinstance(answer, Restored)
         return answer.tokens
@@ -221,7 +280,7 @@ class NativeClient:
                     return message
                 case NativeFailed():
                     raise NativeClientError(message.what, message, self.log())
-        raise NativeClientError("the child said something else than Ready", log=self.log())
+        raise NativeClientError("the first message of the child is not Ready", log=self.log())
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -234,7 +293,7 @@ class NativeClient:
             line = self._lines.get(timeout=self._timeout)
         except queue.Empty:
             self._process.kill()
-            raise NativeClientError(f"the child said nothing for {self._timeout:g} s", log=self.log()) from None
+            raise NativeClientError(f"the child sent nothing for {self._timeout:g} s", log=self.log()) from None
         if not line:
             self._lines.put(b"")
             status = self._process.wait(self._timeout)

@@ -1,7 +1,7 @@
-"""Grammars (GBNF) for JSON and JSON schemas, for a library that cannot read schemas. Pure.
+"""Conversion of JSON schemas to grammars (GBNF), for a library that does not read schemas. Pure.
 
-Properties come in the order of the schema, as in llama.cpp; others only where the schema names no property, or allows
-them by ``additionalProperties``. Unsupported keywords of a schema are refused by name, never ignored.
+As in llama.cpp, the properties of an object are generated in the order of the schema. Other properties are allowed only
+if the schema names no properties, or by ``additionalProperties``. A schema with an unsupported keyword is an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RULES = {
     "array": '"[" space ( value ( comma value )* space )? "]"',
     "string": r'"\"" char* "\""',
     "char": r'[^"\\\x00-\x1f\x7f] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F]{4} )',
-    # A model that may write any number of digits or blanks may write nothing else.
+    # Limited, because a small model may repeat digits or spaces without end.
     "number": 'integer ( "." [0-9]{1,16} )? ( [eE] [-+]? [0-9]{1,3} )?',
     "integer": '"-"? ( "0" | [1-9] [0-9]{0,15} )',
     "boolean": '"true" | "false"',
@@ -31,21 +31,21 @@ _ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "format", "deprecated", "readOnly", "writeOnly"}
     | {"$schema", "$id", "$comment", "$defs", "definitions"}
 )
-"""Keywords without a constraint on the value."""
+"""Keywords that do not restrict the value."""
 _PLAIN = r'"\\\x00-\x1f\x7f'
-"""Characters that JSON strings must escape, and DEL."""
+"""Characters that must be escaped in JSON strings, and DEL, for a character class of GBNF."""
 _NEEDS_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f]')
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
 class SchemaError(ValueError):
-    """A schema that cannot be written as a grammar."""
+    """The schema cannot be converted to a grammar."""
 
 
 def of_schema(schema: Mapping[str, Any], also: Collection[str] = ()) -> str:
-    """The grammar of the values that a schema allows; ``{}`` is any object. Raises SchemaError.
+    """Return the grammar of the values that ``schema`` allows; ``{}`` allows any object. Raises SchemaError.
 
-    ``also``: keywords that are left out of the grammar without an error, for a library that reads them itself.
+    ``also``: further keywords, which are ignored. It serves to check a schema for a library that supports them itself.
     """
     return _Grammar(schema, also).text()
 
@@ -57,11 +57,12 @@ class _Grammar:
         self._references: dict[str, str] = {}
 
     def text(self) -> str:
+        """Return the grammar."""
         self._rules["root"] = self._any(self._schema) if self._schema else "object"
         return "\n".join(f"{name} ::= {body}" for name, body in self._rules.items())
 
     def _rule(self, body: str) -> str:
-        """The name of a new rule."""
+        """Add a rule and return its name."""
         name = f"r{len(self._rules)}"
         self._rules[name] = body
         return name
@@ -89,7 +90,7 @@ class _Grammar:
         return self._typed(kinds, wanted)
 
     def _of_kind(self, kind: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords for one type of a schema for several types."""
+        """Return the part of a schema for several types that applies to the type ``kind``."""
         others = {key for keys in (_KEYWORDS[each] for each in _TYPES if each != kind) for key in keys}
         return {key: value for key, value in schema.items() if key in _KEYWORDS.get(kind, ()) or key not in others}
 
@@ -115,7 +116,8 @@ class _Grammar:
         if more is False and len(names) > len(properties):
             raise SchemaError(f"the property {names[-1]!r} is required and not allowed")
         extra = self._rule(f"{self._other_key(names)} colon {self._any(more)}") if more is not False else ""
-        # From the last property back: what may follow a property, and what may begin the object.
+        # From the last property to the first: ``rest`` is what may follow a property, ``begin`` what may begin the
+        # object.
         rest = self._rule(f"( comma {extra} )*") if extra else self._rule('""')
         begin = self._rule(f"( {extra} ( comma {extra} )* )?") if extra else rest
         for name in reversed(names):
@@ -128,7 +130,7 @@ class _Grammar:
         return self._rule(f'"{{" space {begin} space "}}"')
 
     def _other_key(self, names: Collection[str]) -> str:
-        """A key that is not in ``names``; without escapes, which could spell one of them."""
+        """Return the rule of a key other than ``names``. It has no escapes, with which one of them could be written."""
         return (
             f'"\\"" {self._rest({name for name in names if not _NEEDS_ESCAPE.search(name)})} "\\""'
             if names
@@ -136,7 +138,7 @@ class _Grammar:
         )
 
     def _rest(self, taken: Collection[str]) -> str:
-        """Strings of characters other than the texts ``taken``."""
+        """Return the rule of all texts without escapes other than ``taken``."""
         starts = sorted({text[0] for text in taken if text})
         options = [f"[^{_PLAIN}{''.join(map(_code, starts))}] [^{_PLAIN}]*"]
         for start in starts:
@@ -156,14 +158,14 @@ class _Grammar:
         options = _list(key, schema.pop(key))
         self._refuse(schema, set())
         if key == "allOf" and len(options) != 1:
-            raise SchemaError("several schemas in allOf cannot be obeyed at once")
+            raise SchemaError("several schemas in allOf are not supported")
         return self._rule(" | ".join(map(self._any, options)))
 
     def _reference(self, schema: dict[str, Any]) -> str:
         path = schema.pop("$ref")
         self._refuse(schema, set())
         if path not in self._references:
-            self._references[path] = name = self._rule("")  # before it is read: it may name itself
+            self._references[path] = name = self._rule("")  # first, because the target may refer to itself
             self._rules[name] = self._any(self._target(path))
         return self._references[path]
 
@@ -174,13 +176,13 @@ class _Grammar:
         for step in path.removeprefix("#").split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, Mapping) or step not in found:
-                raise SchemaError(f"the reference {path!r} leads nowhere")
+                raise SchemaError(f"the reference {path!r} has no target")
             found = found[step]
         return found
 
     def _refuse(self, schema: Mapping[str, Any], known: Any) -> None:
         if unknown := sorted(schema.keys() - set(known)):
-            raise SchemaError(f"JSON schemas of this library know no {', '.join(map(repr, unknown))} here")
+            raise SchemaError(f"this library does not support {', '.join(map(repr, unknown))} in a JSON schema here")
 
 
 _KEYWORDS: dict[str, tuple[str, ...]] = {
@@ -192,7 +194,7 @@ _KEYWORDS: dict[str, tuple[str, ...]] = {
 
 
 def _implied(schema: Mapping[str, Any]) -> str:
-    """The type of a schema that names none."""
+    """Return the type of a schema without ``type``, by its keywords."""
     for kind, keys in _KEYWORDS.items():
         if any(key in schema for key in keys):
             return kind
@@ -200,7 +202,7 @@ def _implied(schema: Mapping[str, Any]) -> str:
 
 
 def _code(character: str) -> str:
-    """A character in a class of characters."""
+    """Return a character as it is written in a character class of GBNF."""
     return f"\\U{ord(character):08x}"
 
 
@@ -218,7 +220,7 @@ def _list(key: str, value: Any) -> list[Any]:
 def _limits(schema: Mapping[str, Any], least: str, most: str) -> tuple[int, int | None]:
     low, high = schema.get(least, 0), schema.get(most)
     if not isinstance(low, int) or not isinstance(high, int | None) or low < 0 or (high is not None and high < low):
-        raise SchemaError(f"{least} and {most} of a schema must be whole numbers in order")
+        raise SchemaError(f"{least} and {most} of a schema must be integers in ascending order")
     return low, high
 
 

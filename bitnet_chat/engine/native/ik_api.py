@@ -1,7 +1,8 @@
-"""Declarations of ik_llama.cpp's library, of exactly the version that is pinned in
+"""ctypes declarations of the library of ik_llama.cpp, for exactly the version that is pinned in
 :mod:`bitnet_chat.engine.install.packages`.
 
-The structures have no version, so the defaults that the library reports are checked first.
+The structures carry no version. To detect another version, the default values that the library reports are compared
+with the expected ones.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ KEY_SIZE = 128
 
 
 class OverrideValue(Union):
+    """Value of ``llama_model_kv_override``."""
+
     _fields_ = (
         ("int", c_int64),
         ("float", c_double),
@@ -45,6 +48,8 @@ class OverrideValue(Union):
 
 
 class Override(Structure):
+    """``llama_model_kv_override``."""
+
     _fields_ = (("tag", ctypes.c_int), ("key", ctypes.c_char * KEY_SIZE), ("value", OverrideValue))
 
 
@@ -53,6 +58,8 @@ def _named(kind: Any, names: str) -> tuple[tuple[str, Any], ...]:
 
 
 class ModelParameters(Structure):
+    """``llama_model_params``."""
+
     _fields_ = (
         *_named(c_void_p, "devices"),
         *_named(c_int32, "n_gpu_layers mla split_mode main_gpu max_gpu ncmoe type_k type_v"),
@@ -71,6 +78,8 @@ class ModelParameters(Structure):
 
 
 class ContextParameters(Structure):
+    """``llama_context_params``."""
+
     _fields_ = (
         *_named(c_uint32, "seed n_ctx n_batch n_ubatch n_seq_max n_threads n_threads_batch"),
         *_named(c_int32, "max_extra_alloc worst_case_tokens rope_scaling_type pooling_type attention_type"),
@@ -94,6 +103,8 @@ class ContextParameters(Structure):
 
 
 class Batch(Structure):
+    """``llama_batch``."""
+
     _fields_ = (
         ("n_tokens", c_int32),
         ("token", POINTER(c_int32)),
@@ -107,7 +118,9 @@ class Batch(Structure):
 
 
 class Candidates(Structure):
-    """Array of candidates. ``data``: of :data:`CANDIDATE_SIZE` bytes each: token, logit, probability."""
+    """``llama_token_data_array``. ``data``: entries of :data:`CANDIDATE_SIZE` bytes: token (int32), logit and
+    probability (float32).
+    """
 
     _fields_ = (("data", c_void_p), ("size", c_size_t), ("selected", c_int64), ("sorted", c_bool))
 
@@ -203,11 +216,13 @@ _NAMES = {"win32": "llama.dll", "darwin": "libllama.dylib"}
 
 
 def load(site: Path) -> Any:
-    """The library in the folder of its unpacked package. Raises LoadError."""
+    """Load the library from the folder of its unpacked wheel. Raises LoadError if it is missing or of another
+    version.
+    """
     path = site / "ik_llama_cpp" / "lib" / _NAMES.get(sys.platform, "libllama.so")
     try:
         if sys.platform == "win32":
-            os.add_dll_directory(str(path.parent))  # the other libraries lie beside it
+            os.add_dll_directory(str(path.parent))  # for the libraries on which it depends
         library = ctypes.CDLL(str(path))
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(library, name)
@@ -220,7 +235,7 @@ def load(site: Path) -> Any:
 
 
 def unexpected(library: Any) -> str:
-    """Defaults of the library at an unexpected place; empty if all are as expected."""
+    """Return the default values that differ from the expected ones, as text; empty if all are equal."""
     found = {name: getattr(library, name)() for name in _DEFAULTS}
     return ", ".join(
         f"{field} is {value}"
@@ -231,8 +246,8 @@ def unexpected(library: Any) -> str:
 
 
 def overrides(words: tuple[str, ...]) -> Any:
-    """Convert ``KEY=TYPE:VALUE`` to the library's structures. Raises LoadError."""
-    entries = (Override * (len(words) + 1))()  # the last one ends the list
+    """Convert texts ``KEY=TYPE:VALUE`` to an array of :class:`Override`. Raises LoadError for an invalid one."""
+    entries = (Override * (len(words) + 1))()  # an empty entry ends the array
     for entry, word in zip(entries, words, strict=False):
         key, _, rest = word.partition("=")
         kind, _, value = rest.partition(":")

@@ -1,5 +1,6 @@
-"""Replies of several sequences, made together by one thread: each batch has a token of every reply that is under way
-and, in the room that is left, a slice of a prompt that is being read."""
+"""Continuous batching for ik_llama.cpp: one thread evaluates all sequences. Each batch has the last token of every
+running reply, and, in the remaining space, the next part of a prompt.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +12,15 @@ from typing import TypeVar
 from bitnet_chat.engine.native.ik_context import BatchPart, ContextFullError, IkContext
 from bitnet_chat.engine.native.ik_model import IkModel
 from bitnet_chat.engine.native.ik_sampling import IkSampler
-from bitnet_chat.engine.native.library import GenerationRequest, Outcome, ReplySink, RequestError
-from bitnet_chat.engine.native.sequences import Sequences, common
+from bitnet_chat.engine.native.library import GenerationRequest, Outcome, ReplySink, RequestError, Sequences, common
 
 _Result = TypeVar("_Result")
 
 
 class _Task:
-    """A running reply. ``tokens``: all of its sequence, of which the first ``done`` are evaluated."""
+    """A running reply. ``tokens``: those of its sequence, the first ``size`` of which are the prompt and the first
+    ``done`` of which are evaluated.
+    """
 
     def __init__(self, generation: GenerationRequest, sink: ReplySink, sampler: IkSampler) -> None:
         self.sink, self.sampler, self.limit = sink, sampler, generation.max_tokens
@@ -30,7 +32,7 @@ class _Task:
 
     @property
     def waiting(self) -> int:
-        """Tokens to evaluate."""
+        """Number of tokens that are not evaluated yet."""
         return len(self.tokens) - self.done
 
     @property
@@ -42,10 +44,10 @@ class _Task:
 
 
 class IkScheduler:
-    """Scheduler of replies. :meth:`complete` and :meth:`call` may be called on any thread; both block."""
+    """Runs replies in a thread. :meth:`complete` and :meth:`call` may be called on any thread, and block."""
 
     def __init__(self, model: IkModel, context: IkContext, *, window: int, batch: int, sequences: int) -> None:
-        """Start the thread. ``window``: tokens of one sequence."""
+        """Start the thread. ``window``: tokens of one sequence. ``batch``: maximum tokens of a batch."""
         self._model, self._context, self._window, self._batch = model, context, window, batch
         self._sequences = Sequences(sequences)
         self._tasks: list[_Task] = []
@@ -71,7 +73,7 @@ class IkScheduler:
         return task.outcome
 
     def call(self, work: Callable[[IkContext, Sequences], _Result]) -> _Result:
-        """Run ``work`` between two batches."""
+        """Run ``work`` on the thread between two batches, and return its result. Raises its exception."""
         results: list[_Result] = []
         errors: list[Exception] = []
         done = threading.Event()
@@ -95,7 +97,7 @@ class IkScheduler:
                 self._calls.get()()
             try:
                 self._step()
-            except Exception as error:  # what is left of the batch in the cache is not known
+            except Exception as error:  # the contents of the cache are unknown then
                 for task in self._tasks:
                     task.done = self._context.remove(task.sequence, 0)
                     task.end(None, error)
@@ -103,13 +105,14 @@ class IkScheduler:
                 self._finish(task)
 
     def _begin(self, task: _Task) -> None:
+        """Assign a sequence to a task, with as much of the prompt as it, or another sequence, has evaluated."""
         prompt, sequences = task.tokens, self._sequences
         for other in self._tasks:
             sequences.put(other.sequence, tuple(other.tokens[: other.done]))
         donor = sequences.donor(prompt)
         task.sequence = sequences.take(prompt)
         kept, shared = (common(sequences.evaluated(each), prompt) for each in (task.sequence, donor))
-        most = task.size - 1  # something has to be evaluated for the logits of the last token
+        most = task.size - 1  # the last token must be evaluated for its logits
         if shared > kept:
             self._context.copy(donor, task.sequence, min(shared, most))
         task.cached = task.done = self._context.remove(task.sequence, min(max(kept, shared), most))
@@ -128,7 +131,7 @@ class IkScheduler:
         for task in self._tasks:
             if task.sink.is_cut:
                 task.end("cut")
-        plan, places = self._evaluated()
+        plan, places = self._evaluate()
         outputs = iter(places)
         for task, part in plan:
             task.done += len(part.tokens)
@@ -137,21 +140,23 @@ class IkScheduler:
             if part.outputs:
                 self._continue(task, self._context.logits(next(outputs)))
 
-    def _evaluated(self) -> tuple[list[tuple[_Task, BatchPart]], list[int]]:
-        """The evaluated parts, and the places of their outputs; nothing after an abort."""
+    def _evaluate(self) -> tuple[list[tuple[_Task, BatchPart]], list[int]]:
+        """Evaluate the next batch. Returns its parts and the positions of their outputs in the batch; both empty after
+        an abort.
+        """
         room = self._batch
         while plan := self._plan(room):
             try:
                 places = self._context.evaluate([part for _, part in plan])
                 return ([], []) if places is None else (plan, places)
-            except ContextFullError:  # the free cells are in pieces
+            except ContextFullError:  # the free cells are not contiguous: try a smaller batch
                 room //= 2
         if room == 0:
             raise RequestError("failed", "the cache has no free cell")
         return [], []
 
     def _plan(self, room: int) -> list[tuple[_Task, BatchPart]]:
-        """Parts of the next batch, replies before prompts."""
+        """Return the parts of the next batch, at most ``room`` tokens, replies before prompts."""
         plan = []
         for task in sorted(self._tasks, key=lambda task: task.waiting):
             tokens = task.tokens[task.done : task.done + room]

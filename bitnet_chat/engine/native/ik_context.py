@@ -1,9 +1,8 @@
-"""A context of ik_llama.cpp's library: the cache of its sequences, and the evaluation of tokens."""
+"""A context of the library of ik_llama.cpp: the KV cache of its sequences, and the evaluation of tokens."""
 
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
 from collections.abc import Sequence
 from ctypes import POINTER, c_int8, c_int32
@@ -15,14 +14,15 @@ from bitnet_chat.engine.native import ik_api
 from bitnet_chat.engine.native.ik_model import IkModel
 from bitnet_chat.engine.native.library import LoadError
 
-_NO_ROOM = 1
+_CACHE_FULL = 1
 _NO_POOLING = 0
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPart:
-    """Tokens of one sequence in a batch, from ``position`` on. ``outputs``: how many of the last ones have logits or an
-    embedding."""
+    """The tokens of one sequence in a batch, which begin at ``position`` of the sequence. ``outputs``: number of last
+    tokens for which logits or an embedding are calculated.
+    """
 
     sequence: int
     position: int
@@ -31,12 +31,14 @@ class BatchPart:
 
 
 class IkContext:
-    """A context. Not thread-safe, except :meth:`abort`."""
+    """A context. Only :meth:`abort` may be called on another thread."""
 
     def __init__(
         self, model: IkModel, *, size: int, batch: int, sequences: int, threads: int, embeddings: bool = False
     ) -> None:
-        """Create a context. ``size``: tokens in all. ``batch``: tokens that are evaluated at once. Raises LoadError."""
+        """Create a context. ``size``: tokens of all sequences together. ``batch``: maximum tokens of a batch. Raises
+        LoadError.
+        """
         self._model, self._library = model, model.library
         parameters = self._library.llama_context_default_params()
         parameters.n_ctx, parameters.n_seq_max = size, sequences
@@ -44,14 +46,15 @@ class IkContext:
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.embeddings = embeddings
         self._is_shared = sequences > 1
-        # Its kernels for that end the process where all cells of a block belong to other sequences.
+        # With flash attention, a kernel aborts the process if all cells of a block belong to other sequences.
         parameters.flash_attn = not self._is_shared
         self.pointer = self._library.llama_init_from_model(model.pointer, parameters)
         if not self.pointer:
-            raise LoadError(f"a context of {size} tokens cannot be made; the engine's log says why")
+            raise LoadError(f"a context of {size} tokens cannot be created; the log of the engine has the reason")
         self.size = int(self._library.llama_n_ctx(self.pointer))
         self._flag = ctypes.create_string_buffer(b"", 2)
-        # Asked for each operation of a graph, so it is C: the length of a text, which is empty until it is to end.
+        # The library calls the abort callback for each operation of a graph, so a C function is used: strlen() of a
+        # buffer that is empty until the evaluation is to end.
         libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
         self._library.llama_set_abort_callback(
             self.pointer, ctypes.cast(libc.strlen, ctypes.c_void_p), ctypes.addressof(self._flag)
@@ -63,16 +66,18 @@ class IkContext:
         self._owner_pointers = (POINTER(c_int32) * batch)(*pointers)
 
     def arm(self) -> None:
-        """Make :meth:`abort` effective from now on."""
+        """Reset an earlier :meth:`abort`."""
         self._flag.value = b""
 
     def abort(self) -> None:
-        """End :meth:`evaluate`, on another thread, at its next operation."""
+        """End :meth:`evaluate` at its next operation. May be called on another thread."""
         self._flag.value = b"1"
 
     def evaluate(self, parts: Sequence[BatchPart]) -> list[int] | None:
-        """The places of the outputs that are wanted, in order; see :meth:`logits`. None: aborted. Their evaluated
-        tokens are then not in the cache. Raises ContextFullError, RuntimeError."""
+        """Evaluate a batch. Returns the positions of the requested outputs in the batch, in order, for :meth:`logits`;
+        None after an abort. After an abort or an error none of the tokens are in the cache. Raises ContextFullError or
+        RuntimeError.
+        """
         at, places = 0, list[int]()
         for part in parts:
             end = at + len(part.tokens)
@@ -87,43 +92,48 @@ class IkContext:
             return places
         for part in parts:
             self.remove(part.sequence, part.position)
-        if status == _NO_ROOM:
+        if status == _CACHE_FULL:
             raise ContextFullError
         if status != 0:
             raise RuntimeError(f"the library does not evaluate a batch of {at} tokens: {status}")
         return None
 
     def logits(self, place: int) -> int:
-        """Their address."""
+        """Return the address of the logits of an output: one float32 for each token of the vocabulary."""
         return int(self._library.llama_get_logits_ith(self.pointer, place))
 
     def remove(self, sequence: int, position: int) -> int:
-        """Forget a sequence from a position on. How many tokens are left: a model with a state that cannot be taken
-        back forgets all."""
+        """Remove the tokens of a sequence from ``position`` on. Returns the number of tokens that remain: 0 for a model
+        whose state cannot be restored to an earlier position.
+        """
         if self._library.llama_kv_cache_seq_rm(self.pointer, sequence, position, -1):
             return position
         self._library.llama_kv_cache_seq_rm(self.pointer, sequence, -1, -1)
         return 0
 
     def compact(self) -> None:
-        """Close the gaps that :meth:`remove` left between sequences: what is behind one may be overlooked, since the
-        library looks at each 32nd cell to find the last that is in use. One sequence never has a gap."""
+        """Close the gaps that :meth:`remove` has left in the cache. The library examines only each 32nd cell to find
+        the last used one, and could miss cells after a gap. A single sequence has no gaps.
+        """
         if self._is_shared:
             self.arm()
             self._library.llama_kv_cache_defrag(self.pointer)
             self._library.llama_kv_cache_update(self.pointer)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first ``length`` tokens of a sequence become those of another."""
+        """Replace the sequence ``target`` by the first ``length`` tokens of ``source``."""
         self.remove(target, 0)
         self._library.llama_kv_cache_seq_cp(self.pointer, source, target, 0, length)
 
     def save(self, file: Path, sequence: int, tokens: Sequence[int]) -> bool:
+        """Write the state of a sequence with its tokens to ``file``. Returns False if that fails."""
         array = (c_int32 * len(tokens))(*tokens)
         return bool(self._library.llama_state_seq_save_file(self.pointer, bytes(file), sequence, array, len(tokens)))
 
     def restore(self, file: Path, sequence: int, room: int) -> tuple[int, ...] | None:
-        """The tokens of a state that was saved; None where it cannot be read."""
+        """Read a saved state into a sequence. Returns its tokens; None if it cannot be read. ``room``: maximum number
+        of tokens.
+        """
         self.remove(sequence, 0)
         tokens, count = (c_int32 * room)(), ctypes.c_size_t()
         if not self._library.llama_state_seq_load_file(
@@ -134,7 +144,9 @@ class IkContext:
         return tuple(tokens[: count.value])
 
     def embedding(self, tokens: Sequence[int]) -> list[list[float]]:
-        """One row for all of them where the model pools them, else one for each. Raises RuntimeError."""
+        """Return the embedding of a text: one row if the model pools its tokens, else one row for each token. Raises
+        ContextFullError or RuntimeError.
+        """
         width, library = self._model.width, self._library
         library.llama_kv_cache_clear(self.pointer)
         places = self.evaluate([BatchPart(0, 0, tokens, len(tokens))]) or ()
@@ -149,15 +161,4 @@ class IkContext:
 
 
 class ContextFullError(Exception):
-    """The cache has no free place that is long enough for a batch."""
-
-
-# One vector for a text from those of its tokens. Pure.
-
-
-def mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Mean of vectors, with length 1. A library that pools the tokens itself, as a model of embeddings asks for, gives
-    a single row."""
-    sums = [math.fsum(column) for column in zip(*rows, strict=True)]
-    length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
-    return tuple(value / length for value in sums)
+    """The cache has no contiguous free cells for a batch."""

@@ -1,4 +1,4 @@
-"""ik_llama.cpp's library, used through own declarations: the engine ``bitnet``."""
+"""The adapter of ik_llama.cpp (the engine ``bitnet``): its library is called through ctypes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bitnet_chat.engine.native import ik_api
 from bitnet_chat.engine.native.ik_batching import IkScheduler
-from bitnet_chat.engine.native.ik_context import IkContext, mean
+from bitnet_chat.engine.native.ik_context import IkContext
 from bitnet_chat.engine.native.ik_model import IkModel
 from bitnet_chat.engine.native.library import (
     GenerationRequest,
@@ -18,22 +18,23 @@ from bitnet_chat.engine.native.library import (
     Outcome,
     ReplySink,
     RequestError,
+    Sequences,
+    mean,
 )
 from bitnet_chat.engine.native.protocol import Piece
-from bitnet_chat.engine.native.sequences import Sequences
 
 _LEAST_BATCH = 64
 
 
 def load(settings: LibrarySettings, progress: Callable[[float], None]) -> IkLlamaCpp:
-    """Raises LoadError."""
+    """Load the library and the model. ``progress``: called with the loaded share, from 0 to 1. Raises LoadError."""
     library = ik_api.load(settings.folder)
     library.llama_backend_init()
     return IkLlamaCpp(IkModel(library, settings, progress), settings)
 
 
 class IkLlamaCpp:
-    """Library ik_llama.cpp; see :class:`bitnet_chat.engine.native.library.Library`."""
+    """The library ik_llama.cpp with a model: see :class:`bitnet_chat.engine.native.library.Library`."""
 
     schema_keywords: tuple[str, ...] = ()
 
@@ -47,7 +48,7 @@ class IkLlamaCpp:
         self.version = _version(settings.folder)
         self.context_size = context.size // settings.sequences
         self._embedder: IkContext | None = None
-        if settings.embeddings:  # a context of its own: one of embeddings has no logits, and reads a text at once
+        if settings.embeddings:  # a separate context: it has no logits, and evaluates a text in one batch
             size = self.context_size
             self._embedder = IkContext(model, size=size, batch=size, sequences=1, threads=threads, embeddings=True)
         self._embedding = threading.Lock()
@@ -81,7 +82,7 @@ class IkLlamaCpp:
             if not tokens:
                 raise RequestError("failed", "no evaluated tokens to save")
             if not context.save(path, sequences.last, tokens):
-                raise RequestError("failed", f"the state cannot be written to {path}; the engine's log says why")
+                raise RequestError("failed", f"{path} cannot be written; the log of the engine has the reason")
             return len(tokens)
 
         return self._scheduler.call(work)
@@ -98,7 +99,7 @@ class IkLlamaCpp:
             finally:
                 sequences.release(number)
             if tokens is None:
-                raise RequestError("failed", f"the state {path} cannot be read; the engine's log says why")
+                raise RequestError("failed", f"the state {path} cannot be read; the log of the engine has the reason")
             return len(tokens)
 
         return self._scheduler.call(work)
@@ -109,7 +110,7 @@ class IkLlamaCpp:
 
 
 def _version(site: Path) -> str:
-    """As the package's own description has it; it has no other."""
+    """Return the version of the library: that of its package, because the library itself does not report one."""
     names = [path.name.removesuffix(".dist-info") for path in site.glob("ik_llama_cpp_python-*.dist-info")]
     if not names:
         raise LoadError(f"the folder {site} has no description of its package", "failed")

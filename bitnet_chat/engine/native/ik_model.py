@@ -1,4 +1,4 @@
-"""A model that ik_llama.cpp's library has loaded, and its vocabulary."""
+"""A model that the library of ik_llama.cpp has loaded, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bitnet_chat.engine.native.library import LibrarySettings, LoadError, Reques
 from bitnet_chat.text.utf8 import well_formed
 
 _STEP = 0.05
-"""Part of the file between two progress reports."""
+"""Share of the file between two progress reports."""
 
 
 class IkModel:
-    """A loaded model. Thread-safe: the library does not change a loaded model."""
+    """A loaded model. Thread-safe, because the library does not change it."""
 
     def __init__(self, library: Any, settings: LibrarySettings, progress: Callable[[float], None]) -> None:
-        """Raises LoadError."""
+        """Load the model. ``progress``: called with the loaded share, from 0 to 1. Raises LoadError."""
         self.library = library
         log = _ErrorLog()
         library.llama_log_set(log.callback, None)
         parameters = library.llama_model_default_params()
-        parameters.n_gpu_layers = 0  # the processor, which the known answers and the abort callback are about
+        parameters.n_gpu_layers = 0  # CPU only: known answers and the abort callback do not cover GPUs
         parameters.kv_overrides = overrides = ik_api.overrides(settings.overrides)
         reported = 0.0
 
@@ -37,17 +37,20 @@ class IkModel:
 
         parameters.progress_callback = ik_api.ProgressCallback(report)
         self.pointer = library.llama_model_load_from_file(os.fsencode(settings.model), parameters)
-        del overrides  # the library reads it while it loads
+        del overrides  # must exist until here, because the library reads it while it loads
         library.llama_log_set(None, None)
         if not self.pointer:
-            raise LoadError(log.reason or "the library does not say why")
+            raise LoadError(log.reason or "the library reports no reason")
         self.vocabulary = library.llama_model_get_vocab(self.pointer)
         self.size = int(library.llama_n_vocab(self.pointer))
         self.trained_context = int(library.llama_n_ctx_train(self.pointer))
         self.width = int(library.llama_model_n_embd(self.pointer))
 
     def tokenize(self, text: str, *, special: bool, whole: bool) -> tuple[int, ...]:
-        # Malformed UTF-8 would end the process.
+        """Return the tokens of a text. ``special``: special tokens in the text are parsed. ``whole``: add the tokens
+        that the model has at the beginning and end of a text. Raises RequestError.
+        """
+        # The library aborts at malformed UTF-8.
         data = well_formed(text).encode("utf-8")
         room = len(data) + 8
         tokens = (ctypes.c_int32 * room)()
@@ -57,7 +60,7 @@ class IkModel:
         return tuple(tokens[:count])
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """Bytes of a token; empty for a token that is not text, unless ``special``."""
+        """Return the bytes of a token; without ``special`` empty for a special token."""
         room = 64
         while True:
             data = ctypes.create_string_buffer(room)
@@ -67,16 +70,17 @@ class IkModel:
             room = -length
 
     def ends(self, token: int) -> bool:
+        """Return whether a token ends a reply."""
         return bool(self.library.llama_token_is_eog(self.pointer, token))
 
     def check(self, tokens: tuple[int, ...]) -> None:
-        """Raises RequestError for a token outside the vocabulary: the library would end the process."""
+        """Raise RequestError for a token outside of the vocabulary, at which the library would abort."""
         if max(tokens, default=0) >= self.size:
             raise RequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self.size}")
 
 
 class _ErrorLog:
-    """Forwards the library's log to stderr and keeps its errors."""
+    """Forwards the log of the library to stderr, and stores its errors."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []

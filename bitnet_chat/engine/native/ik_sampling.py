@@ -1,4 +1,4 @@
-"""Sampling with ik_llama.cpp's library: llama.cpp's order and defaults, with the library's own samplers."""
+"""Sampling with the library of ik_llama.cpp, in the order and with the defaults of llama.cpp."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ DEFAULTS = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-"""llama.cpp's. The penalties are for the last 64 tokens, those of the prompt included."""
+"""The defaults of llama.cpp."""
 LAST = 64
+"""Number of last tokens, including those of the prompt, to which the penalties apply."""
 
 
 class IkSampler:
-    """Sampler of one reply. Its random numbers are its own, so replies made at once do not share them."""
+    """The sampler of one reply. It has its own random numbers, so parallel replies do not affect each other."""
 
     def __init__(self, library: Any, context: int, vocabulary: int, size: int, sampling: dict[str, float]) -> None:
-        """``vocabulary``: of ``size`` tokens. ``sampling``: see :data:`DEFAULTS`, and ``seed``."""
+        """Create a sampler. ``context``, ``vocabulary``: pointers of the library. ``size``: tokens of the vocabulary.
+        ``sampling``: values by the names of :data:`DEFAULTS`, and ``seed``.
+        """
         self._library, self._context, self._vocabulary = library, context, vocabulary
         self._values = DEFAULTS | sampling
         seed = sampling.get("seed")
@@ -46,39 +49,43 @@ class IkSampler:
         self._grammar = 0
 
     def obey(self, grammar: str) -> None:
-        """Raises RequestError for a grammar that cannot be read. :meth:`close` is needed then."""
+        """Restrict the reply to a grammar (GBNF). :meth:`close` must be called afterwards. Raises RequestError for an
+        invalid grammar.
+        """
         text = grammar.encode("utf-8", "replace")
         made = b"\0" not in text and self._library.llama_sampler_init_grammar(self._vocabulary, text, b"root")
         if not made:
-            raise RequestError("usage", "the grammar cannot be read; the engine's log says where")
+            raise RequestError("usage", "the grammar cannot be read; the log of the engine shows where")
         self._grammar = made
 
     def close(self) -> None:
+        """Free the grammar."""
         if self._grammar:
             self._library.llama_grammar_free(self._grammar)
             self._grammar = 0
 
     def draw(self, logits: int, before: Sequence[int]) -> int | None:
-        """The next token, from the address of ``size`` logits and the tokens ``before`` it. None: the grammar allows no
-        token."""
+        """Return the next token. ``logits``: their address (float32, one for each token of the vocabulary). ``before``:
+        the tokens before it. None: the grammar allows no token.
+        """
         self._fill(logits)
-        token = self._drawn(before)
+        token = self._sample(before)
         if self._grammar and not self._allows(token):
-            # Most tokens match the grammar, and a check of the whole vocabulary is expensive.
+            # The whole vocabulary is checked only now: that is expensive, and most tokens match the grammar.
             self._fill(logits)
             self._library.llama_grammar_sample(self._grammar, self._context, self._candidates)
             if max(self._logit_column) == float("-inf"):
                 return None
-            token = self._drawn(before)
+            token = self._sample(before)
         return token
 
     def accept(self, token: int) -> None:
-        """Add ``token`` to the reply; not for one that ends it."""
+        """Advance the grammar by ``token``. Not for a token that ends the reply."""
         if self._grammar:
             self._library.llama_grammar_accept_token(self._grammar, self._context, token)
 
     def _fill(self, logits: int) -> None:
-        # One column is copied number by number, which takes 1 ms for 128,000 tokens; all else in one go.
+        # Only the column of logits is copied number by number: 1 ms for 128,000 tokens.
         ctypes.memmove(self._data, self._unsorted, len(self._unsorted))
         self._logit_column[:] = memoryview((ctypes.c_float * self._size).from_address(logits)).cast("B").cast("f")
         self._candidates.data = ctypes.addressof(self._data)
@@ -91,7 +98,7 @@ class IkSampler:
         self._library.llama_grammar_sample(self._grammar, self._context, candidates)
         return one[1] == 1.0
 
-    def _drawn(self, before: Sequence[int]) -> int:
+    def _sample(self, before: Sequence[int]) -> int:
         library, context, candidates, values = self._library, self._context, self._candidates, self._values
         penalties = values["repeat_penalty"], values["frequency_penalty"], values["presence_penalty"]
         if penalties != (1.0, 0.0, 0.0):

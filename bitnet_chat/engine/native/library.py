@@ -1,23 +1,29 @@
-"""Interface between the child and a library."""
+"""The interface between the child and a library, and what the adapters of both libraries share.
+
+:class:`Library` and :class:`ReplySink` are the interface; :func:`batch_size`, :class:`Sequences` and :func:`mean` are
+pure helpers.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
-"""Reason for the end of a reply: a token that ends one, at ``max_tokens``, at the end of the window, or because a
-:class:`ReplySink` asked for it."""
+"""The reason why a library ended a reply: a token that ends it, ``max_tokens``, the end of the context window, or
+a request of the :class:`ReplySink` (``cut``).
+"""
 
 
 class RequestError(Exception):
-    """A request that cannot be done; becomes ``Failed`` with the same message."""
+    """A request that cannot be processed. It becomes :class:`NativeFailed` with the same message."""
 
     def __init__(self, why: FailureKind, what: str) -> None:
         super().__init__(what)
@@ -25,7 +31,7 @@ class RequestError(Exception):
 
 
 class LoadError(Exception):
-    """The model or the library cannot be loaded; ends the child."""
+    """The model or the library cannot be loaded. The child ends."""
 
     def __init__(self, what: str, why: FailureKind = "model") -> None:
         super().__init__(what)
@@ -34,7 +40,9 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LibrarySettings:
-    """The command line. Numbers that are 0 are for the library to choose; ``batch_size`` then is for the adapter."""
+    """The command line of the child. ``context_size``: tokens of one sequence. 0: the default of the library, or of
+    :func:`batch_size`.
+    """
 
     folder: Path
     model: Path
@@ -47,7 +55,7 @@ class LibrarySettings:
     overrides: tuple[str, ...] = ()
 
     def batch(self, least: int) -> int:
-        """``batch_size``, or a size that fits the model and the threads."""
+        """Return ``batch_size``, or a size for the model and the threads that is at least ``least``."""
         if self.batch_size:
             return self.batch_size
         size = self.model.stat().st_size if self.model.is_file() else 0
@@ -55,41 +63,44 @@ class LibrarySettings:
 
 
 class ReplySink(Protocol):
-    """Receiver of one reply, called on a thread of the library's choice. Each call returns True to end the reply."""
+    """Receives one reply, on any thread. ``prefill`` and ``token`` return True to end the reply."""
 
-    def prefill(self, done: int, total: int, cached: int) -> bool: ...
+    def prefill(self, done: int, total: int, cached: int) -> bool:
+        """Receive progress: ``done`` of ``total`` tokens of the prompt are in the cache, ``cached`` of them from
+        before.
+        """
 
     def token(self, token: int | None, piece: bytes, count: int = 1) -> bool:
-        """Receive ``count`` tokens with the bytes ``piece``; ``token`` is None if the library does not report it."""
+        """Receive ``count`` tokens with the bytes ``piece``. ``token``: the last of them; None if it is unknown."""
 
     @property
     def is_cut(self) -> bool:
-        """Whether the reply has to end, by a request or by its text."""
+        """Whether the reply must end, because of a request or its text."""
 
     def when_stopped(self, callback: Callable[[], None]) -> None:
-        """Register ``callback``: called once, on another thread, when a request stops the reply; at once if it has."""
+        """Call ``callback`` once, on any thread, when a request stops the reply; at once if that has happened."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Options of a reply; the sink handles the texts that end it."""
+    """The request of a reply. The sink handles stop texts. ``max_tokens``: None: up to the end of the window."""
 
     tokens: tuple[int, ...]
     max_tokens: int | None
     sampling: dict[str, float]
     grammar: str
     schema: dict[str, object] | None
-    """One with :attr:`Library.schema_keywords`."""
+    """A JSON schema with keywords of :attr:`Library.schema_keywords`; None: none, or ``grammar`` has its rules."""
 
 
 class Library(Protocol):
-    """A loaded model. Calls come from several threads at once, :meth:`complete` from at most ``sequences``.
-
-    All but :meth:`close` raise RequestError.
+    """A library with a loaded model. Methods are called on several threads at once, :meth:`complete` on at most as many
+    as there are sequences. Each raises RequestError if the request cannot be processed.
     """
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Name and version of the package of the library."""
 
     @property
     def context_size(self) -> int:
@@ -101,18 +112,110 @@ class Library(Protocol):
 
     @property
     def schema_keywords(self) -> tuple[str, ...]:
-        """Keywords of JSON schemas that it supports itself, beyond :mod:`bitnet_chat.engine.native.grammar`."""
+        """Keywords of JSON schemas that the library supports, but :mod:`bitnet_chat.engine.native.grammar` does not."""
 
     def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
-        """Tokens of a piece. ``whole``: with the tokens that the model adds at the begin and end of a text."""
+        """Return the tokens of a piece. ``whole``: with the tokens that the model has at the beginning and end of a
+        text.
+        """
 
-    def detokenize(self, tokens: tuple[int, ...]) -> bytes: ...
+    def detokenize(self, tokens: tuple[int, ...]) -> bytes:
+        """Return the bytes of tokens, including the texts of special tokens."""
 
     def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
-        """Returns when the reply has ended. The token that ended it comes to the sink, too."""
+        """Generate a reply, and return after its end. The sink also receives the token that ended it."""
 
-    def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]: ...
+    def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
+        """Return the embedding of a text, a vector of length 1."""
 
-    def save(self, file: str) -> int: ...
+    def save(self, file: str) -> int:
+        """Write the state of the sequence used last to ``file``. Returns its number of tokens."""
 
-    def restore(self, file: str) -> int: ...
+    def restore(self, file: str) -> int:
+        """Read a state from ``file``, for the next reply. Returns its number of tokens."""
+
+
+MAX_BATCH = 512
+_RATE = 1.5e9
+"""Size of a model in bytes, times the tokens of a prompt that one thread evaluates in 0.1 s: the smallest value that
+was measured.
+"""
+MIN_BATCH = 16
+"""Minimum batch size: llama.cpp is slower with smaller batches."""
+_PARTS = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+
+
+def batch_size(file_name: str, file_size: int, threads: int, least: int = MIN_BATCH) -> int:
+    """Return the number of prompt tokens that are evaluated at once: a power of two from ``least`` to
+    :data:`MAX_BATCH`. ``file_size``: bytes of the model, or of its first part.
+
+    A batch should take less than 0.5 s: progress is reported between two batches, and llama.cpp checks only there
+    whether a reply was stopped. (After 6,000 tokens, a small model takes three times as long for a batch as at the
+    beginning.) Measured with one thread: a model with the shape of BitNet 2B4T in TQ2_0 evaluates 21.8 tokens/s in
+    batches of 16 and 22.1 in batches of 128; SmolLM2-135M in Q4_1 118 and 157. ik_llama.cpp evaluates 2B4T in IQ2_BN as
+    fast in batches of 32 as of 256.
+    """
+    parts = _PARTS.search(file_name)
+    size = max(file_size, 1) * (int(parts[1]) if parts else 1)
+    wanted = max(_RATE * threads / size, 1)
+    return max(least, min(MAX_BATCH, 1 << (int(wanted).bit_length() - 1)))
+
+
+class Sequences:
+    """The evaluated tokens of each sequence of a library, by which a sequence for a prompt is chosen. A sequence is
+    busy while a reply uses it. Pure; not thread-safe.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._evaluated: list[tuple[int, ...]] = [()] * count
+        self._order = list(range(count))  # least recently used first
+        self._busy: set[int] = set()
+
+    @property
+    def last(self) -> int:
+        """Number of the sequence used last."""
+        return self._order[-1]
+
+    def evaluated(self, number: int) -> tuple[int, ...]:
+        """Return the evaluated tokens of a sequence."""
+        return self._evaluated[number]
+
+    def take(self, prompt: Sequence[int], wanted: int | None = None) -> int:
+        """Choose a free sequence for a prompt, and make it busy: ``wanted`` if it is free, else the one with the
+        longest common beginning, else the least recently used. At least one must be free.
+        """
+        free = [number for number in self._order if number not in self._busy]
+        chosen = max(free, key=lambda number: (number == wanted, common(self._evaluated[number], prompt)))
+        self._busy.add(chosen)
+        self._order.remove(chosen)
+        self._order.append(chosen)
+        return chosen
+
+    def put(self, number: int, evaluated: tuple[int, ...]) -> None:
+        """Set the evaluated tokens of a sequence."""
+        self._evaluated[number] = evaluated
+
+    def release(self, number: int) -> None:
+        """Make a sequence free."""
+        self._busy.discard(number)
+
+    def donor(self, prompt: Sequence[int]) -> int:
+        """Return the sequence, busy or free, with the longest common beginning with a prompt."""
+        return max(self._order, key=lambda number: common(self._evaluated[number], prompt))
+
+
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of equal tokens at the beginning of two sequences."""
+    for at, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return at
+    return min(len(first), len(second))
+
+
+def mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return the embedding of a text from those of its tokens: the mean of ``rows``, scaled to length 1. A library that
+    pools the tokens itself provides a single row.
+    """
+    sums = [math.fsum(column) for column in zip(*rows, strict=True)]
+    length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
+    return tuple(value / length for value in sums)

@@ -1,17 +1,18 @@
-"""The protocol of the native engine: requests to the child, messages from it, one line of JSON for each. Pure.
+"""The protocol of the native engine: requests to the child and messages from it, as lines of JSON. Pure.
 
-A line is ASCII and ends in ``\n``. A byte that is not UTF-8 stands as a lone surrogate, as everywhere in this program.
-``id`` names a request; a child with several sequences works on several requests at once, and their messages mix.
+A line is ASCII and ends in a newline. Bytes that are not UTF-8 are lone surrogates, as everywhere in this program.
+``id`` identifies a request; a child with several sequences processes several requests at once, and their messages
+alternate.
 
-What follows a request::
+Messages that follow a request::
 
-    Complete              Prefill*, Token*, then Ended or Failed
-    Tokenize, Detokenize  Tokens, Text, or Failed
-    Embed                 Embedding or Failed
-    Save, Restore         Saved, Restored, or Failed
-    Stop                  the end of the request that it names: Ended("interrupted")
+    Complete              Prefill*, Token*, then NativeReplyEnded or NativeFailed
+    Tokenize, Detokenize  Tokens, DetokenizedText, or NativeFailed
+    Embed                 Embedding or NativeFailed
+    Save, Restore         Saved, Restored, or NativeFailed
+    Stop                  the end of the request that it names: NativeReplyEnded("interrupted")
 
-The child says Loading while it loads and Ready once; Failed with the id None is the last that it says before it ends.
+While it loads, the child sends Loading, then NativeReady once. NativeFailed with the id None is its last message.
 """
 
 from __future__ import annotations
@@ -54,12 +55,13 @@ EndReason = Literal["stop", "length", "stop_text", "interrupted", "context_full"
 FailureKind = Literal["usage", "unsupported", "context_full", "model", "failed"]
 
 Piece = tuple[str, bool]
-"""A part of a prompt: its text, and whether special tokens are read in it. Pieces are tokenized each by itself, so they
-meet beside a special token. No BOS token is added."""
+"""A part of a prompt: its text, and whether special tokens in it are parsed. Each piece is tokenized separately, so a
+boundary of two pieces should be at a special token. No BOS token is added.
+"""
 
 
 class ProtocolError(ValueError):
-    """A line that is not one of this protocol. ``id``: of the request or message, where it can be read."""
+    """A line that is not part of this protocol. ``id``: that of the request or message, if it can be read."""
 
     def __init__(self, what: str, id: int | None = None) -> None:
         super().__init__(what)
@@ -68,28 +70,29 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Continue a prompt, which is ``prompt`` or else ``tokens``. Tokens that the sequence has evaluated already, from
-    the beginning on, are not evaluated again."""
+    """Request to continue a prompt, which is either ``prompt`` or ``tokens``. Tokens at its beginning that the sequence
+    has already evaluated are not evaluated again.
+    """
 
     kind: ClassVar[str] = "complete"
     id: int
     prompt: tuple[Piece, ...] = ()
     tokens: tuple[int, ...] = ()
     max_tokens: int | None = None
-    """None: up to the end of the window. A reply of just so many is whole where the next token would end it."""
+    """None: up to the end of the window. A reply of exactly this length is complete if the next token would end it."""
     sampling: dict[str, float] = field(default_factory=dict)
-    """Values by the names of :class:`bitnet_chat.backend.Sampling`; the library's default for others."""
+    """Values by the names in :class:`bitnet_chat.backend.Sampling`; others have the default of the library."""
     stop: tuple[str, ...] = ()
-    """Texts that end the reply where they would begin; no part of one is ever sent."""
+    """Texts before which the reply ends. No part of them is sent."""
     grammar: str = ""
-    """GBNF."""
+    """A grammar for the reply, in GBNF."""
     schema: dict[str, Any] | None = None
     """A JSON schema for the reply; ``{}`` allows any JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the request ``id`` within a token. No effect on a request that has ended."""
+    """Request to end the request ``id`` after the current token. Without effect if it has ended."""
 
     kind: ClassVar[str] = "stop"
     id: int
@@ -97,6 +100,8 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Tokenize:
+    """Request for the tokens of a prompt."""
+
     kind: ClassVar[str] = "tokenize"
     id: int
     prompt: tuple[Piece, ...] = ()
@@ -104,6 +109,8 @@ class Tokenize:
 
 @dataclass(frozen=True, slots=True)
 class Detokenize:
+    """Request for the text of tokens."""
+
     kind: ClassVar[str] = "detokenize"
     id: int
     tokens: tuple[int, ...] = ()
@@ -111,7 +118,9 @@ class Detokenize:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """A single piece is a whole text, and gets the tokens that the model begins and ends one with."""
+    """Request for the embedding of a text. To a single piece, the tokens that the model has at the beginning and end of
+    a text are added.
+    """
 
     kind: ClassVar[str] = "embed"
     id: int
@@ -120,9 +129,9 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Write what the last sequence that was used has evaluated into ``file``, a name in the folder of states.
-
-    It is for a child with the same model, library and number of sequences."""
+    """Request to write the state of the sequence used last to ``file``, a name in ``--state-folder``. Only a child with
+    the same model, library and number of sequences can read it.
+    """
 
     kind: ClassVar[str] = "save"
     id: int
@@ -131,6 +140,8 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
+    """Request to read a state that was saved, for the next reply."""
+
     kind: ClassVar[str] = "restore"
     id: int
     file: str = ""
@@ -149,8 +160,9 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class NativeReady:
-    """The model is loaded. ``context_size``: tokens of one sequence. ``sequences``: parallel requests. ``can``: what
-    this library can beyond completing: ``grammar``, ``schema``, ``embed``, ``state``."""
+    """The model is loaded. ``context_size``: tokens of one sequence. ``sequences``: number of parallel requests.
+    ``can``: supported features besides replies: ``grammar``, ``schema``, ``embed``, ``state``.
+    """
 
     kind: ClassVar[str] = "ready"
     library: str = ""
@@ -162,7 +174,7 @@ class NativeReady:
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """Progress of prefill: ``done`` of ``total`` tokens are evaluated; ``cached`` of them were before."""
+    """Progress of the prefill: ``done`` of ``total`` tokens are evaluated, ``cached`` of them before this request."""
 
     kind: ClassVar[str] = "prefill"
     id: int
@@ -173,7 +185,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Whole characters of the reply. ``tokens``: their tokens, if the library reports them."""
+    """Complete characters of the reply. ``tokens``: their tokens, if the library reports them."""
 
     kind: ClassVar[str] = "token"
     id: int
@@ -183,11 +195,12 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class NativeReplyEnded:
-    """End of a reply. ``stop``: the model ended it. ``stop_text``: a text of the request did. ``context_full``: the
-    window did.
+    """The end of a reply. ``reason``: ``stop``: a token of the model; ``stop_text``: a text of ``Complete.stop``;
+    ``context_full``: the end of the window.
 
-    ``prompt_tokens``: evaluated anew; ``prompt_size``: of the whole prompt; ``tokens``: of the reply, without the one
-    that ended it; ``context_used``: in the window now. Seconds: of the prefill and of the reply.
+    Numbers of tokens: ``prompt_tokens``: evaluated for this request; ``prompt_size``: of the whole prompt; ``tokens``:
+    of the reply, without the one that ended it; ``context_used``: in the context now. ``prefill_seconds`` and
+    ``reply_seconds``: durations.
     """
 
     kind: ClassVar[str] = "ended"
@@ -203,6 +216,8 @@ class NativeReplyEnded:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
+    """Response to Tokenize."""
+
     kind: ClassVar[str] = "tokens"
     id: int
     tokens: tuple[int, ...] = ()
@@ -210,6 +225,8 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class DetokenizedText:
+    """Response to Detokenize."""
+
     kind: ClassVar[str] = "text"
     id: int
     text: str = ""
@@ -217,6 +234,8 @@ class DetokenizedText:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
+    """Response to Embed. ``values``: a vector of length 1. ``tokens``: number of tokens of the text."""
+
     kind: ClassVar[str] = "embedding"
     id: int
     values: tuple[float, ...] = ()
@@ -225,6 +244,8 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
+    """Response to Save. ``tokens``: number of tokens in the state."""
+
     kind: ClassVar[str] = "saved"
     id: int
     tokens: int = 0
@@ -232,6 +253,8 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
+    """Response to Restore. ``tokens``: number of tokens in the state."""
+
     kind: ClassVar[str] = "restored"
     id: int
     tokens: int = 0
@@ -239,8 +262,10 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class NativeFailed:
-    """A failed request. ``context_full``: the prompt is longer than the window. ``unsupported``: this library cannot do
-    it. ``model``: the model cannot be loaded."""
+    """A failed request; with ``id`` None the end of the child. ``why``: ``usage``: the request is invalid;
+    ``unsupported``: the library does not support it; ``context_full``: the prompt does not fit into the window;
+    ``model``: the model cannot be loaded; ``failed``: any other reason.
+    """
 
     kind: ClassVar[str] = "failed"
     id: int | None = None
@@ -284,19 +309,19 @@ _MESSAGES: dict[str, type[Any]] = {
 
 
 def encode(message: Request | Message) -> bytes:
-    """One line."""
+    """Return a request or message as one line."""
     content = {"kind": message.kind, **asdict(message)}
     return json.dumps(content, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def decode_request(line: bytes) -> Request:
-    """Raises ProtocolError."""
+    """Parse a line to the child. The types of the fields are not checked, see :func:`problem`. Raises ProtocolError."""
     request: Request = _decoded(line, _REQUESTS)
     return request
 
 
 def decode_message(line: bytes | str) -> Message:
-    """Raises ProtocolError."""
+    """Parse a line from the child. Raises ProtocolError."""
     message: Message = _decoded(line, _MESSAGES)
     return message
 
@@ -316,16 +341,14 @@ def _decoded(line: bytes | str, kinds: dict[str, type[Any]]) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """Convert lists to tuples, as in the dataclasses."""
+    """Convert lists to tuples, which the dataclasses have."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def known_fields(kind: str) -> tuple[str, ...]:
-    """The fields of a request or a message, for errors and the documentation."""
+    """Return the names of the fields of a request or message. ``kind``: the value of its field ``kind``."""
     return tuple(each.name for each in fields((_REQUESTS | _MESSAGES)[kind]))
 
-
-# Whether the fields of a request are of the types that the protocol names. Pure.
 
 SAMPLING = (
     "temperature",
@@ -337,12 +360,12 @@ SAMPLING = (
     "presence_penalty",
     "frequency_penalty",
 )
-"""The names of :class:`bitnet_chat.backend.Sampling`, which a test compares."""
+"""The names in :class:`bitnet_chat.backend.Sampling`, which the child does not import. A test compares them."""
 _WHOLE = ("top_k", "seed")
 
 
 def problem(request: Request) -> str:
-    """The error of a request; empty for a valid one."""
+    """Check the types of the fields of a request. Returns the error; empty if it is valid."""
     for each in fields(request):
         is_right, expected = _FIELDS[each.name]
         if not is_right(getattr(request, each.name)):
@@ -351,6 +374,7 @@ def problem(request: Request) -> str:
 
 
 def is_id(value: Any) -> bool:
+    """Return whether a value is a valid request id."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -393,10 +417,10 @@ def _is_file(value: Any) -> bool:
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (is_id, "a whole number"),
+    "id": (is_id, "an integer"),
     "prompt": (_is_prompt, "a list of [text, whether special tokens are read]"),
     "tokens": (_are_tokens, "a list of tokens"),
-    "max_tokens": (lambda value: value is None or _is_count(value), "null or a whole number from 0 on"),
+    "max_tokens": (lambda value: value is None or _is_count(value), "null or an integer of at least 0"),
     "sampling": (_is_sampling, f"numbers by the names {', '.join(SAMPLING)}"),
     "stop": (_are_stops, "a list of texts"),
     "grammar": (_is_text, "a text in GBNF"),

@@ -1,4 +1,8 @@
-"""Dialects of engines: command line, input and output. A dialect does no I/O; it returns the bytes to be written."""
+"""Dialects of engines: how an engine is started, how messages are written to it, and how its output is parsed.
+
+A dialect (:class:`EngineProtocol`) does no I/O: it returns command lines and bytes to write. The output is parsed by
+the :class:`bitnet_chat.engine_frames.Framer` in the :class:`LaunchCommand`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ __all__ = ["GO_ON", "EncodedMessage", "EngineOptions", "EngineProtocol", "Launch
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Options for the start of an engine. None or 0: the engine's own default."""
+    """Options for the start of an engine. None or 0: the default of the engine."""
 
     model: Path
     context_size: int = 0
@@ -27,83 +31,96 @@ class EngineOptions:
     temperature: float | None = None
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    """Options of a single reply that differ from the settings or have no setting."""
+    """Further sampling options, which override ``temperature`` and ``seed``."""
     max_tokens: int | None = None
     batch_size: int | None = None
-    """Tokens of a prompt that are evaluated at once: a stop is heard only between two batches."""
+    """Tokens of a prompt in one batch; the engine checks for an interrupt only between two batches."""
     rpc: tuple[str, ...] = ()
     """Addresses of rpc-servers that hold layers of the model."""
     overrides: tuple[str, ...] = ()
-    """Metadata of the model that is wrong, as ``KEY=TYPE:VALUE``; only for an engine that has ``OVERRIDE``."""
+    """Corrections of wrong metadata of the model, as ``KEY=TYPE:VALUE``; only for an engine with the flag
+    ``OVERRIDE``.
+    """
     extra: tuple[str, ...] = ()
     """Flags given after ``--``, last on the command line."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchCommand:
-    """A command line in two parts: ``prompt_flag`` takes the name of a file that holds ``prompt``.
-
-    ``context``: what the engine has evaluated then, as :class:`bitnet_chat.templates.segments.PromptSegments` writes
-    it; empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message.
-    ``around``: what is typed in front of each message and behind it. ``answers``: the prompt ends with a message,
-    which is answered as soon as it is told to go on. ``notes``: lines for the user about what could not be kept.
-    ``overlap``: the end of a reply that is to go on which is not in the prompt; see
-    :mod:`bitnet_chat.filters.continuation`.
-    """
+    """The command line of an engine process, and the framer of its output."""
 
     argv: tuple[str, ...]
     framer: Framer
     prompt: str = ""
+    """The initial prompt. It is written to a file, which ``prompt_flag`` names on the command line."""
     prompt_flag: str = ""
     context: str = ""
+    """The text that the engine has evaluated after its start, in the form of
+    :class:`bitnet_chat.templates.segments.PromptSegments`; empty for a dialect with its own history.
+    """
     in_prefix: str = ""
+    """The text that the engine itself puts before each message."""
     around: tuple[str, str] = ("", "")
+    """The texts of the chat template before and after a message, for recordings."""
     answers: bool = False
+    """Whether ``prompt`` ends with a message or an incomplete reply, which the engine continues after :data:`GO_ON`."""
     notes: tuple[str, ...] = ()
+    """Lines for the user about values or text that had to be changed."""
     overlap: str = ""
+    """The end of an incomplete reply that is not in ``prompt``, and which the engine generates again; see
+    :mod:`bitnet_chat.filters.continuation`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedMessage:
-    """Input of an engine for a message: ``data``. ``context``: what it has evaluated then. ``goes_on``: the
-    reply begins with an answer, as more of an earlier one does, and not with thoughts. ``overlap``: the end of a
-    reply that is to go on which the engine does not have; see :mod:`bitnet_chat.filters.continuation`. ``stop``: what
-    is written to end the reply; empty: a signal does."""
+    """The input of an engine for one message, or for the continuation of a reply."""
 
     data: bytes
+    """The bytes to write."""
     context: str = ""
+    """The text that the engine has evaluated before the reply, as in :class:`LaunchCommand`."""
     goes_on: bool = False
+    """Whether the reply begins with text and not with thoughts, because it continues an earlier one or has a format."""
     overlap: str = ""
+    """As in :class:`LaunchCommand`."""
     stop: bytes = b""
+    """The bytes that stop the reply; empty: a signal stops it."""
 
 
 GO_ON = b"\n"
-"""Input that makes a classic engine continue the end of its context, without a prefix."""
+"""Input that makes a classic engine generate a continuation of its context, without a message."""
 
 
 class EngineProtocol(Protocol):
-    """A dialect bound to a binary, a model and options."""
+    """A dialect with a binary, a model and options."""
 
     closes_interrupted: bool
-    """Whether an interrupted reply is well-formed in the engine's own history."""
+    """Whether the engine ends an interrupted reply in its own history as a complete one."""
     hears_while_reading: bool
-    """Whether an interrupt ends the reading of a prompt, between two batches; where not, all of it is read first."""
+    """Whether an interrupt ends the evaluation of a prompt, between two batches. If not, the whole prompt is evaluated
+    first.
+    """
     no_message: bytes | None
-    """Input that makes the engine show its prompt again and do nothing else; None without such an input."""
+    """Input that makes the engine only show its prompt again; None if there is none."""
     max_tokens: int | None
-    """The limit of each turn that the engine itself keeps to, if there is one."""
+    """The limit of each reply that the engine applies itself; None: no limit."""
     context_size: int
-    """Requested tokens of the context window; 0: the engine's default."""
+    """Requested tokens of the context window; 0: the default of the engine."""
 
     go_on_message: str
-    """Request to continue a reply that was cut; empty for an engine that continues it without a request."""
+    """The message that requests the continuation of an incomplete reply; empty for an engine that continues it without
+    a message.
+    """
     carries_all: bool
-    """Whether each message carries the whole conversation and the options of its reply: a running engine then fits any
-    history, draws tokens in any way, and keeps to limits and formats by itself."""
+    """Whether each message contains the whole conversation and the options of its reply. A running engine can then be
+    used for any conversation, sampling, limit and format.
+    """
 
     def use(self, arguments: Mapping[str, object]) -> str:
-        """Set the variables of the chat template. Returns a line for the user about those without effect; mostly empty.
-        Raises ModelError as launch does."""
+        """Set variables of the chat template. Returns a line for the user about those without effect, usually empty.
+        Raises ModelError, see :meth:`launch`.
+        """
 
     def launch(
         self,
@@ -113,49 +130,65 @@ class EngineProtocol(Protocol):
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> LaunchCommand:
-        """Command line for a start. ``message``: the last one of the prompt, answered after the input to go on; its
-        :class:`EncodedMessage` is :data:`GO_ON`. ``unfinished``: the last message of ``history`` is a reply that the
-        engine goes on with in the same way. ``sampling``: in place of what the options say.
+        """Return the command line for a process whose context is ``history``.
 
-        Raises ModelError when the history cannot be written in the model's template.
+        ``message``: a message to put at the end of the prompt; the engine replies to it after :data:`GO_ON`.
+        ``unfinished``: the last message of ``history`` is an incomplete reply; the engine continues it after
+        :data:`GO_ON`. ``sampling``: overrides that of the options.
+
+        Raises ModelError if the chat template of the model cannot render the history.
         """
 
     def input(
         self, launch: LaunchCommand, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
     ) -> EncodedMessage | None:
-        """How ``text``, clean, is put to an engine that was started with ``launch``, has ``history`` and has evaluated
-        ``context``; None where nothing that can be written gives the tokens of the chat template. Without ``text`` the
-        engine goes on with the reply that ``history`` ends with."""
+        """Return the input for the message ``text`` (sanitized) to an engine that was started with ``launch``, has the
+        conversation ``history`` and has evaluated ``context``. With an empty ``text``: the input that continues the
+        reply at the end of ``history``. None if no input produces the tokens of the chat template: then another process
+        is needed.
+        """
 
     def render_ahead(self, history: Conversation, text: str) -> None:
-        """Render what a turn of ``text`` after ``history`` needs, so that it is at hand: a template may take seconds,
-        and this is called in a thread. What goes wrong is raised where it is needed."""
+        """Render the prompts for a turn with ``text`` after ``history``, and store them for later calls. A chat
+        template may take seconds, so this is called in a thread. Errors are raised by the later calls.
+        """
 
     def preparation(self, history: Conversation) -> EncodedMessage | None:
-        """Input that makes a running engine read ``history`` before a message is known; None without such an input."""
+        """Return input that makes a running engine evaluate ``history`` before the next message is known; None if there
+        is none.
+        """
 
     def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
-        """Whether no other start of an engine would be better for a message after ``history`` that is not known yet."""
+        """Return whether a process with this ``launch`` and ``context`` can be used for the next message after
+        ``history``, which is not known yet, as well as a new one.
+        """
 
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
-        """What the engine has evaluated behind a reply, ``natural``: which the model ended itself. ``reply``: as the
-        engine printed it, all thoughts included."""
+        """Return the text that the engine has evaluated after a reply. ``reply``: as the engine printed it, including
+        thoughts. ``natural``: the model itself has ended the reply.
+        """
 
     def note_of(self, text: str) -> str:
-        """A line for the user about what is not as in ``text`` when it is sent; mostly empty."""
+        """Return a line for the user if the message ``text`` has to be changed before it is sent, else an empty
+        text.
+        """
 
     def clearing(self) -> bytes | None:
-        """Input that makes a running engine forget all but its system prompt; None without such an input."""
+        """Return input that makes a running engine remove everything but the system prompt from its context; None if
+        there is none.
+        """
 
     def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
-        """Tokens in the context of an engine that was started with ``history``. Raises ModelError as launch does."""
+        """Count the tokens in the context of an engine that was started with ``history``. Raises ModelError, see
+        :meth:`launch`.
+        """
 
     def cost_of_message(self, text: str, count: Counter) -> TokenCount:
-        """Tokens that a message adds, with what stands around it up to the first token of the reply."""
+        """Count the tokens that a message adds to the context, including those around it up to the reply."""
 
 
-def _drawn(options: EngineOptions) -> dict[str, float | None]:
-    """Sampling values by option; None: the engine's own default."""
+def _sampling_flags(options: EngineOptions) -> dict[str, float | None]:
+    """Return the sampling values by their flags; None: the default of the engine."""
     sampling = options.sampling
     return {
         "--temp": options.temperature if sampling.temperature is None else sampling.temperature,
@@ -170,37 +203,37 @@ def _drawn(options: EngineOptions) -> dict[str, float | None]:
 
 
 def left_out(binary: EngineBinary, options: EngineOptions) -> str:
-    """A line about requested values that this engine has no option for; empty without any."""
-    names = [name for name, value in _drawn(options).items() if value is not None and not binary.has(name)]
+    """Return a line about requested sampling values for which the engine has no flag; empty if it has all."""
+    names = [name for name, value in _sampling_flags(options).items() if value is not None and not binary.has(name)]
     return f"this engine does not list {', '.join(names)}: left out" if names else ""
 
 
 def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
-    """Common parts of both dialects."""
+    """Return the flags that the classic and the modern dialect share."""
     option = binary.option
     valued: dict[str, object] = {
         "--ctx-size": options.context_size,
         "--threads": options.threads,
-        **_drawn(options),
+        **_sampling_flags(options),
         "--rpc": ",".join(options.rpc) or None,
     }
-    if options.rpc and not binary.options.takes_value("--fit"):  # on by default, it puts there what fits
+    if options.rpc and not binary.options.takes_value("--fit"):  # --fit is on by default, and distributes the layers
         valued["--n-gpu-layers"] = 999
     flags = [*option("--model", options.model), *option("--simple-io"), *option("--color")]
     for name, value in valued.items():
         if value is not None:
             flags += option(name, value)
     flags += [word for each in options.overrides for word in option(OVERRIDE, each)]
-    flags += option("--escape", "off")  # or C:\\new would have a line break in it
+    flags += option("--escape", "off")  # else C:\\new in a message would contain a newline
     return flags + log_flags(binary)
 
 
 def log_flags(binary: EngineBinary) -> list[str]:
-    """Flags for a log in the format that is parsed here."""
+    """Return flags for a log in the format that :mod:`bitnet_chat.engine.log` parses."""
     option = binary.option
     flags = [*option("--log-colors", "off"), *option("--log-prefix"), *option("--log-timestamps", "off")]
     if not binary.has("--log-verbosity"):
-        # llama.cpp until September 2024 and ik_llama.cpp write main.log into the working directory, tokens included.
-        # Where no file can be opened they write to standard error; --log-disable would hide the size of the window.
+        # llama.cpp until September 2024 and ik_llama.cpp write main.log, with all tokens, to the working directory. If
+        # the file cannot be opened they log to standard error. --log-disable would hide the size of the context.
         flags += option("--log-file", "/dev/null/log")
     return flags

@@ -1,20 +1,42 @@
-"""The classic console: ``--in-prefix`` ends a reply, ``--in-suffix`` begins one.
+"""The classic dialect: BitNet before July 2026, llama-completion, llama-cli before December 2025.
 
-As measured on llama-completion 0.5.0 and on the BitNet release of October 2024, with ``--simple-io``, colours on and
-``--no-display-prompt``:
+This program keeps the history. :class:`ClassicProtocol` starts the engine with the rendered conversation as the initial
+prompt, and with the text around each message, as far as it is constant, as ``--in-prefix`` and ``--in-suffix``
+(:mod:`bitnet_chat.templates.segments`). The console has no commands; a typed message is plain text. After an empty line
+it generates a continuation of its context.
 
-- start: in-prefix, then the user-input colour (BitNet 2024: sometimes the other way round);
-- after a message: colour reset, the in-suffix echoed, then the reply as it is made; after an empty line the same
-  without the echo;
+The whole prompt is rendered again for each message. If the context of a process is not its beginning (the template
+omits thoughts, trims a reply, or has another prefix for the first message; an interrupted reply has no end token), the
+process is replaced, so that the evaluated tokens are always those of the chat template.
+
+:class:`ClassicFramer` finds the replies in the output of the console. As measured with llama-completion 0.5.0 and with
+the BitNet release of October 2024, with ``--simple-io``, colours on and ``--no-display-prompt``, the output is:
+
+- start: the in-prefix, then the user-input colour (BitNet 2024: sometimes in the other order);
+- after a message: the colour reset, an echo of the in-suffix, then the reply; after an empty line the same without the
+  echo;
 - natural end: a newline, the in-prefix, the user-input colour;
 - interrupted: the same without the newline;
-- full context: two newlines, then the process exits with 0;
-- interrupted when the reply had just ended: some or all of the natural end, then ``_FAREWELL`` and exit with 130.
+- full context: two newlines, then the process exits with status 0;
+- interrupted when the reply has just ended: a part or all of the natural end, then ``_FAREWELL`` and exit status 130.
 
-The user-input colour is written by the console and not by a token printed as text, but a model can emit any byte,
-this sequence included. Builds that flush their log before they change colour (``ordered``) always write it straight
-after the in-prefix: only the two together end a turn. Older builds may write it before the in-prefix, even before the
-last tokens: there a turn ends with the first in-prefix at or after the colour.
+The console writes the user-input colour, but a model can generate the same bytes. Builds that flush their log before
+they change the colour (``ordered``) always write it immediately after the in-prefix: only both together end a turn.
+Older builds may write it before the in-prefix, and even before the last tokens: there, a turn ends with the first
+in-prefix at or after the colour.
+
+:class:`LoggedClassicFramer` also uses the log, because the output alone is ambiguous: older builds (BitNet 2024,
+llama.cpp from September 2024 to 2025) can write the colour before the last tokens; with a template without text before
+a message (BitNet 2B4T) the end is only the colour; and a model can generate both the in-prefix and the colour, after
+which the rest of the reply would be lost. The log has ``found an EOG token`` when the model has ended its reply, and
+``waiting for user input`` before each prompt. The thread that prints the reply writes these lines, after the whole
+reply and before the in-prefix. A turn has therefore ended when the line was logged, the colour has arrived, and the
+text ends with the in-prefix. A message that contains such a line is logged too, but before its tokens are evaluated,
+which is logged as ``n_past = …``.
+
+An ``ordered`` build can also be used without a log, which flags of the user can switch off: the log is used from the
+first such line on. Output and log are two streams, so the line for a prompt may be read after the message to that
+prompt was written: lines are counted, and a late one does not end the next reply.
 """
 
 from __future__ import annotations
@@ -47,11 +69,15 @@ from bitnet_chat.templates.special_tokens import note
 from bitnet_chat.text.utf8 import encode, rejoined
 
 START_LIMIT = 1 << 16
+"""Maximum number of characters kept while the first prompt has not appeared."""
 _FAREWELL = "\nInterrupted by user\n"
-_OVERFLOW_NOISE = ERROR + RESET  # around "input too long", whose text goes to the log
+_OVERFLOW_NOISE = ERROR + RESET
+"""Colours around the message "input too long", which itself is in the log."""
 
 
 class ClassicState(Enum):
+    """What the framer expects: the first prompt, no output, the echo after a message, or a reply."""
+
     LOADING = auto()
     IDLE = auto()
     ECHO = auto()
@@ -59,7 +85,10 @@ class ClassicState(Enum):
 
 
 class ClassicFramer:
-    """Frames of one classic engine process. ``ordered``: see the module."""
+    """Parses the output of a classic engine process, without its log. See :class:`bitnet_chat.engine_frames.Framer`.
+
+    ``in_prefix``, ``in_suffix``: the texts of the flags. ``ordered``: see the module.
+    """
 
     def __init__(self, in_prefix: str, in_suffix: str, *, ordered: bool) -> None:
         self._in_prefix = in_prefix
@@ -67,7 +96,8 @@ class ClassicFramer:
         self._echo = RESET + in_suffix
         self._ordered = ordered
         self._end = in_prefix + USER_INPUT
-        # "\n\n" ends a reply when the process ends; a \0 behind it makes the whole of it a proper prefix.
+        # "\n\n" ends a reply only if the process ends then. The \0, which never matches, makes it a proper prefix of an
+        # ending, so that it is held back.
         self._endings = ["\n" + self._end, self._end, USER_INPUT, "\n" + USER_INPUT, "\n\n\0"]
         if in_prefix:
             self._late_endings = ["\n" + in_prefix, in_prefix, "\n\n\0"]
@@ -79,15 +109,17 @@ class ClassicFramer:
         self._colour_seen = False
         self._interrupted = False
         self._farewells: list[str] = []
-        self._said: list[str] = []
+        self._parts: list[str] = []
 
     @property
     def kind(self) -> str:
+        """Name of this framer in recordings."""
         return "ordered" if self._ordered else "unordered"
 
     @property
     def reply(self) -> str:
-        return "".join(self._said)
+        """The text of the current reply so far."""
+        return "".join(self._parts)
 
     def logged(self, line: str) -> bool:
         return False
@@ -112,7 +144,7 @@ class ClassicFramer:
         return frames
 
     def sent(self, data: bytes = b"") -> None:
-        # An empty line has the message of the prompt answered, and is not echoed.
+        # After an empty line the engine replies to the message in its prompt, without the echo of the in-suffix.
         self._expect(RESET if data == b"\n" else RESET + self._in_suffix)
 
     def continued(self, data: bytes = b"") -> None:
@@ -126,10 +158,10 @@ class ClassicFramer:
         self._colour_seen = False
         self._interrupted = False
         self._farewells = []
-        self._said = []
+        self._parts = []
 
     def commanded(self, data: bytes = b"") -> None:
-        self._state = ClassicState.LOADING  # this console has no commands; whatever it was, the next prompt ends it
+        self._state = ClassicState.LOADING  # this console has no commands; the next prompt ends any other input
         self._held = ""
 
     def interrupted(self) -> None:
@@ -139,13 +171,13 @@ class ClassicFramer:
             for newline in ("", "\n")
             for prefix in dict.fromkeys(("", self._in_prefix))
             for reset in ("", RESET)
-            for last_words in ("", _FAREWELL[:1], _FAREWELL)  # it may die before its log thread has written them
+            for last_words in ("", _FAREWELL[:1], _FAREWELL)  # the process may end before its log thread writes them
             if prefix or last_words == _FAREWELL
         ]
         self._farewells = sorted(farewells, key=len, reverse=True)
 
     def settle(self) -> list[Frame]:
-        # A build taken for an ordered one that is not: its colour came early and was shown as text.
+        # The build was taken for an ordered one, but is not: its colour came earlier and became text of the reply.
         frames: list[Frame] = []
         if self._state is ClassicState.REPLY and self._colour_seen and self._held.endswith(self._in_prefix):
             self._finish(self._held.removesuffix(self._in_prefix), "", frames)
@@ -162,12 +194,12 @@ class ClassicFramer:
                 text = text.removesuffix(farewell)
                 break
         frames: list[Frame] = []
-        self._say(text, frames)
+        self._add_text(text, frames)
         return frames
 
-    def _say(self, text: str, frames: list[Frame]) -> None:
+    def _add_text(self, text: str, frames: list[Frame]) -> None:
         if text:
-            self._said.append(text)
+            self._parts.append(text)
             frames.append(ReplyText(text))
 
     def _await_prompt(self, text: str, frames: list[Frame]) -> None:
@@ -209,15 +241,15 @@ class ClassicFramer:
 
     def _reply(self, text: str, frames: list[Frame]) -> None:
         if self._first:
-            while text.startswith(_OVERFLOW_NOISE):  # once for each context window that the message would fill
+            while text.startswith(_OVERFLOW_NOISE):  # repeated for each context window that the message would fill
                 text = text.removeprefix(_OVERFLOW_NOISE)
             if _OVERFLOW_NOISE.startswith(text):
                 self._held = text
                 return
             self._first = False
-        self._shown_until_end(text, frames)
+        self._show_until_end(text, frames)
 
-    def _shown_until_end(self, text: str, frames: list[Frame]) -> None:
+    def _show_until_end(self, text: str, frames: list[Frame]) -> None:
         if self._ordered:
             end = text.find(self._end)
             if end >= 0:
@@ -242,40 +274,32 @@ class ClassicFramer:
             self._show(text, self._late_endings, frames)
 
     def _show(self, text: str, endings: list[str], frames: list[Frame]) -> None:
-        if self._farewells:  # a \0 behind each: it ends a reply only together with the process
+        if self._farewells:  # with a \0, as above: they end a reply only if the process ends then
             endings = [*endings, *(farewell + "\0" for farewell in self._farewells)]
         cut = len(text) - held_length(text, endings)
-        self._say(text[:cut], frames)
+        self._add_text(text[:cut], frames)
         self._held = text[cut:]
 
     def _finish(self, body: str, rest: str, frames: list[Frame]) -> None:
         natural = body.endswith("\n") and not self._interrupted
         if natural:
             body = body[:-1]
-        self._say(body, frames)
+        self._add_text(body, frames)
         frames.append(TurnEnd(natural))
         self._held = ""
         self._state = ClassicState.IDLE
         self._idle(rest, frames)
 
 
-# The classic dialect: BitNet before July 2026, llama-completion, llama-cli before December 2025.
-# This program keeps its history. The rendered conversation goes in as the initial prompt, and what stands around each
-# user message is given once, as ``--in-prefix`` and ``--in-suffix``, as far as :mod:`bitnet_chat.templates.segments`
-# says. The console has no commands, and reads a typed message as plain text. An empty line makes it go on with what its
-# context ends with.
-#
-# At each message the whole prompt is rendered anew. A child whose context is not the beginning of it (the template
-# leaves out thoughts, trims a reply, has another prefix for the first message; an interrupted reply has no end token)
-# is replaced, so that the tokens that it evaluates are always those of the chat template.
-
-
 class ClassicProtocol:
-    """See :class:`bitnet_chat.engine.protocols.EngineProtocol`."""
+    """The classic dialect: see the module, and :class:`bitnet_chat.engine.protocols.EngineProtocol` for the methods.
+
+    ``thinking``: the tags of the model around thoughts; None if it has none.
+    """
 
     closes_interrupted = False
     hears_while_reading = False
-    no_message: bytes | None = None  # an empty line makes it go on with its own reply
+    no_message: bytes | None = None  # after an empty line it continues its own reply
     go_on_message = ""
     max_tokens: int | None = None
     carries_all = False
@@ -287,7 +311,7 @@ class ClassicProtocol:
         self._marks = segments.marks
         self._thinking = TemplateThinking(segments, thinking)
         self.context_size = options.context_size
-        # A reply that ends with another token than the template has makes a context that no prompt begins with.
+        # The end token as in the template: with another one, the context would not be the beginning of the next prompt.
         end, eos = self._marks.end, segments.template.eos
         is_special = segments.special is not None and segments.special.fullmatch(end)
         self._end = end if is_special else eos or "\0"
@@ -318,10 +342,10 @@ class ClassicProtocol:
         argv += [*option("--interactive"), *option("--interactive-first"), *option("--display-prompt", "off")]
         argv += [*option("--in-prefix", opening.in_prefix), *option("--in-suffix", opening.in_suffix)]
         argv += option("--conversation", "off")
-        # A limit here would be one budget for the whole life of the process, the user's own tokens included.
+        # A limit would apply to all tokens during the life of the process, including those of the messages.
         argv += option("--n-predict", binary.endless)
-        argv += option("--context-shift", "off")  # a context that is full must say so, not forget in silence
-        # The level that logs every token. Measured: no difference in speed (5,000 tokens/s with or without).
+        argv += option("--context-shift", "off")  # the engine must report a full context, and not drop its beginning
+        # This level logs every token. Measured: the speed is the same (5,000 tokens/s with and without).
         if verbosity := binary.verbosity():
             argv += option("--log-verbosity", verbosity)
         prompt, changed = joined(opening.prompt)
@@ -330,7 +354,7 @@ class ClassicProtocol:
         return LaunchCommand(
             argv=(*argv, *options.extra),
             framer=self._framer(opening),
-            # --file takes away one newline at the end.
+            # The engine removes one newline at the end of --file.
             prompt=prompt + "\n" * prompt.endswith("\n"),
             prompt_flag=binary.options.spelling("--file"),
             context=opening.prompt,
@@ -359,7 +383,7 @@ class ClassicProtocol:
         if isinstance(launch.framer, ThinkingFramer):
             launch.framer.is_open = self._thinking.is_open
         if not text:
-            # What is not in the context is made again first, unless more of the reply has been made since.
+            # The engine first generates the overlap again, unless the reply has already been continued.
             overlap = launch.overlap if context == launch.context else ""
             return EncodedMessage(GO_ON, context, goes_on=True, overlap=overlap)
         prompt = self._segments.render(history.with_user(text))
@@ -396,42 +420,32 @@ class ClassicProtocol:
 
 
 def _valid(text: str) -> str:
-    """``text`` with U+FFFD for bytes that are not UTF-8: BitNet 2024 aborts at them, newer builds read that."""
+    """Return ``text`` with U+FFFD for bytes that are not UTF-8. BitNet 2024 aborts at such bytes, and newer builds read
+    them as U+FFFD.
+    """
     return encode(text).decode("utf-8", "replace")
 
 
-# The classic console of a build that logs when it waits for input.
-# The console alone does not show the end of a turn for certain: builds that do not flush what they printed before they
-# change colour (BitNet 2024, llama.cpp from September 2024 to 2025) can write the user-input colour before the last
-# tokens; with a template that has nothing in front of a message (BitNet 2B4T) the colour is all there is; and a model
-# can write both, in-prefix and colour. What stands behind such a forged prompt would be lost.
-#
-# The log has ``found an EOG token`` where a model has ended its reply and ``waiting for user input`` before each
-# prompt, written by the thread that prints the reply, after all of the reply and before the in-prefix. So a turn has
-# ended when that line was logged, the colour has come and the text ends with the in-prefix. A message that holds such
-# a line is logged too, but before its tokens are evaluated, which is logged as ``n_past = …``.
-#
-# An ``ordered`` build (see :mod:`bitnet_chat.engine.protocols.classic`) is understood without a log as well, for
-# flags of a user's own can switch it off: the log counts there from the first such line on. As its prompt is
-# understood without the log, and log and console are two streams, the line of a prompt may be read when that prompt
-# has been answered already: each line belongs to one prompt, and a late one ends nothing.
-
 _BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
+"""Surrogates that represent bytes which are not UTF-8."""
 _LATE = 4096
-"""Characters after a colour without another sign of the end: the model wrote the colour."""
+"""Number of characters after a colour, without a logged end, from which the colour counts as text of the model."""
 
 
 class LoggedClassicFramer(ClassicFramer):
-    """Frames of one classic engine process whose log is fed to :meth:`logged`."""
+    """Parses the output of a classic engine process together with its log, whose lines are passed to :meth:`logged`.
+    See the module.
+    """
 
     def __init__(self, in_prefix: str, in_suffix: str, *, ordered: bool = False) -> None:
         super().__init__(in_prefix, in_suffix, ordered=ordered)
-        self._is_told = not ordered
+        self._uses_log = not ordered
         self._waits = False
         self._has_ended = False
-        self._logged = self._ahead = 0
-        """Lines of the log for prompts, as they were logged and as the output before them was read, less the prompts
-        that were answered: above 0 the engine waits now."""
+        self._logged = self._read = 0
+        """Number of prompts in the log minus the number of messages sent: lines as they were logged, and lines up to
+        which the output was read. If it is positive, the engine is waiting for input.
+        """
         self._endings = [newline + part + USER_INPUT for newline in ("", "\n") for part in {in_prefix, ""}] + ["\n\n\0"]
         self._before_colour = [f"\n{in_prefix}\0", *([f"{in_prefix}\0"] if in_prefix else [])]
 
@@ -445,14 +459,14 @@ class LoggedClassicFramer(ClassicFramer):
         elif line == "found an EOG token":
             self._has_ended = self._logged >= 0
         elif line == "waiting for user input":
-            self._is_told = True
+            self._uses_log = True
             self._logged += 1
             return True
         return False
 
     def waiting(self) -> list[Frame]:
-        self._ahead += 1
-        if self._ahead <= 0:
+        self._read += 1
+        if self._read <= 0:
             return []
         self._waits = True
         return self.feed("") if self._state is not ClassicState.IDLE else []
@@ -465,20 +479,20 @@ class LoggedClassicFramer(ClassicFramer):
         if self._state is ClassicState.LOADING:
             self._await_prompt(held, frames)
         elif self._state is ClassicState.REPLY:
-            self._shown_until_end(held, frames)
+            self._show_until_end(held, frames)
         else:
             self._held = held
         return frames
 
     def settle(self) -> list[Frame]:
-        # The log was switched off by other means.
+        # For an engine whose log was switched off in a way that this program does not notice.
         frames: list[Frame] = []
         if self._state is ClassicState.REPLY and (body := self._body(self._held)) is not None:
             self._finish(body, "", frames)
         return frames or super().settle()
 
     def eof(self, *, clean: bool) -> list[Frame]:
-        if self._state is ClassicState.REPLY and self._is_told:
+        if self._state is ClassicState.REPLY and self._uses_log:
             self._held = _without_last(self._held, USER_INPUT)
         return super().eof(clean=clean)
 
@@ -486,7 +500,7 @@ class LoggedClassicFramer(ClassicFramer):
         super()._expect(echo)
         self._waits = self._has_ended = False
         self._logged -= 1
-        self._ahead -= 1
+        self._read -= 1
 
     def _await_prompt(self, text: str, frames: list[Frame]) -> None:
         if self._ordered:
@@ -497,39 +511,39 @@ class LoggedClassicFramer(ClassicFramer):
         else:
             self._held = text[-START_LIMIT:]
 
-    def _shown_until_end(self, text: str, frames: list[Frame]) -> None:
-        if not self._is_told:
-            super()._shown_until_end(text, frames)
+    def _show_until_end(self, text: str, frames: list[Frame]) -> None:
+        if not self._uses_log:
+            super()._show_until_end(text, frames)
         elif self._waits:
             body, found, rest = text.rpartition(self._end) if self._ordered else (self._body(text), True, "")
             if body is None or not found:
                 self._held = text
                 return
             natural = self._has_ended
-            self._say(body.removesuffix("\n") if natural else body, frames)
+            self._add_text(body.removesuffix("\n") if natural else body, frames)
             frames.append(TurnEnd(natural))
             self._held, self._state = "", ClassicState.IDLE
             self._idle(rest, frames)
         else:
-            self._shown_until_colour(text, frames)
+            self._show_until_colour(text, frames)
 
-    def _shown_until_colour(self, text: str, frames: list[Frame]) -> None:
+    def _show_until_colour(self, text: str, frames: list[Frame]) -> None:
         colour = text.find(USER_INPUT)
         if colour >= 0 and len(text) - colour > _LATE:
-            self._say(text[: colour + len(USER_INPUT)], frames)
+            self._add_text(text[: colour + len(USER_INPUT)], frames)
             text = text[colour + len(USER_INPUT) :]
             colour = text.find(USER_INPUT)
         if colour < 0:
             self._show(text, self._endings, frames)
             return
-        # The bytes of a character may stand on both sides of it.
+        # The colour may be between the bytes of a character.
         before = text[:colour].rstrip(_BYTES)
         cut = len(before) - held_length(before, self._before_colour)
-        self._say(text[:cut], frames)
+        self._add_text(text[:cut], frames)
         self._held = text[cut:]
 
     def _body(self, text: str) -> str | None:
-        """``text`` without colour and in-prefix; None where they have not come yet."""
+        """Return ``text`` without the colour and the in-prefix at its end; None if they have not arrived."""
         if USER_INPUT not in text:
             return None
         text = rejoined(_without_last(text, USER_INPUT))

@@ -1,22 +1,26 @@
-"""The modern console: ``llama-cli`` since December 2025.
+"""The modern dialect: ``llama-cli`` since December 2025, BitNet since July 2026.
 
-As measured on llama-cli 0.5.0 with ``--simple-io`` and colours on:
+The engine keeps the history, and renders it with the chat template of the model. Only a system prompt can be given. A
+history that the process has not generated itself is therefore written as text into the system prompt, the nearest
+approximation (:class:`ModernProtocol`).
 
-- start: a banner, the user-input colour, newline, ``> ``;
-- after a message: colour reset, then the reply as it is made;
-- end: a newline unless the reply has one, ``ESC[35m``, newline, ``[ Prompt: … t/s | Generation: … t/s ]``, newline,
-  reset, the user-input colour, newline, ``> ``; interrupted: the same;
-- an error: in the error colour, ``Error: …`` and a newline, reset; then the prompt as above;
-- interrupted before it has read the message: reset, ``_FAREWELL``, and exit with 0;
-- thinking: grey, ``[Start thinking]`` … ``[End thinking]``, each with blank lines around, reset.
+:class:`ModernFramer` finds the replies in the output. As measured with llama-cli 0.5.0 with ``--simple-io`` and colours
+on, it is:
 
-A model can write such a prompt, too. The server inside logs ``all slots are idle`` when it has loaded, and behind the
-last token of each reply its timings and ``stop processing``: if the log has these, a prompt before them does not end a
-reply. The last line may wait in the engine's queue until another follows (seen in 10 of 200 replies), so the timings
-count alone. After an interrupt or an error they may come late, or not at all.
+- start: a banner, the user-input colour, a newline, ``> ``;
+- after a message: the colour reset, then the reply;
+- end: a newline unless the reply ends in one, ``ESC[35m``, a newline, ``[ Prompt: … t/s | Generation: … t/s ]``,
+  a newline, the reset, the user-input colour, a newline, ``> ``; the same after an interrupt;
+- an error: the error colour, ``Error: …``, a newline, the reset; then the prompt as above;
+- interrupted before the message was evaluated: the reset, ``_FAREWELL``, and exit status 0;
+- thoughts: grey, ``[Start thinking]`` … ``[End thinking]``, each with empty lines around, the reset.
 
-The console adds a newline only where the reply has none at its end, so whether a reply ended in one cannot be known;
-one is taken away.
+A model can also generate text like such a prompt. The server in the program logs ``all slots are idle`` when it has
+loaded, and its timings and ``stop processing`` after the last token of each reply. If the log has these lines, a prompt
+before them does not end a reply. The line ``stop processing`` may be delayed until the next one (observed in 10 of 200
+replies), so the timings are sufficient. After an interrupt or an error they may be late or missing.
+
+The console adds a newline only if the reply does not end in one, so it is unknown whether it did; one is removed.
 """
 
 from __future__ import annotations
@@ -58,16 +62,21 @@ _FAREWELL = "\n\nExiting...\n"
 _COMMAND = re.compile(r"^ +(/[a-z]+)", re.MULTILINE)
 _TIMINGS = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{1,40}\]\n" + re.escape(RESET) + r"\Z")
 _TIMINGS_LIMIT = 80
+"""Maximum length of the line with the timings, in characters."""
 _IDLE = "all slots are idle"
 _STOPPED = re.compile(r"slot .*(?:stop processing: n_tokens = |print_timing: .* total time = )")
 _LATE = 4096
-"""Characters after a prompt without another sign of the end: the model wrote the prompt."""
+"""Number of characters after a prompt, without a logged end, from which the prompt counts as text of the model."""
 _TIMINGS_START = INFO + "\n[ Prompt: "
-# The text between the colours is free but short; while it may still become a timings line it is held back.
+# A beginning of the line with the timings, which is held back until it is complete or turns out to be other text.
 _TIMINGS_OPEN = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{0,40}(?:\](?:\n(?:\x1b(?:\[(?:0m?)?)?)?)?)?\Z")
 
 
 class _ModernState(Enum):
+    """What the framer expects: the first prompt, no output, the reset after a message, a reply, thoughts, an error
+    message, or the prompt after a command.
+    """
+
     LOADING = auto()
     IDLE = auto()
     SENT = auto()
@@ -78,29 +87,34 @@ class _ModernState(Enum):
 
 
 class ModernFramer:
-    """Frames of one modern engine process."""
+    """Parses the output of a modern engine process, with its log if available. See
+    :class:`bitnet_chat.engine_frames.Framer`.
+    """
 
     def __init__(self) -> None:
         self._state = _ModernState.LOADING
         self._held = ""
         self._interrupted = False
-        self._is_told = False
-        """The log has each end of a reply."""
+        self._uses_log = False
+        """Whether the log reports the end of each reply."""
         self._has_stopped = True
+        """Whether the current reply has ended according to the log, or the log does not report that."""
         self.commands: frozenset[str] = frozenset()
-        """The commands in this engine's banner."""
+        """The commands that the banner lists, such as ``/clear``."""
 
     @property
     def kind(self) -> str:
+        """Name of this framer in recordings."""
         return "modern"
 
     @property
     def reply(self) -> str:
+        """Empty: the engine keeps its history itself."""
         return ""
 
     def logged(self, line: str) -> bool:
         has_stopped = _STOPPED.match(line) is not None
-        self._is_told = self._is_told or has_stopped or (line.startswith("srv ") and line.endswith(_IDLE))
+        self._uses_log = self._uses_log or has_stopped or (line.startswith("srv ") and line.endswith(_IDLE))
         return has_stopped
 
     def waiting(self) -> list[Frame]:
@@ -119,10 +133,10 @@ class ModernFramer:
         self._state = _ModernState.SENT
         self._held = ""
         self._interrupted = False
-        self._has_stopped = not self._is_told
+        self._has_stopped = not self._uses_log
 
     def continued(self, data: bytes = b"") -> None:
-        raise NotImplementedError("this console never goes on with a reply by itself")
+        raise NotImplementedError("this console cannot continue a reply")
 
     def commanded(self, data: bytes = b"") -> None:
         self._state = _ModernState.COMMAND
@@ -150,7 +164,9 @@ class ModernFramer:
         return [EngineError(held.strip())] if state is _ModernState.ERROR else []
 
     def _step(self, text: str, frames: list[Frame]) -> str:
-        """Consume the front of ``text``. The returned rest is parsed again; undecided text is held."""
+        """Parse the beginning of ``text`` in the current state. Returns the rest, which is parsed in the next state;
+        ambiguous text is held back.
+        """
         if self._state in (_ModernState.LOADING, _ModernState.COMMAND):
             at = text.find(PROMPT)
             if at < 0:
@@ -186,7 +202,7 @@ class ModernFramer:
         return self._reply(text, frames)
 
     def _reply(self, text: str, frames: list[Frame]) -> str:
-        # The prompt is looked for first: whatever stands before it belongs to this turn.
+        # The prompt is searched first: all text before it belongs to this turn.
         at = text.find(PROMPT)
         body = text if at < 0 else text[:at]
         for mark, state in ((_THINKING, _ModernState.THINKING), (_ERROR, _ModernState.ERROR)):
@@ -197,9 +213,9 @@ class ModernFramer:
                 self._state = state
                 return text[found + len(mark) :]
         if at >= 0 and not self._has_stopped:
-            return self._not_the_end(text, at, frames)
+            return self._handle_early_prompt(text, at, frames)
         if at >= 0:
-            if self._is_told:  # the last one: others were the model's own
+            if self._uses_log:  # the last prompt: earlier ones are text of the model
                 at = text.rfind(PROMPT)
             self._finish(text[:at], frames)
             return text[at + len(PROMPT) :]
@@ -209,8 +225,8 @@ class ModernFramer:
         self._held = text[cut:]
         return ""
 
-    def _not_the_end(self, text: str, at: int, frames: list[Frame]) -> str:
-        """Handle a prompt before a logged end: the text before it is shown, the rest waits for that end."""
+    def _handle_early_prompt(self, text: str, at: int, frames: list[Frame]) -> str:
+        """Handle a prompt before the logged end: output the text before it, and hold the rest back until the end."""
         behind = at + len(PROMPT)
         cut = behind if len(text) - at > _LATE else at - self._held_length(text[:at])
         if cut > 0:
@@ -221,14 +237,15 @@ class ModernFramer:
         return ""
 
     def _held_length(self, text: str) -> int:
-        # A \0 behind it: it ends a reply only together with the process.
+        # The \0, which never matches, makes the farewell a proper prefix of an ending: it is held back, and ends a
+        # reply only if the process ends then.
         farewell = (_FAREWELL + "\0",) if self._interrupted else ()
         endings = ("\n" + PROMPT, PROMPT, "\n" + _TIMINGS_START, _TIMINGS_START, _THINKING, _ERROR, *farewell)
         held = held_length(text, endings)
         start = text.rfind(INFO, max(0, len(text) - _TIMINGS_LIMIT - len(PROMPT)))
         if start >= 0:
             tail = text[start:]
-            # Open timings, or whole ones followed by the beginning of the prompt.
+            # An incomplete line with timings, or a complete one before the beginning of a prompt.
             prompt = held_length(tail, (PROMPT,))
             if _TIMINGS_OPEN.match(tail) or _TIMINGS.match(tail[: len(tail) - prompt]):
                 before = text[:start]
@@ -244,7 +261,7 @@ class ModernFramer:
                 frames.append(ThinkingText(text[:at]))
             self._state = _ModernState.REPLY
             return text[at + len(mark) :]
-        if prompt >= 0:  # stopped while it was thinking
+        if prompt >= 0:  # interrupted within thoughts
             body = _TIMINGS.sub("", text[:prompt]).removesuffix("\n").removesuffix(RESET)
             if body:
                 frames.append(ThinkingText(body))
@@ -269,17 +286,17 @@ class ModernFramer:
         self._state = _ModernState.IDLE
 
 
-# The modern dialect: llama-cli since December 2025, BitNet since July 2026.
-#
-# It keeps the history itself, renders it with the model's own template, and takes only a system prompt from outside. A
-# history that it has not lived through is therefore told to it in that system prompt: the closest that it allows.
-
-_MARKS = TokenCount(5, 0.4)  # around a message: 3 in the templates of Llama 2 and Mistral, 5 in ChatML, 7 elsewhere
-_RETOLD = "this engine keeps its own history: the earlier turns were told to it in the system prompt"
+_MARKS = TokenCount(5, 0.4)
+"""Estimated tokens around a message: 3 in the templates of Llama 2 and Mistral, 5 in ChatML, 7 in others."""
+_HISTORY_NOTE = "this engine keeps its own history: the earlier turns were sent to it in the system prompt"
 
 
 class ModernProtocol:
-    """See :class:`bitnet_chat.engine.protocols.EngineProtocol`."""
+    """The modern dialect: see the module, and :class:`bitnet_chat.engine.protocols.EngineProtocol` for the methods.
+
+    ``overriding_template``: Jinja text that replaces the chat template of the model. ``control_tokens``: special tokens
+    of the model, which the text of a message must not contain.
+    """
 
     closes_interrupted = True
     hears_while_reading = True
@@ -301,7 +318,7 @@ class ModernProtocol:
 
     def use(self, arguments: Mapping[str, object]) -> str:
         names = " or ".join(arguments)
-        return f"this engine fills in the chat template by itself, and takes no {names} for one reply" if names else ""
+        return f"this engine renders the chat template itself: {names} has no effect" if names else ""
 
     def launch(
         self,
@@ -316,7 +333,7 @@ class ModernProtocol:
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
         argv += binary.option("--batch-size", options.batch_size) if options.batch_size else []
-        # "trace" logs the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
+        # "trace" logs the tokens of each turn, "debug" also whether a reply that has reached its limit is complete.
         if verbosity := binary.verbosity("debug" if options.max_tokens else "trace"):
             argv += binary.option("--log-verbosity", verbosity)
         if self._template:
@@ -325,7 +342,7 @@ class ModernProtocol:
         if history.turns:
             system = "\n\n".join(filter(None, (system, replay_prompt(history))))
         system, changed = self._specials.as_text(system)
-        notes = (_RETOLD if history.turns else "", note(changed, "system prompt"), left_out(binary, options))
+        notes = (_HISTORY_NOTE if history.turns else "", note(changed, "system prompt"), left_out(binary, options))
         return LaunchCommand(
             argv=(*argv, *options.extra),
             framer=ModernFramer(),
@@ -341,7 +358,7 @@ class ModernProtocol:
         return EncodedMessage(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
 
     def render_ahead(self, history: Conversation, text: str) -> None:
-        pass  # it renders by itself
+        pass  # the engine renders the prompt
 
     def preparation(self, history: Conversation) -> EncodedMessage | None:
         return None
@@ -360,14 +377,14 @@ class ModernProtocol:
 
     def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
         system = history.system
-        told = count(system) + _MARKS if system else TokenCount(0)
-        return told + count(replay_prompt(history)) if history.turns else told
+        cost = count(system) + _MARKS if system else TokenCount(0)
+        return cost + count(replay_prompt(history)) if history.turns else cost
 
     def cost_of_message(self, text: str, count: Counter) -> TokenCount:
         return _MARKS + count(self._specials.as_text(text)[0]) + _MARKS
 
 
 def replay_prompt(history: Conversation) -> str:
-    """The turns of a history as text."""
+    """Return the turns of a conversation as text, for the system prompt."""
     turns = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in history.turns)
     return f"The conversation so far, which you continue:\n\n{turns}"

@@ -1,11 +1,11 @@
-"""The native dialect: the child process of bitnet-chat around a prebuilt library; see
-:mod:`bitnet_chat.engine.native.protocol`.
+"""The native dialect: the child process of bitnet-chat with a prebuilt library (:mod:`bitnet_chat.engine.native`).
 
-Each message carries the whole prompt, and the engine keeps what it has in common with the one before. So a running
-engine fits any conversation, and any way to draw tokens: nothing is ever replaced for one.
+Each message contains the whole prompt and the options of the reply. The child evaluates only what differs from the
+previous prompt. A running process can therefore be used for any conversation and sampling, and is never replaced.
 
-The prompt goes out in pieces: the special tokens of the template, read as such, and between them text, in which nothing
-is read as one. A tokenizer never joins text across a special token, so these are the tokens of the whole prompt.
+The prompt is sent in pieces: the special tokens of the chat template, and the text between them, in which special
+tokens are not parsed. A tokenizer does not merge text across a special token, so the result is that of the whole
+prompt.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ from bitnet_chat.templates.segments import PromptSegments, TemplateThinking, ung
 
 
 class NativeProtocol:
-    """See :class:`bitnet_chat.engine.protocols.EngineProtocol`."""
+    """The native dialect: see the module, and :class:`bitnet_chat.engine.protocols.EngineProtocol` for the methods.
+
+    ``argv``: the command line of the child. ``thinking``: the tags of the model around thoughts; None if it has none.
+    """
 
     closes_interrupted = True
     hears_while_reading = True
@@ -84,7 +87,7 @@ class NativeProtocol:
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> LaunchCommand:
-        self._segments.before_message(history)  # a template that refuses is told before a model is loaded
+        self._segments.before_message(history)  # raises an error of the chat template before the model is loaded
         framer = NativeFramer()
         thinking = self._thinking
         return LaunchCommand(
@@ -102,7 +105,7 @@ class NativeProtocol:
         closing = self._thinking.closing
         overlap = ""
         if text:
-            # A grammar holds for all that the model writes: it is not to think in it.
+            # A grammar applies to everything that the model generates, so thoughts are closed before it.
             prompt = self._segments.render(history.with_user(text)) + closing * (options.format is not None)
         else:
             prompt, overlap = self._segments.within_reply(history, closing)
@@ -111,8 +114,9 @@ class NativeProtocol:
             number,
             prompt=tuple(self._pieces(prompt)),
             max_tokens=options.max_tokens or self.max_tokens,
-            sampling=self._drawn(options.sampling),
-            # In thoughts, of which only the guard can tell the end, a stop text ends nothing.
+            sampling=self._sampling_values(options.sampling),
+            # A stop text within thoughts must not end the reply. Only the guard of this program knows where they end,
+            # and it handles stop texts for models with thoughts.
             stop=options.stop if self._thinking.tags is None else (),
             schema=dict(options.format.schema or {}) if options.format is not None else None,
         )
@@ -145,8 +149,10 @@ class NativeProtocol:
         if at < len(prompt):
             yield unguarded(prompt[at:]), False
 
-    def _drawn(self, sampling: Sampling) -> dict[str, float]:
-        """Sampling values: those of the reply, else of the options, else the library's defaults."""
+    def _sampling_values(self, sampling: Sampling) -> dict[str, float]:
+        """Return the sampling values by name: those of the reply, else those of the options. Missing ones have the
+        defaults of the library.
+        """
         options = self._options
         wanted = {"temperature": options.temperature, "seed": options.seed}
         for each in (options.sampling, sampling):
@@ -172,12 +178,10 @@ class NativeProtocol:
         return self._segments.cost_of_message(text, count)
 
 
-# The messages of the native engine as frames: one line of JSON each, so that nothing is guessed. Pure.
-
 KIND = "native"
 _ID = re.compile(rb'\{"kind":"[a-z]+","id":(\d+)')
 _SHOWN = 200
-"""Characters of a line that cannot be read."""
+"""Maximum number of characters of an invalid line in an error message."""
 _REASONS: dict[EndReason, FinishReason] = {
     "stop": FinishReason.STOP,
     "stop_text": FinishReason.STOP,
@@ -188,28 +192,31 @@ _REASONS: dict[EndReason, FinishReason] = {
 
 
 class NativeFramer:
-    """Frames of one native engine process. See :class:`bitnet_chat.engine_frames.Framer`."""
+    """Converts the messages of a native engine process to frames. See :class:`bitnet_chat.engine_frames.Framer`."""
 
     kind = KIND
 
     def __init__(self, *, within: bool = False) -> None:
-        """``within``: it is fed from somewhere in a reply on, of which the request is not known."""
+        """Create a framer. ``within``: the output begins in the middle of a reply whose request is unknown, as in a
+        recording that is incomplete.
+        """
         self._within = self._skips = within
         self._open = ""
         self._id: int | None = None
-        """Identifier of the current request."""
-        self._said: list[str] = []
+        """Id of the current request; None if there is none."""
+        self._parts: list[str] = []
         self._is_command = False
-        """Whether that request is not a message."""
+        """Whether the current request is a preparation without a reply."""
 
     @property
     def reply(self) -> str:
-        return "".join(self._said)
+        """The text of the current reply so far."""
+        return "".join(self._parts)
 
     def feed(self, text: str) -> list[Frame]:
         *lines, self._open = (self._open + text).split("\n") if "\n" in text else (self._open + text,)
         if lines and self._skips:
-            del lines[0]  # of which only the end is there
+            del lines[0]  # its beginning is missing
             self._skips = False
         frames: list[Frame] = []
         for line in lines:
@@ -237,13 +244,13 @@ class NativeFramer:
             case Prefill() if message.id == self._id:
                 return [PrefillProgress(message.done, message.total)]
             case Token() if message.id == self._id:
-                self._said.append(message.text)
+                self._parts.append(message.text)
                 return [ReplyText(message.text)] if message.text else []
             case NativeReplyEnded() if message.id == self._id:
                 return [_figures(message), self._end(_REASONS[message.reason], natural=message.reason == "stop")]
             case NativeFailed() if message.id == self._id:
                 return [EngineError(message.what, message.why), self._end(None, natural=False)]
-        return [UnexpectedOutput(f"{type(message).__name__} of a request that is not under way")]
+        return [UnexpectedOutput(f"{type(message).__name__} of a request that is not running")]
 
     def _end(self, reason: FinishReason | None, *, natural: bool) -> TurnEnd:
         self._id = None
@@ -259,7 +266,7 @@ class NativeFramer:
         found = _ID.match(data)
         self._id = int(found[1]) if found else None
         self._within = self._skips = False
-        self._said = []
+        self._parts = []
         self._is_command = False
 
     def continued(self, data: bytes = b"") -> None:
@@ -270,7 +277,7 @@ class NativeFramer:
         self._is_command = True
 
     def interrupted(self) -> None:
-        """Reported with the end of the reply."""
+        """Do nothing: the message at the end of the reply has the reason."""
 
     def settle(self) -> list[Frame]:
         return []
@@ -281,7 +288,7 @@ class NativeFramer:
 
 def _figures(ended: NativeReplyEnded) -> ReplyFigures:
     return ReplyFigures(
-        # With the token that ended the reply, which is evaluated with the next message.
+        # Including the token that ended the reply, which is evaluated with the next message.
         context_used=ended.prompt_size + ended.tokens + (ended.reason == "stop"),
         prompt_tokens=ended.prompt_tokens,
         prompt_size=ended.prompt_size,
@@ -290,12 +297,12 @@ def _figures(ended: NativeReplyEnded) -> ReplyFigures:
 
 
 def is_stop(data: bytes) -> bool:
-    """Whether a line to the engine ends a reply."""
+    """Return whether a line to the engine is a request to stop a reply."""
     return data.startswith(b'{"kind":"%s"' % Stop.kind.encode())
 
 
 def prompt_of(data: bytes) -> str:
-    """The prompt in a line to the engine; empty without one."""
+    """Return the prompt in a line to the engine; empty if it has none."""
     try:
         request = decode_request(data)
     except ProtocolError:

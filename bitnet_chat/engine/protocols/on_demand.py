@@ -1,4 +1,4 @@
-"""The dialect of an engine, made on first use, with its slow work outside the event loop."""
+"""The dialect of an engine, created on first use. Slow work is done in threads, and not on the event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class ProtocolOnDemand:
-    """``make`` reads the model's header and its chat template, which may take seconds, and may raise."""
+    """Creates an :class:`EngineProtocol` on first use. ``make`` reads the header and the chat template of the model,
+    which may take seconds; it raises BitnetChatError. ``made`` is the protocol, None before the first use.
+    """
 
     def __init__(self, make: Callable[[], EngineProtocol]) -> None:
         self.made: EngineProtocol | None = None
@@ -25,19 +27,21 @@ class ProtocolOnDemand:
         self._making: asyncio.Future[EngineProtocol] | None = None
 
     async def get(self) -> EngineProtocol:
+        """Return the protocol. Raises the errors of ``make``."""
         if self.made is None:
             if self._making is None or self._making.done():
                 self._making = asyncio.ensure_future(run_in_daemon_thread(self._make))
-            self.made = await asyncio.shield(self._making)  # another task may be waiting for it too
+            self.made = await asyncio.shield(self._making)  # other tasks may wait for the same result
         return self.made
 
     def forget(self) -> None:
-        """Make a new one on the next use."""
+        """Create a new protocol on the next use."""
         self.made = self._making = None
 
     async def render_ahead(self, memory: Conversation, text: str = "") -> None:
-        """Render the prompt for ``text`` after ``memory`` in advance. A chat template is foreign code, which may take
-        all its permitted time: never on the event loop."""
+        """Render the prompt for ``text`` after the conversation ``memory`` in advance, in a thread: a chat template may
+        take seconds, up to its time limit. Raises the errors of ``make``.
+        """
         protocol = await self.get()
         await run_in_daemon_thread(lambda: protocol.render_ahead(memory, text))
 
@@ -52,8 +56,12 @@ def protocol_for(
     overriding_template: str = "",
     thinking: Tags | None = None,
 ) -> EngineProtocol:
-    """``template`` is asked for only where it is needed. ``overriding_template``: Jinja source for a modern engine.
-    ``thinking``: the tags around what the model thinks, which a modern engine knows by itself."""
+    """Create the dialect of an engine. Raises ModelError for an invalid chat template.
+
+    ``template``: returns the chat template; not called for a modern engine. ``control_tokens``: special tokens of the
+    model. ``strips_after_special``: its tokenizer removes spaces after special tokens. ``overriding_template``: Jinja
+    text for a modern engine. ``thinking``: the tags around thoughts, for other engines than a modern one.
+    """
     if binary.dialect is Dialect.CLASSIC:
         from bitnet_chat.engine.protocols.classic import ClassicProtocol
         from bitnet_chat.templates.segments import PromptSegments
@@ -61,12 +69,12 @@ def protocol_for(
         segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
         return ClassicProtocol(binary, options, segments, thinking)
     if binary.dialect is Dialect.NATIVE:
-        from bitnet_chat.engine.native import command
+        from bitnet_chat.engine.native.client import command
         from bitnet_chat.engine.protocols.native import NativeProtocol
         from bitnet_chat.templates.segments import PromptSegments
 
         segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
-        argv = command.command(
+        argv = command(
             binary,
             options.model,
             context_size=options.context_size or None,

@@ -1,72 +1,87 @@
-"""Transports: one engine process and its three streams, as bytes. One file per transport, without decisions."""
+"""Transports: an engine process and its three streams, as bytes. Each transport has a module; they make no
+decisions.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Literal, Protocol
 
 from bitnet_chat.engine import environment_variables
 
-__all__ = ["Transport", "TransportKind", "TransportListener", "pty_is_available"]
+__all__ = ["Transport", "TransportKind", "TransportListener", "pty_is_available", "spawn"]
 
 TransportKind = Literal["auto", "pty", "pipe"]
+"""The requested transport. ``auto`` and ``pty``: a pseudo-terminal if the platform has them, else pipes."""
 
 
 class TransportListener(Protocol):
-    """Receiver of a child's output. Calls come from the event loop, in order; ``exited`` is the last one."""
+    """Receives the output of a process. All methods are called on the event loop, in the order of the events."""
 
-    def output(self, data: bytes) -> None: ...
+    def output(self, data: bytes) -> None:
+        """Receive bytes of the standard output."""
 
-    def logged(self, data: bytes) -> None: ...
+    def logged(self, data: bytes) -> None:
+        """Receive bytes of the standard error."""
 
     def closed(self) -> None:
-        """End of its output. ``exited`` follows at once, unless the process continues without one."""
+        """Receive the end of the standard output. ``exited`` follows at once, unless the process continues to run."""
 
     def exited(self, code: int) -> None:
-        """The process has ended. ``code``: exit status, or minus the number of the signal that ended it."""
+        """Receive the end of the process, the last call. ``code``: exit status, or minus the number of the signal that
+        ended it.
+        """
 
 
 class Transport(Protocol):
-    """A running process in its own session, which ends with this program."""
+    """A running process in its own session. It ends when this program ends."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """The process id, which is also that of its process group."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether its output is a terminal."""
+        """Whether its standard output is a terminal."""
 
     @property
     def can_interrupt(self) -> bool:
-        """Whether :meth:`interrupt` has a signal to send."""
+        """Whether :meth:`interrupt` has an effect on this platform."""
 
     @property
     def log_lag(self) -> float:
-        """Seconds that the log may be behind the output; 0: :meth:`drain_log` brings it level."""
+        """Seconds by which the delivery of the log may be later than that of output written after it. 0: after
+        :meth:`drain_log` it is not later.
+        """
 
     def write(self, data: bytes) -> None:
-        """Queue input. Returns at once, whatever the size."""
+        """Queue input. Does not block."""
 
     def interrupt(self) -> None:
-        """Send SIGINT, as Ctrl-C on its own terminal would."""
+        """Send SIGINT to the process group, as Ctrl-C on its terminal would."""
 
     def has_output(self) -> bool:
-        """False for a process that has closed its output and continues, which no read shows while its input is open."""
+        """Return False if the process is running and has closed its terminal. A read does not show that, because the
+        terminal remains open as its input.
+        """
 
     def drain_log(self) -> None:
-        """Deliver what the log holds by now, so that it is not behind the output."""
+        """Deliver the log that is available now."""
 
     def after_output(self, callback: Callable[[], None]) -> None:
-        """Call back, on the event loop, after all its output so far was delivered."""
+        """Call ``callback`` on the event loop after all output that the process has written so far was delivered."""
 
     def kill(self) -> None:
-        """Send SIGKILL to the process and its group. ``exited`` follows after the end of all its descendants."""
+        """Send SIGKILL to the process group. ``exited`` follows after the end of all descendants of the process."""
 
 
 def pty_is_available() -> bool:
-    """Whether this platform has pseudo-terminals and the modules to use them."""
+    """Return whether this platform has pseudo-terminals and the modules to use them."""
     try:
         for name in ("fcntl", "pty", "termios", "ptyprocess"):
             import_module(name)
@@ -76,6 +91,21 @@ def pty_is_available() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Environment of an engine or a server: this program's, without variables that change its flags; see
-    :mod:`bitnet_chat.engine.environment_variables`."""
+    """Return the environment of an engine: that of this program without variables that would change its flags, see
+    :mod:`bitnet_chat.engine.environment_variables`.
+    """
     return environment_variables.passed(os.environ)
+
+
+def spawn(
+    argv: Sequence[str], sink: TransportListener, *, transport: TransportKind, cwd: Path | None = None
+) -> Transport:
+    """Start ``argv`` on a transport. Requires a running event loop. Raises OSError if the program cannot be started."""
+    loop = asyncio.get_running_loop()
+    if sys.platform != "win32" and transport != "pipe" and pty_is_available():
+        from bitnet_chat.engine.transport.pty import PtyTransport
+
+        return PtyTransport(argv, sink, loop, cwd)
+    from bitnet_chat.engine.transport.pipe import PipeTransport
+
+    return PipeTransport(argv, sink, loop, cwd)

@@ -1,8 +1,8 @@
-"""End of the processes that a child has started outside its process group: they do not outlive the child.
+"""Descendants of a child process: they are ended with it, even outside of its process group.
 
-A script can start an engine in a session of its own, or leave a second process behind: a signal to the child's group
-does not reach it, and the kernel does not end it with this program. Each child therefore carries a mark in its
-environment, which all that it starts inherit.
+A wrapper script can start an engine in a new session, or leave a background process. A signal to the process group does
+not reach these, and the kernel does not end them with this program. Each child therefore has a mark in its environment,
+which its descendants inherit, and by which they are found.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from pathlib import Path
 
 _VARIABLE = "BITNET_CHAT_STARTED"
 _ROUNDS = 5
-"""Number of searches: a process may start another during a search."""
+"""Maximum number of searches. A search is repeated because a process may have started another one during it."""
 
 
 def new_mark() -> dict[str, str]:
-    """A variable for the environment of a child."""
+    """Return an environment variable with a unique value, for one child."""
     return {_VARIABLE: secrets.token_hex(16)}
 
 
 def end_marked(mark: Mapping[str, str]) -> None:
-    """End all that carry ``mark``, in some milliseconds; for a thread. Linux only: elsewhere nothing is done."""
+    """Kill all processes whose environment contains ``mark``. Blocks for some milliseconds. Without effect on platforms
+    other than Linux.
+    """
     words = [f"{name}={value}".encode() for name, value in mark.items()]
     for _ in range(_ROUNDS if sys.platform == "linux" else 0):
         ended = [pid for pid in _processes() if _end(pid, words)]
@@ -38,13 +40,15 @@ def _processes() -> Iterator[int]:
 
 
 def _end(pid: int, words: list[bytes]) -> bool:
-    """Send a signal through a descriptor of the process, because its number may be reused meanwhile."""
+    """Kill the process ``pid`` if it has the mark. Returns whether it was killed. The signal is sent through a pidfd,
+    because the number may be reused by another process in the meantime.
+    """
     if sys.platform == "linux":
         try:
             if not _is_marked(pid, words):
                 return False
             descriptor = os.pidfd_open(pid)
-        except OSError:  # it belongs to another user, or has ended
+        except OSError:  # a process of another user, or one that has ended
             return False
         try:
             if _is_marked(pid, words):
@@ -63,14 +67,15 @@ def _is_marked(pid: int, words: list[bytes]) -> bool:
 
 
 def has_terminal(pid: int, terminal: str) -> bool:
-    """Whether a process or one below it can write to ``terminal``, as ``/dev/pts/1``: has it open, and not only for its
-    input. True if unknown."""
+    """Return whether the process ``pid`` or a descendant has ``terminal`` (such as ``/dev/pts/1``) open on a descriptor
+    other than stdin. True if that is unknown.
+    """
     try:
         import psutil
 
         first = psutil.Process(pid)
         pids = [pid, *(each.pid for each in first.children(recursive=True))]
-    except Exception:  # no psutil, or it has ended
+    except Exception:  # psutil is missing, or the process has ended
         return True
     return any(_has_open(each, terminal) for each in pids)
 

@@ -1,7 +1,7 @@
-"""End a process when this program ends, kill -9 included, where the kernel does not do so by itself.
+"""End of a child process when this program ends in any way, including ``kill -9``, on platforms other than Linux.
 
-Linux has a signal for that; elsewhere a second, small process waits at the end of a pipe that only this program can
-close.
+On Linux the kernel does that (:mod:`bitnet_chat.engine.transport.preexec`). Elsewhere a small Python process reads a
+pipe whose other end only this program has, and kills the child at the end of the input.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# A byte before the end of the input: the process has ended already, and its number may be that of another process.
-_WATCH = """
+# A byte before the end of the input means that the child has ended: its number may be that of another process now.
+_PROGRAM = """
 import os, signal, sys
 if not sys.stdin.buffer.read(1):
     try:
@@ -26,23 +26,25 @@ if not sys.stdin.buffer.read(1):
 
 
 class ParentDeathWatchdog:
-    """Watchdog of a process ``pid`` that leads its own group. Does nothing if no Python can be started."""
+    """Watches this program for the child ``pid``, which must lead a process group. Without effect if Python cannot be
+    started.
+    """
 
     def __init__(self, pid: int) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         if sys.executable:
             with contextlib.suppress(OSError):
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _WATCH, str(pid)],
+                    [sys.executable, "-I", "-S", "-c", _PROGRAM, str(pid)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C is for this program
-                    cwd=Path(sys.executable).anchor,  # it holds no folder
+                    start_new_session=True,  # Ctrl-C must not end it
+                    cwd=Path(sys.executable).anchor,  # the current folder could not be removed on Windows
                 )
 
     def dismiss(self) -> None:
-        """The process is gone."""
+        """End the watchdog, because the child has ended."""
         process, self._process = self._process, None
         if process is not None and process.stdin is not None:
             with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""A child on pipes, without a pseudo-terminal: on Windows, or with ``--io pipe``.
+"""The transport on pipes: for Windows, and for ``--io pipe``.
 
-Threads read and write, since Windows cannot wait for a pipe in an event loop; what they read is delivered there.
+Threads read and write, because asyncio cannot wait for such pipes on Windows. They deliver output on the event loop.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from bitnet_chat.engine.transport import TransportListener, environment
 from bitnet_chat.engine.transport.descendants import end_marked, new_mark
 
 _CHUNK = 1 << 16
-_LAG, _LONG_LAG = 0.001, 0.05
+_POLL, _FIXED_WAIT = 0.001, 0.05
+"""Seconds: between two checks whether output is left in the pipe, and the wait on platforms without that check."""
 
 
 class PipeTransport:
     """Transport on pipes; see :class:`bitnet_chat.engine.transport.Transport`."""
 
     is_terminal = False
-    log_lag = 0.01  # two threads read; what the engine wrote first may be delivered second
+    log_lag = 0.01  # output and log are read by two threads, and may be delivered in another order
 
     def __init__(
         self, argv: Sequence[str], sink: TransportListener, loop: asyncio.AbstractEventLoop, cwd: Path | None
     ) -> None:
-        self._sink, self._loop = sink, loop
+        self._listener, self._loop = sink, loop
         self._mark = new_mark()
         flags, prepare, command = 0, None, list[str | bytes](argv)
         if sys.platform == "win32":
@@ -62,14 +63,14 @@ class PipeTransport:
         self._stdout, self._reading = stdout.fileno(), threading.Lock()
         readers = [
             self._thread("output", self._read_output, stdout.fileno()),
-            self._thread("log", self._read, stderr.fileno(), self._sink.logged, threading.Lock()),
+            self._thread("log", self._read, stderr.fileno(), self._listener.logged, threading.Lock()),
         ]
         self._thread("input", self._write, stdin.fileno())
         self._thread("wait", self._wait, readers)
 
     @property
     def can_interrupt(self) -> bool:
-        # Windows has console events, but a process without a console does not get them.
+        # The console events of Windows do not reach a process without a console.
         return sys.platform != "win32"
 
     def write(self, data: bytes) -> None:
@@ -81,10 +82,10 @@ class PipeTransport:
                 os.killpg(self.pid, signal.SIGINT)
 
     def has_output(self) -> bool:
-        return True  # the end of a pipe is told
+        return True  # the end of a pipe is reported by closed()
 
     def drain_log(self) -> None:
-        """Nothing to do: the thread reads at once and delivers."""
+        """Do nothing: the thread delivers the log as it arrives."""
 
     def kill(self) -> None:
         if self._open:
@@ -100,25 +101,26 @@ class PipeTransport:
         return thread
 
     def _deliver(self, function: Callable[..., None], *args: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed and reads nothing
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(function, *args)
 
     def after_output(self, callback: Callable[[], None]) -> None:
         if not self._open:
             self._loop.call_soon(callback)
-        elif (left := self._left()) is None:
-            self._loop.call_later(_LONG_LAG, callback)
+        elif (left := self._unread_bytes()) is None:
+            self._loop.call_later(_FIXED_WAIT, callback)
         elif left:
-            self._loop.call_later(_LAG, self.after_output, callback)
+            self._loop.call_later(_POLL, self.after_output, callback)
         else:
             self._loop.call_soon(callback)
 
-    def _left(self) -> int | None:
-        """Bytes in the output's pipe while no others are between it and the loop; None where that cannot be asked, as
-        on Windows."""
+    def _unread_bytes(self) -> int | None:
+        """Return the number of unread bytes in the output pipe, after all bytes that were read are scheduled for
+        delivery; None on platforms without FIONREAD.
+        """
         if sys.platform == "win32":
             return None
-        else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+        else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
             try:
                 import fcntl
                 import termios
@@ -130,15 +132,17 @@ class PipeTransport:
                 return int.from_bytes(left, sys.byteorder)
 
     def _read_output(self, descriptor: int) -> None:
-        self._read(descriptor, self._sink.output, self._reading)
-        self._deliver(self._hung_up)
+        self._read(descriptor, self._listener.output, self._reading)
+        self._deliver(self._report_end)
 
-    def _hung_up(self) -> None:
+    def _report_end(self) -> None:
         if self._open:
-            self._sink.closed()
+            self._listener.closed()
 
     def _read(self, descriptor: int, deliver: Callable[[bytes], None], reading: threading.Lock) -> None:
-        """Read and deliver. ``reading`` is held from before the read of a piece until its delivery is scheduled."""
+        """Read until the end and deliver each piece. ``reading`` is held from the read of a piece until its delivery is
+        scheduled.
+        """
         wait = _readiness(descriptor)
         with contextlib.suppress(OSError):
             while True:
@@ -148,11 +152,11 @@ class PipeTransport:
                     if not data:
                         return
                     if sys.platform == "win32":
-                        data = data.replace(b"\r\n", b"\n")  # its C library writes text
+                        data = data.replace(b"\r\n", b"\n")  # the C library converts newlines
                     self._deliver(deliver, data)
 
     def _write(self, descriptor: int) -> None:
-        with contextlib.suppress(OSError):  # it is gone: exited() tells
+        with contextlib.suppress(OSError):  # the process has ended, which exited() reports
             while (data := self._input.get()) is not None:
                 view = memoryview(data)
                 while view:
@@ -162,7 +166,7 @@ class PipeTransport:
         code = self._process.wait()
         end_marked(self._mark)
         for reader in readers:
-            reader.join(1.0)  # a process it left behind may hold the pipe open for ever
+            reader.join(1.0)  # with a limit: a background process may keep the pipe open
         self._input.put(None)
         self._deliver(self._ended, code)
 
@@ -172,14 +176,16 @@ class PipeTransport:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        self._sink.exited(code)
+        self._listener.exited(code)
 
 
 def _readiness(descriptor: int) -> Callable[[], object]:
-    """A function that waits until there is something to read. On Windows reading does that itself."""
+    """Return a function that waits until ``descriptor`` can be read. On Windows it returns at once, and the read
+    waits.
+    """
     if sys.platform == "win32":
         return lambda: None
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
-        poll = select.poll()  # and not select(), which knows no descriptor beyond 1023
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
+        poll = select.poll()  # select() does not support descriptors above 1023
         poll.register(descriptor, select.POLLIN)
         return poll.poll

@@ -1,4 +1,4 @@
-"""Steps of a child between fork and exec, for a clean start and an end with this program."""
+"""Code that runs in a child process between fork and exec: default signals, raw mode, and the end with this program."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def make_preexec(*, raw_terminal: bool = False) -> Callable[[], None]:
-    """A function to be run in the child. Everything it needs is looked up now: after fork, the less the better.
+    """Return the ``preexec_fn`` of a child. As little as possible runs after the fork, so everything is looked up here.
 
-    ``raw_terminal``: standard input is a terminal, and its line discipline is to leave every byte alone.
+    ``raw_terminal``: stdin is a terminal, and is set to raw mode.
     """
     make_raw = _raw_mode() if raw_terminal else None
     parent = os.getpid()
     die_with_parent = _linux_death_signal()
-    # Python ignores SIGPIPE, and a background shell may have SIGINT ignored; an ignored signal stays so over exec.
+    # Python ignores SIGPIPE, and a background shell ignores SIGINT. A signal that is ignored remains so after exec.
     names = ("SIGPIPE", "SIGINT", "SIGHUP", "SIGTERM", "SIGQUIT")
     signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
 
@@ -29,16 +29,17 @@ def make_preexec(*, raw_terminal: bool = False) -> Callable[[], None]:
             make_raw()
         if die_with_parent is not None:
             die_with_parent()
-            if os.getppid() != parent:  # it died before the request was made
+            if os.getppid() != parent:  # the parent ended before the request
                 os._exit(0)
 
     return prepare
 
 
 def as_bytes(argv: Sequence[str]) -> list[str | bytes]:
-    """A command line whose arguments can be handed over in any locale: chat templates hold characters of any script.
+    """Encode the arguments of a command line. Arguments that the locale cannot encode, such as chat templates, become
+    UTF-8.
 
-    Done before the fork, where what cannot be encoded would end in a second copy of this program.
+    It is called before the fork: an encoding error after it would leave a second copy of this program running.
     """
     encoded: list[str | bytes] = [argv[0]]
     for argument in argv[1:]:
@@ -52,19 +53,20 @@ def as_bytes(argv: Sequence[str]) -> list[str | bytes]:
 def _raw_mode() -> Callable[[], None] | None:
     if sys.platform == "win32":
         return None
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on other platforms
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
         import tty
 
         return lambda: tty.setraw(0)
 
 
 def _linux_death_signal() -> Callable[[], None] | None:
-    """On Linux the kernel kills the child when this program ends, kill -9 included. Elsewhere a pty child gets SIGHUP
-    when this program's end of its terminal closes, and a pipe child the end of its input.
+    """Return a function that makes the Linux kernel kill the child when this program ends, even after ``kill -9``; None
+    elsewhere. There, a child on a pty gets SIGHUP when this program closes the terminal, and a child on pipes the end
+    of its input.
     """
     if sys.platform != "linux":
         return None
-    else:  # noqa: RET505  # without it the checker takes the rest for dead code on other platforms
+    else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
         import ctypes
 
         try:

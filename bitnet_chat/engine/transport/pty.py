@@ -1,7 +1,7 @@
-"""A child on a pseudo-terminal: its output is unbuffered, because it writes to a terminal.
+"""The transport on a pseudo-terminal: the output of the child is unbuffered, because it writes to a terminal.
 
-The line discipline is raw. A canonical one cuts lines at 4095 bytes without an error, and ECHO, ISIG, ICRNL, IXON and
-OPOST change text (measured). Standard error is a pipe of its own: it carries the log.
+The terminal is in raw mode: in canonical mode it cuts lines at 4095 bytes without an error, and ECHO, ISIG, ICRNL, IXON
+and OPOST change text (measured). Standard error, the log, is a separate pipe.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ assert sys.platform != "win32"
 from ptyprocess import PtyProcess  # noqa: E402
 
 _CHUNK = 1 << 16
-_TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: the number of the terminal
-_ONE_TURN = 1 << 18  # bytes taken in one go, so that a flood does not keep the loop from anything else
+_TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: returns the number of the terminal
+_MAX_READ = 1 << 18
+"""Maximum bytes per call of a reader, so that large output does not block the event loop."""
 _READ_ERRORS = (BlockingIOError, InterruptedError)
-# Seconds without output after which the log is watched again. Otherwise an engine that logs 500 kB while it loads and
-# prints some output now and then would wait for this program.
 _SILENCE = 0.05
+"""Seconds without output after which the event loop watches the log again. An engine that logs 500 kB while it loads,
+and writes little output, would otherwise wait for a full pipe.
+"""
 
 
 class PtyTransport:
@@ -43,7 +45,7 @@ class PtyTransport:
     def __init__(
         self, argv: Sequence[str], sink: TransportListener, loop: asyncio.AbstractEventLoop, cwd: Path | None
     ) -> None:
-        self._sink, self._loop = sink, loop
+        self._listener, self._loop = sink, loop
         self._log, log_end = os.pipe()
         self._mark = new_mark()
         prepare = make_preexec(raw_terminal=True)
@@ -53,7 +55,7 @@ class PtyTransport:
             prepare()
 
         try:
-            # No message is wider than this terminal, for an engine that asks.
+            # Wide, for engines that wrap their output at the size of the terminal.
             self._process = PtyProcess.spawn(
                 as_bytes(argv),
                 cwd=cwd,
@@ -76,7 +78,7 @@ class PtyTransport:
         loop.add_reader(self._terminal, self._read_output)
         loop.add_reader(self._log, self.drain_log)
         self._log_is_watched = True
-        self._spoke = False
+        self._had_output = False
         threading.Thread(target=self._wait, name=f"wait-{self.pid}", daemon=True).start()
 
     def write(self, data: bytes) -> None:
@@ -92,7 +94,7 @@ class PtyTransport:
     def has_output(self) -> bool:
         if sys.platform != "linux" or not self._open:
             return True
-        else:  # noqa: RET505  # without it the checker takes the rest for dead code on other platforms
+        else:  # noqa: RET505  # without the else, mypy reports the rest as unreachable for this platform
             number = fcntl.ioctl(self._terminal, _TIOCGPTN, bytes(4))
             return has_terminal(self.pid, f"/dev/pts/{int.from_bytes(number, sys.byteorder)}")
 
@@ -103,15 +105,15 @@ class PtyTransport:
         if data is None:
             self._loop.remove_reader(self._log)
         elif data:
-            self._sink.logged(data)
+            self._listener.logged(data)
 
     def after_output(self, callback: Callable[[], None]) -> None:
-        # Not at once: output that was read before the log may be on its way.
+        # On the next iteration of the loop, after callbacks that deliver earlier output.
         self._loop.call_soon(self._deliver_output, callback)
 
     def _deliver_output(self, callback: Callable[[], None]) -> None:
         while self._open and (data := self._read(self._terminal)):
-            self._sink.output(data)
+            self._listener.output(data)
         callback()
 
     def _signal(self, number: signal.Signals) -> None:
@@ -123,24 +125,24 @@ class PtyTransport:
         data = self._read(self._terminal)
         if data is None:
             self._loop.remove_reader(self._terminal)
-            self._sink.closed()
+            self._listener.closed()
         elif data:
-            # An engine that logs every token would cause three wake-ups for each: while words come, the
-            # log is read along with them and not watched.
+            # An engine that logs every token would cause three wake-ups for each. While output arrives, the log is
+            # therefore not watched, but read together with the output.
             if self._log_is_watched:
                 self._log_is_watched = False
                 self._loop.remove_reader(self._log)
                 self._loop.call_later(_SILENCE, self._watch_log)
-            self._spoke = True
+            self._had_output = True
             self.drain_log()
-            self._sink.output(data)
+            self._listener.output(data)
 
     def _watch_log(self) -> None:
-        """Watch the log again: otherwise an engine that only logs would fill the pipe and then wait forever."""
+        """Watch the log again after a time without output: an engine that only logs would fill the pipe and block."""
         if not self._open:
             return
-        if self._spoke:
-            self._spoke = False
+        if self._had_output:
+            self._had_output = False
             self._loop.call_later(_SILENCE, self._watch_log)
         else:
             self._log_is_watched = True
@@ -148,10 +150,12 @@ class PtyTransport:
 
     @staticmethod
     def _read(descriptor: int) -> bytes | None:
-        """All available bytes; None at the end. The end of a terminal is EIO on Linux, no bytes elsewhere."""
+        """Read the available bytes, about _MAX_READ at most; None at the end. At the end, a terminal gives EIO on
+        Linux, and no bytes elsewhere.
+        """
         chunks: list[bytes] = []
         size = 0
-        while size < _ONE_TURN:
+        while size < _MAX_READ:
             try:
                 chunk = os.read(descriptor, _CHUNK)
             except _READ_ERRORS:
@@ -163,7 +167,7 @@ class PtyTransport:
             chunks.append(chunk)
             size += len(chunk)
             if len(chunk) < 1024:
-                # A token or two: show it now instead of asking for more with another system call.
+                # A few tokens: deliver them without another system call.
                 break
         return b"".join(chunks)
 
@@ -176,7 +180,7 @@ class PtyTransport:
             except _READ_ERRORS:
                 self._loop.add_writer(self._terminal, self._write_some)
                 return
-            except OSError:  # it is dying: exited() tells
+            except OSError:  # the process ends, which exited() will report
                 self._input.clear()
                 break
             del self._input[:written]
@@ -190,11 +194,11 @@ class PtyTransport:
         except ChildProcessError:  # reaped elsewhere
             code = 0
         end_marked(self._mark)
-        with contextlib.suppress(RuntimeError):  # the loop is closed and reads nothing
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(self._ended, code)
 
     def _ended(self, code: int) -> None:
-        for descriptor, deliver in ((self._log, self._sink.logged), (self._terminal, self._sink.output)):
+        for descriptor, deliver in ((self._log, self._listener.logged), (self._terminal, self._listener.output)):
             while data := self._read(descriptor):
                 deliver(data)
         self._open = False
@@ -202,8 +206,8 @@ class PtyTransport:
             self._loop.remove_reader(descriptor)
             self._loop.remove_writer(descriptor)
         os.close(self._log)
-        # Through the object that owns the terminal: closed by number, it would be closed once more when that object is
-        # collected, and by then the number may be another child's.
+        # Closed through its file object: after os.close() the object would close the same number again when it is
+        # collected, and the number may then belong to another child.
         self._process.fileobj.close()
-        self._process.closed = True  # or it would send signals to a number that may be another process's
-        self._sink.exited(code)
+        self._process.closed = True  # else it would send signals to the pid, which may be reused
+        self._listener.exited(code)
