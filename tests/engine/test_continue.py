@@ -9,20 +9,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from program import fake_engine
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.conversation.stdin_encoding import encoded_conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflowError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
-from bitnet_chat.filters.continuation import OverlapRemover, split_overlap
-from bitnet_chat.text.utf8 import encode, rejoined
+from bitnet_chat.text.utf8 import rejoined
 
 STORY = "tell me a long story"
 CUT = FinishReason.INTERRUPTED
@@ -297,39 +293,6 @@ def test_nothing_of_a_reply_is_asked_again(scripted: tuple[Settings, Path]) -> N
                 await ask(backend, conversation)
 
     run(scripted[0], body)
-
-
-# The seam
-
-
-@given(
-    st.text("a \n\u3000é", max_size=8), st.sampled_from([b"", "é".encode(), "漢".encode(), "👍".encode()]), st.data()
-)
-def test_what_is_left_out_and_made_again_is_not_told_twice(text: str, character: bytes, data: st.DataObject) -> None:
-    at = data.draw(st.integers(0, max(0, len(character) - 1)))
-    reply = text + character[:at].decode("utf-8", "surrogateescape")
-    kept, loose = split_overlap(reply)
-    assert (
-        kept + loose == reply
-        and kept == encoded_conversation(Conversation().with_assistant(kept)).messages[0].content.rstrip()
-    )
-    # The engine makes the loose end again, and more.
-    again = encode(loose) + character[at:] + b" and more"
-    sizes = data.draw(st.lists(st.integers(1, 5), max_size=8))
-    seam, told, start = OverlapRemover(loose), "", 0
-    for size in [*sizes, len(again)]:
-        told += seam.feed(again[start : start + size].decode("utf-8", "surrogateescape"))
-        start += size
-    assert rejoined(reply + told) == rejoined(
-        (encode(reply) + character[at:] + b" and more").decode("utf-8", "surrogateescape")
-    )
-
-
-def test_an_engine_that_goes_on_in_another_way_is_told_as_it_is() -> None:
-    assert OverlapRemover("\n\n").feed(" Next") == "Next"
-    assert OverlapRemover(" \udcf0").feed(" no") == "no"
-    assert OverlapRemover("\udcf0\udc9f").feed("no") == "no"
-    assert OverlapRemover("").feed(" Next") == " Next"
 
 
 @posix

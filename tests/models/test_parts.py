@@ -26,7 +26,6 @@ from bitnet_chat.models import download, engine_support, hub, store
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.hub import OfferedFile
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.models.pull import PulledModel, pull
 from bitnet_chat.models.registry import ModelSource, parse
 from bitnet_chat.models.template_selection import prepare
@@ -79,18 +78,6 @@ def folder() -> set[str]:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-# Names.
-
-
-def test_names_of_parts() -> None:
-    found = part("x-00002-of-00003.gguf")
-    assert found is not None and (found.stem, found.number, found.count) == ("x", 2, 3)
-    assert found.all()[0] == "x-00001-of-00003.gguf"
-    others = ("x.gguf", "x-00004-of-00003.gguf", "x-00000-of-00003.gguf", "x-1-of-3.gguf", "x-00001-of-99999.gguf")
-    assert not any(part(name) for name in others)
-    assert [stem_of(name) for name in ("x-00001-of-00002.gguf", "x.gguf", "x")] == ["x", "x", "x"]
 
 
 @pytest.mark.parametrize(
