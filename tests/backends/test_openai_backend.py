@@ -28,7 +28,7 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 
-PATIENCE = 60
+TIMEOUT = 60
 HELLO = Conversation().with_user("Hello")
 MODELS = {"object": "list", "data": [{"id": "small", "max_model_len": 1000}, {"id": "large"}]}
 CHAT = "/v1/chat/completions"
@@ -52,7 +52,7 @@ def run(script: Script, body: Callable[[RemoteBackend, ApiServer], Awaitable[Non
         async with ApiServer(script) as server:
             backend = openai_backend(Settings(backend="openai", base_url=f"{server.url}/v1", **settings))
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     await body(backend, server)
             finally:
                 await backend.close()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from program import PATIENCE, Ear, Start, command, ear, environment, fake_engine, run, start
+from program import TIMEOUT, Ear, Start, command, ear, environment, fake_engine, run, start
 
 from bitnet_chat.engine.binary import EngineBinary
 
@@ -217,7 +217,7 @@ def test_a_killed_run_goes_on_where_it_was(batch: Batch, ear: Ear, torn: str, mo
         # Each was written when it was finished: the third is not.
         assert batch.replies == ["one", "two"]
         program.kill()
-        program.communicate(timeout=PATIENCE)
+        program.communicate(timeout=TIMEOUT)
     with batch.output.open("a") as file:
         file.write(torn)
     assert ear.rest() == []
@@ -236,7 +236,7 @@ def test_an_interrupted_run_goes_on_where_it_was(batch: Batch, ear: Ear) -> None
     batch.prompts("say one", "silence", "say three")
     with begin(batch, ear, until="silence") as program:
         program.send_signal(signal.SIGINT)
-        _, remarks = program.communicate(timeout=PATIENCE)
+        _, remarks = program.communicate(timeout=TIMEOUT)
     assert program.returncode == 130 and b"Traceback" not in remarks
     assert batch.replies == ["one"]
     done = batch.run("--timeout", "1", FAKE_ENGINE_HEARD=str(ear.path))

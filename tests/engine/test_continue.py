@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from backend_replies import end_of, events_of, notices_in, with_backend
 from program import fake_engine
 
 from bitnet_chat.backend import ReplyOptions
@@ -17,22 +17,11 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflowError, FinishReason, UsageError
-from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
+from bitnet_chat.events import Completed, Event, Failed, TextDelta
 from bitnet_chat.text.utf8 import rejoined
 
 STORY = "tell me a long story"
 CUT = FinishReason.INTERRUPTED
-
-
-def run(settings: Settings, body: Callable[[LocalEngineBackend], Awaitable[None]]) -> None:
-    async def main() -> None:
-        backend = LocalEngineBackend(settings)
-        try:
-            await asyncio.wait_for(body(backend), 60)
-        finally:
-            await backend.close()
-
-    asyncio.run(main())
 
 
 async def ask(
@@ -41,14 +30,8 @@ async def ask(
     options: ReplyOptions | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> tuple[Completed, list[str]]:
-    events: list[Event] = []
-    async for event in backend.reply(conversation, options):
-        on_event(event)
-        events.append(event)
-    last = events[-1]
-    assert isinstance(last, Completed), last
-    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == last.text
-    return last, [event.text for event in events if isinstance(event, Notice)]
+    events = await events_of(backend, conversation, options, on_event)
+    return end_of(events), notices_in(events)
 
 
 # Real engines
@@ -96,7 +79,7 @@ def test_an_interrupted_reply_becomes_what_it_would_have_been(exact_engine: Engi
         after = await ask(backend, first)
         assert after[0].text == (await ask(backend, first.without_last_turn().with_user("how do I leave?")))[0].text
 
-    run(settings(exact_engine, model), body)
+    with_backend(lambda: LocalEngineBackend(settings(exact_engine, model)), body)
 
 
 @pytest.mark.engine
@@ -107,7 +90,7 @@ def test_a_reply_in_small_parts_is_the_same_reply(exact_engine: EngineBinary, mo
     async def whole(backend: LocalEngineBackend) -> None:
         parts.append((await ask(backend, Conversation().with_user("write a Python program")))[0].text)
 
-    run(settings(exact_engine, model), whole)
+    with_backend(lambda: LocalEngineBackend(settings(exact_engine, model)), whole)
     expected = parts.pop()
     assert "\n" in expected
 
@@ -121,7 +104,7 @@ def test_a_reply_in_small_parts_is_the_same_reply(exact_engine: EngineBinary, mo
 
     ended: list[bool] = []
     while not (ended and ended[-1]) and len(ended) < 20:
-        run(settings(exact_engine, model), part)
+        with_backend(lambda: LocalEngineBackend(settings(exact_engine, model)), part)
     assert "".join(parts) == expected
     assert len(parts) > 2
 
@@ -141,7 +124,7 @@ def test_a_reply_that_filled_the_window_goes_on_without_what_stood_before(
         more, later = await ask(backend, conversation.with_assistant(cut.text, cut.reason), ReplyOptions(max_tokens=20))
         assert more.text and any("messages left it" in line for line in notices + later)
 
-    run(settings(exact_engine, model, ctx=256), body)
+    with_backend(lambda: LocalEngineBackend(settings(exact_engine, model, ctx=256)), body)
 
 
 @pytest.mark.engine
@@ -153,7 +136,7 @@ def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(any_engine: Engine
         assert "cannot be continued" in str(last.error)
         assert (await ask(backend, Conversation().with_user("hello")))[0].text
 
-    run(settings(any_engine, model, ctx=256), body)
+    with_backend(lambda: LocalEngineBackend(settings(any_engine, model, ctx=256)), body)
 
 
 @pytest.mark.engine
@@ -169,7 +152,7 @@ def test_a_modern_engine_is_asked_to_continue(modern: EngineBinary, model: Path)
             "its own history is the one of the conversation"
         )
 
-    run(settings(modern, model), body)
+    with_backend(lambda: LocalEngineBackend(settings(modern, model)), body)
 
 
 def stop_after(backend: LocalEngineBackend, characters: int) -> Callable[[Event], None]:
@@ -221,7 +204,7 @@ def test_the_engine_gets_the_reply_without_its_end(
         assert (await ask(backend, joined.with_user("say five")))[0].text == "five"
         assert len(prompts(record)) == 2, "the engine went on without the white space that is kept"
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)
 
 
 @posix
@@ -240,7 +223,7 @@ def test_the_first_bytes_of_a_character_become_one_with_the_last(
         assert (await ask(backend, joined))[0].text == "next"
         assert len(prompts(record)) == 2, "the engine has no part of the broken character"
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)
 
 
 @posix
@@ -255,7 +238,7 @@ def test_a_death_while_it_goes_on(scripted: tuple[Settings, Path], monkeypatch: 
         first, second = prompts(record)
         assert first == second and first.endswith("so")
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)
 
 
 @posix
@@ -276,7 +259,7 @@ def test_a_continuation_is_interrupted_and_continued(
         assert (await ask(backend, conversation))[0].text == "next"
         assert prompts(record)[-1].endswith(text + "<|im_end|>")
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)
 
 
 @posix
@@ -292,7 +275,7 @@ def test_nothing_of_a_reply_is_asked_again(scripted: tuple[Settings, Path]) -> N
             with pytest.raises(UsageError):
                 await ask(backend, conversation)
 
-    run(scripted[0], body)
+    with_backend(lambda: LocalEngineBackend(scripted[0]), body)
 
 
 @posix
@@ -311,4 +294,4 @@ def test_a_child_that_was_loaded_behind_a_stopped_reply_is_not_told_to_go_on(scr
         more, _ = await ask(backend, cut)
         assert more.text == " and more" and prompts(record)[-1].endswith("assistant\nso")
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)

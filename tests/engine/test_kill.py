@@ -27,7 +27,7 @@ if __name__ != "__main__":
     from program import (
         CTRL_C,
         ENTER,
-        PATIENCE,
+        TIMEOUT,
         Start,
         assert_gone,
         command,
@@ -187,7 +187,7 @@ def test_while_the_engine_loads(tmp_path: Path, home: Path) -> None:
     )  # fmt: skip
     descriptor = os.open(gate, os.O_WRONLY)  # returns when the engine has it open
     journal = Journal(home / "data" / "journal.db")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not journal.list():
         assert time.monotonic() < deadline
     [entry] = journal.list()

@@ -15,7 +15,7 @@ from program import (
     CTRL_C,
     CTRL_D,
     ENTER,
-    PATIENCE,
+    TIMEOUT,
     Ear,
     Start,
     assert_gone,
@@ -118,7 +118,7 @@ def test_a_question(engine: EngineBinary, transport: str, number: signal.Signals
         assert program.stdout.read(10)
         engines = engines_of(program.pid)
         program.send_signal(number)
-        _, remarks = program.communicate(timeout=PATIENCE)
+        _, remarks = program.communicate(timeout=TIMEOUT)
     assert program.returncode == EXIT[number], remarks.decode()
     assert_gone(engines)
     assert b"Traceback" not in remarks
@@ -156,7 +156,7 @@ def test_a_question_without_streaming(
             assert ear.next() == "silence"
         engines = engines_of(program.pid)
         program.send_signal(number)
-        words, remarks = program.communicate(timeout=PATIENCE)
+        words, remarks = program.communicate(timeout=TIMEOUT)
         if moment == "loading":
             os.close(descriptor)
     assert program.returncode == EXIT[number], remarks.decode()
@@ -188,7 +188,7 @@ def test_a_signal_before_the_question_is_read(sign: signal.Signals) -> None:
         # It reads: nothing else would take this much.
         program.stdin.write(b"x" * (1 << 20))
         program.stdin.flush()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         # Again and again: one that comes between two reads is heard at the end of the second.
         while program.poll() is None and time.monotonic() < deadline:
             program.send_signal(sign)

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from backend_replies import end_of, events_of, with_backend
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.local_engine import LocalEngineBackend
@@ -73,15 +74,8 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 def run(rig: Rig, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: Any) -> None:
-    async def main() -> None:
-        backend = rig.backend(**more)
-        try:
-            await asyncio.wait_for(body(backend), 30)
-        finally:
-            await backend.close()
-        assert not any(psutil.pid_exists(each["pid"]) for each in rig.starts)
-
-    asyncio.run(main())
+    with_backend(lambda: rig.backend(**more), body)
+    assert not any(psutil.pid_exists(each["pid"]) for each in rig.starts)
 
 
 async def ask(
@@ -90,20 +84,12 @@ async def ask(
     options: ReplyOptions | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> list[Event]:
-    events: list[Event] = []
     asked = Conversation().with_user(conversation) if isinstance(conversation, str) else conversation
-    async for event in backend.reply(asked, options or ReplyOptions()):
-        on_event(event)
-        events.append(event)
-    if isinstance(events[-1], Completed):
-        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == events[-1].text
-    return events
+    return await events_of(backend, asked, options, on_event)
 
 
 async def whole(backend: LocalEngineBackend, conversation: Conversation | str, **options: Any) -> Completed:
-    *_, end = await ask(backend, conversation, ReplyOptions(**options))
-    assert isinstance(end, Completed), end
-    return end
+    return end_of(await ask(backend, conversation, ReplyOptions(**options)))
 
 
 def plain(request: dict[str, Any]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from backend_replies import end_of, events_of, with_backend
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.local_engine import LocalEngineBackend
@@ -29,20 +29,14 @@ class Rig:
 
     async def say(self, conversation: Conversation, limit: int = 60, **sampling: float) -> str:
         options = ReplyOptions(max_tokens=limit, sampling=Sampling(**sampling))  # type: ignore[arg-type]
-        *_, end = [event async for event in self.backend.reply(conversation, options)]
-        assert isinstance(end, Completed), end
-        return end.text
+        return end_of(await events_of(self.backend, conversation, options)).text
+
+    async def close(self) -> None:
+        await self.backend.close()
 
 
 def run(engine: EngineBinary, model: Path, body: Callable[[Rig], Awaitable[None]], **more: object) -> None:
-    async def main() -> None:
-        rig = Rig(Settings(engine=str(engine.path), model=str(model), **more))  # type: ignore[arg-type]
-        try:
-            await asyncio.wait_for(body(rig), 60)
-        finally:
-            await rig.backend.close()
-
-    asyncio.run(main())
+    with_backend(lambda: Rig(Settings(engine=str(engine.path), model=str(model), **more)), body)  # type: ignore[arg-type]
 
 
 @pytest.mark.engine

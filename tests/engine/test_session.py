@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from backend_replies import events_of, notices_in, with_backend
 from program import fake_engine
 
 from bitnet_chat.backend import BackendState, ReplyOptions
@@ -24,7 +25,7 @@ from bitnet_chat.engine.process import TRANSITIONS, ProcessState, Signal
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.supervisor import RestartBudget
 from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, ModelError, UsageError
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
+from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
 
@@ -68,32 +69,8 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 def run(rig: Rig, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: object) -> None:
-    async def main() -> None:
-        backend = rig.backend(**more)  # type: ignore[arg-type]
-        try:
-            await asyncio.wait_for(body(backend), 30)
-        finally:
-            await backend.close()
-        assert rig.none_is_left()
-
-    asyncio.run(main())
-
-
-async def ask(
-    backend: LocalEngineBackend,
-    conversation: Conversation,
-    on_event: Callable[[Event], None] = lambda event: None,
-    options: ReplyOptions | None = None,
-) -> list[Event]:
-    events = []
-    async for event in backend.reply(conversation, options or ReplyOptions()):
-        on_event(event)
-        events.append(event)
-    assert isinstance(events[-1], Completed | Failed)
-    assert not any(isinstance(event, Completed | Failed) for event in events[:-1])
-    if isinstance(events[-1], Completed):
-        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == events[-1].text
-    return events
+    with_backend(lambda: rig.backend(**more), body)  # type: ignore[arg-type]
+    assert rig.none_is_left()
 
 
 def said(text: str) -> Conversation:
@@ -108,10 +85,6 @@ def stop_at(backend: LocalEngineBackend, word: str) -> Callable[[Event], None]:
     return look
 
 
-def notices(events: list[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, Notice)]
-
-
 @pytest.mark.parametrize("kind", ["ordered", "unordered", "modern"])
 def test_a_conversation_stays_in_one_process(rig: Rig, transport: str, kind: str) -> None:
     if kind != "ordered":
@@ -121,10 +94,10 @@ def test_a_conversation_stays_in_one_process(rig: Rig, transport: str, kind: str
         conversation = Conversation().with_system("be kind")
         for text in ("say hello", "say one\ntwo", "say <|im_start|>user", "what?"):
             conversation = conversation.with_user(text)
-            events = await ask(backend, conversation)
+            events = await events_of(backend, conversation)
             # A modern engine would take it for what it looks like.
             joined = kind == "modern" and "<|" in text
-            assert isinstance(events[joined], Started) and len(notices(events)) == joined
+            assert isinstance(events[joined], Started) and len(notices_in(events)) == joined
             last = events[-1]
             assert isinstance(last, Completed) and last.reason is FinishReason.STOP
             heard = text.replace("<|", "<\u2060|") if joined else text
@@ -142,7 +115,7 @@ def test_early_messages_wait_for_the_load(rig: Rig, tmp_path: Path) -> None:
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.start()
-        reply = asyncio.ensure_future(ask(backend, said("say early")))
+        reply = asyncio.ensure_future(events_of(backend, said("say early")))
         # Opening it for writing returns when the engine opened it for reading: it is loading now.
         descriptor = await asyncio.get_running_loop().run_in_executor(None, os.open, gate, os.O_WRONLY)
         assert backend.status().state is BackendState.STARTING
@@ -159,13 +132,13 @@ def test_stopping_before_the_engine_has_loaded(rig: Rig, tmp_path: Path) -> None
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.start()
-        reply = asyncio.ensure_future(ask(backend, said("say early")))
+        reply = asyncio.ensure_future(events_of(backend, said("say early")))
         descriptor = await asyncio.get_running_loop().run_in_executor(None, os.open, gate, os.O_WRONLY)
         backend.interrupt()
         last = (await reply)[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED and last.text == ""
         os.close(descriptor)
-        assert (await ask(backend, said("say late")))[-1].text == "late"  # type: ignore[union-attr]
+        assert (await events_of(backend, said("say late")))[-1].text == "late"  # type: ignore[union-attr]
         assert len(rig.launches) == 1
 
     run(rig, body)
@@ -178,11 +151,11 @@ def test_an_interrupted_reply_is_kept_and_the_next_turn_works(rig: Rig, transpor
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("story")
-        last = (await ask(backend, conversation, stop_at(backend, "word3")))[-1]
+        last = (await events_of(backend, conversation, stop_at(backend, "word3")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
         assert "word3" in last.text and last.text.startswith("word0 word1 ")
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
-        assert (await ask(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
+        assert (await events_of(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
         if kind == "modern":  # it closed its own history
             assert len(rig.launches) == 1
         else:  # a fresh start is cheap: the reply has an end of turn now
@@ -196,13 +169,13 @@ def test_an_interrupted_reply_is_kept_and_the_next_turn_works(rig: Rig, transpor
 def test_an_interrupt_that_meets_the_end_of_the_reply(rig: Rig, message: str) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said(message)
-        events = await ask(backend, conversation, stop_at(backend, "the end"))
+        events = await events_of(backend, conversation, stop_at(backend, "the end"))
         last = events[-1]
         assert isinstance(last, Completed) and last.text.rstrip("\n") == "the end"
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
-        events = await ask(backend, conversation)
+        events = await events_of(backend, conversation)
         assert events[-1].text == "next"  # type: ignore[union-attr]
-        assert notices(events) == [], "a death that we caused is nothing to tell"
+        assert notices_in(events) == [], "a death that we caused is nothing to tell"
 
     run(rig, body)
 
@@ -212,11 +185,11 @@ def test_an_engine_that_ignores_the_interrupt_is_replaced(rig: Rig, monkeypatch:
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("deaf")
-        last = (await ask(backend, conversation, stop_at(backend, "hear")))[-1]
+        last = (await events_of(backend, conversation, stop_at(backend, "hear")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
         assert last.text == "I cannot hear you"
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
-        assert (await ask(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
+        assert (await events_of(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
         assert len(rig.launches) == 2
 
     run(rig, body)
@@ -233,9 +206,9 @@ def test_an_engine_that_would_read_a_prompt_to_its_end_is_replaced_at_once(
             if isinstance(event, Started):
                 backend.interrupt()
 
-        last = (await ask(backend, said("reading"), stop))[-1]
+        last = (await events_of(backend, said("reading"), stop))[-1]
         assert isinstance(last, Completed) and (last.reason, last.text) == (FinishReason.INTERRUPTED, "")
-        assert (await ask(backend, said("say next")))[-1].text == "next"  # type: ignore[union-attr]
+        assert (await events_of(backend, said("say next")))[-1].text == "next"  # type: ignore[union-attr]
         assert len(rig.launches) == 2
 
     run(rig, body)
@@ -246,10 +219,10 @@ def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.Mo
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("story")
-        last = (await ask(backend, conversation, stop_at(backend, "word3")))[-1]
+        last = (await events_of(backend, conversation, stop_at(backend, "word3")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
-        assert (await ask(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
+        assert (await events_of(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
         assert [launch["prompt"] for launch in rig.launches][1].endswith(last.text + "<|im_end|>")
 
     run(rig, body, transport="pipe")
@@ -257,9 +230,9 @@ def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.Mo
 
 def test_a_death_before_the_first_word_costs_nothing_but_time(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        events = await ask(backend, said("once"))
+        events = await events_of(backend, said("once"))
         assert events[-1].text == "survived"  # type: ignore[union-attr]
-        (line,) = notices(events)
+        (line,) = notices_in(events)
         assert "was killed (SIGKILL" in line and "restarted" in line and "\n" not in line
 
     run(rig, body)
@@ -268,7 +241,7 @@ def test_a_death_before_the_first_word_costs_nothing_but_time(rig: Rig) -> None:
 def test_a_death_while_the_vocabulary_is_read(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("say one")
-        await ask(backend, conversation)
+        await events_of(backend, conversation)
         loop = asyncio.get_running_loop()
 
         def read() -> None:
@@ -278,7 +251,7 @@ def test_a_death_while_the_vocabulary_is_read(rig: Rig) -> None:
             asyncio.run_coroutine_threadsafe(process.gone(), loop).result(30)
 
         backend._session._tokenizer = read  # type: ignore[assignment]
-        events = await ask(
+        events = await events_of(
             backend, conversation.with_assistant("one").with_user("say two"), options=ReplyOptions(max_tokens=99)
         )
         assert isinstance(events[-1], Completed) and events[-1].text == "two" and len(rig.launches) == 2
@@ -300,7 +273,7 @@ def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: 
         cut = said("one").with_assistant("two", FinishReason.INTERRUPTED)
         backend.prepare(cut)
         await asyncio.sleep(0)  # the background begins
-        events = await ask(backend, cut, options=ReplyOptions(max_tokens=99))
+        events = await events_of(backend, cut, options=ReplyOptions(max_tokens=99))
         assert isinstance(events[-1], Completed) and events[-1].text == " and more"
         assert len(looks) == 1
 
@@ -309,7 +282,7 @@ def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: 
 
 def test_an_engine_that_aborts_has_no_debugger_write_into_its_reply(rig: Rig, transport: str) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        await ask(backend, said("say hello"))
+        await events_of(backend, said("say hello"))
         assert backend._session.process is not None
         assert psutil.Process(backend._session.process.pid).environ()["GGML_NO_BACKTRACE"] == "1"
 
@@ -319,16 +292,16 @@ def test_an_engine_that_aborts_has_no_debugger_write_into_its_reply(rig: Rig, tr
 def test_a_death_in_mid_reply_keeps_what_was_said(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("say first")
-        conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        conversation = conversation.with_assistant((await events_of(backend, conversation))[-1].text)  # type: ignore[union-attr]
         conversation = conversation.with_user("kill so far so good")
-        events = await ask(backend, conversation)
+        events = await events_of(backend, conversation)
         last = events[-1]
         assert isinstance(last, Completed)
         assert last.reason is FinishReason.ENGINE_DIED and last.text == "so far so good"
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
-        events += await ask(backend, conversation)
+        events += await events_of(backend, conversation)
         assert events[-1].text == "next"  # type: ignore[union-attr]
-        assert any("SIGKILL" in line for line in notices(events))
+        assert any("SIGKILL" in line for line in notices_in(events))
         prompt = rig.launches[-1]["prompt"]
         assert "say first" in prompt and "first<|im_end|>" in prompt and "so far so good<|im_end|>" in prompt
 
@@ -337,15 +310,15 @@ def test_a_death_in_mid_reply_keeps_what_was_said(rig: Rig) -> None:
 
 def test_three_restarts_a_minute_and_then_a_clear_error(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        events = await ask(backend, said("kill"))
+        events = await events_of(backend, said("kill"))
         last = events[-1]
         assert isinstance(last, Failed) and isinstance(last.error, EngineDiedError)
         assert len(rig.launches) == 4
-        assert len(notices(events)) == 3
+        assert len(notices_in(events)) == 3
         assert "4th time in 60 seconds" in str(last.error)
         # And the budget comes back: nothing is broken for good.
         backend._session.supervisor.budget = RestartBudget()
-        assert (await ask(backend, said("say again")))[-1].text == "again"  # type: ignore[union-attr]
+        assert (await events_of(backend, said("say again")))[-1].text == "again"  # type: ignore[union-attr]
 
     run(rig, body)
 
@@ -359,16 +332,16 @@ def test_the_budget_comes_back_with_time() -> None:
 def test_a_death_while_idle_is_noticed_and_mended_before_the_next_message(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind").with_user("say one")
-        conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        conversation = conversation.with_assistant((await events_of(backend, conversation))[-1].text)  # type: ignore[union-attr]
         first = backend._session.process
         assert first is not None
         os.kill(rig.launches[0]["pid"], 9)
         await first.gone()
         while backend._session.process in (first, None):  # noqa: ASYNC110
             await asyncio.sleep(0)  # its replacement is made by a task that nobody else waits for
-        events = await ask(backend, conversation.with_user("say two"))
+        events = await events_of(backend, conversation.with_user("say two"))
         assert events[-1].text == "two"  # type: ignore[union-attr]
-        assert len(notices(events)) == 1
+        assert len(notices_in(events)) == 1
         assert "say one" in rig.launches[1]["prompt"]
 
     run(rig, body)
@@ -379,16 +352,16 @@ def test_a_full_context_ends_the_reply_and_the_oldest_turns_make_room(rig: Rig) 
         conversation = Conversation().with_system("pinned")
         for number in range(4):
             conversation = conversation.with_user(f"say number {number}")
-            conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
+            conversation = conversation.with_assistant((await events_of(backend, conversation))[-1].text)  # type: ignore[union-attr]
         conversation = conversation.with_user("full and then it was")
-        events = await ask(backend, conversation)
+        events = await events_of(backend, conversation)
         last = events[-1]
         assert isinstance(last, Completed)
         assert last.reason is FinishReason.CONTEXT_OVERFLOW and last.text == "and then it was"
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
-        events += await ask(backend, conversation)
+        events += await events_of(backend, conversation)
         assert events[-1].text == "next"  # type: ignore[union-attr]
-        (line,) = [line for line in notices(events) if "context window is full" in line]
+        (line,) = [line for line in notices_in(events) if "context window is full" in line]
         assert "of 10 messages left it" in line
         prompt = rig.launches[-1]["prompt"]
         assert "pinned" in prompt and "number 0" not in prompt and "and then it was<|im_end|>" in prompt
@@ -403,19 +376,19 @@ def test_a_history_that_is_too_long_to_load_loses_its_oldest_turns(rig: Rig) -> 
         conversation = conversation.with_user(f"question {number} " + "x" * 30).with_assistant(f"answer {number}")
 
     async def body(backend: LocalEngineBackend) -> None:
-        events = await ask(backend, conversation.with_user("say fits"))
+        events = await events_of(backend, conversation.with_user("say fits"))
         assert events[-1].text == "fits"  # type: ignore[union-attr]
-        assert notices(events) and "question 19" in rig.launches[-1]["prompt"]
+        assert notices_in(events) and "question 19" in rig.launches[-1]["prompt"]
 
     run(rig, body)
 
 
 def test_a_message_larger_than_the_window(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        last = (await ask(backend, said(HUGE)))[-1]
+        last = (await events_of(backend, said(HUGE)))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
         assert "2048 tokens" in str(last.error)
-        assert (await ask(backend, said("say short")))[-1].text == "short"  # type: ignore[union-attr]
+        assert (await events_of(backend, said("say short")))[-1].text == "short"  # type: ignore[union-attr]
 
     run(rig, body)
 
@@ -425,11 +398,11 @@ def test_a_message_that_can_never_fit_drops_nothing(rig: Rig) -> None:
         conversation = Conversation()
         for number in range(3):
             conversation = conversation.with_user(f"say number {number}")
-            conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
-        events = await ask(backend, conversation.with_user(HUGE))
+            conversation = conversation.with_assistant((await events_of(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        events = await events_of(backend, conversation.with_user(HUGE))
         assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflowError)
-        assert notices(events) == []
-        assert (await ask(backend, conversation.with_user("say short")))[-1].text == "short"  # type: ignore[union-attr]
+        assert notices_in(events) == []
+        assert (await events_of(backend, conversation.with_user("say short")))[-1].text == "short"  # type: ignore[union-attr]
         assert "number 0" in rig.launches[-1]["prompt"]
 
     run(rig, body)
@@ -437,7 +410,7 @@ def test_a_message_that_can_never_fit_drops_nothing(rig: Rig) -> None:
 
 def test_an_engine_that_dies_without_a_word_is_asked_again_why(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        last = (await ask(backend, said("say hello")))[-1]
+        last = (await events_of(backend, said("say hello")))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ModelError)
         assert "the reason comes late" in str(last.error)
         assert len(rig.launches) == 2
@@ -451,7 +424,7 @@ def test_an_engine_that_never_says_why(rig: Rig, patience: float, tries: int) ->
     rig.environment.setenv("FAKE_ENGINE_SILENT_DEATHS", "100")
 
     async def body(backend: LocalEngineBackend) -> None:
-        last = (await ask(backend, said("say hello")))[-1]
+        last = (await events_of(backend, said("say hello")))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ModelError)
         assert "it ended with exit code 1 and its log does not say why" in str(last.error)
         assert len(rig.launches) == tries
@@ -464,7 +437,7 @@ def test_a_model_that_is_gone_when_the_engine_is_restarted(rig: Rig, tmp_path: P
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind").with_user("say one")
-        await ask(backend, conversation)
+        await events_of(backend, conversation)
         first = backend._session.process
         assert first is not None
         rig.model.unlink()
@@ -476,8 +449,8 @@ def test_a_model_that_is_gone_when_the_engine_is_restarted(rig: Rig, tmp_path: P
         await second.gone()
         conversation = conversation.with_assistant("one").with_user("say two")
         for told in (["the engine was killed (SIGKILL, possibly because memory ran out)"], []):
-            events = await ask(backend, conversation)
-            assert notices(events) == told, "nothing was restarted"
+            events = await events_of(backend, conversation)
+            assert notices_in(events) == told, "nothing was restarted"
             last = events[-1]
             assert isinstance(last, Failed) and isinstance(last.error, ModelError)
             assert f"the model {rig.model} was removed" in str(last.error)
@@ -493,11 +466,11 @@ def test_a_restart_is_told_when_it_is_so(rig: Rig, tmp_path: Path) -> None:
 
     async def body(backend: LocalEngineBackend) -> None:
         ready = Conversation().with_system("be kind").with_user("say ready")
-        await ask(backend, ready)
+        await events_of(backend, ready)
         conversation = ready.with_assistant("ready").with_user("kill half")
         rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
-        events = await ask(backend, conversation)
-        (line,) = notices(events)
+        events = await events_of(backend, conversation)
+        (line,) = notices_in(events)
         assert line.endswith("; it is being restarted with the conversation")
         second = backend._session.process
         assert second is not None
@@ -508,7 +481,7 @@ def test_a_restart_is_told_when_it_is_so(rig: Rig, tmp_path: Path) -> None:
         while (third := backend._session.process) in (second, None):  # noqa: ASYNC110
             await asyncio.sleep(0)
         await third.settled()
-        (line,) = notices(await ask(backend, conversation.with_assistant("half").with_user("say more")))
+        (line,) = notices_in(await events_of(backend, conversation.with_assistant("half").with_user("say more")))
         assert line.endswith("; it was restarted with the conversation")
 
     run(rig, body)
@@ -516,7 +489,7 @@ def test_a_restart_is_told_when_it_is_so(rig: Rig, tmp_path: Path) -> None:
 
 def test_a_log_that_fills_its_pipe_does_not_stop_the_engine(rig: Rig, transport: str) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        assert (await ask(backend, said("chatter 1000")))[-1].text == "done"  # type: ignore[union-attr]
+        assert (await events_of(backend, said("chatter 1000")))[-1].text == "done"  # type: ignore[union-attr]
 
     run(rig, body, transport=transport)
 
@@ -533,7 +506,7 @@ def test_who_heard_the_end_of_a_reply_may_ask_at_once(rig: Rig) -> None:
                     break
         for reply in open_replies:
             await reply.aclose()
-        assert (await ask(backend, said("say four")))[-1].text == "four"  # type: ignore[union-attr]
+        assert (await events_of(backend, said("say four")))[-1].text == "four"  # type: ignore[union-attr]
 
     run(rig, body)
 
@@ -548,10 +521,10 @@ def test_what_left_the_window_of_one_conversation_stays_in_another(rig: Rig) -> 
         return conversation.with_user("say fine")
 
     async def body(backend: LocalEngineBackend) -> None:
-        long = await ask(backend, protocol("a question that is long and goes on for a while", 12))
-        assert long[-1].text == "fine" and notices(long)  # type: ignore[union-attr]
-        short = await ask(backend, protocol("b", 10))
-        assert short[-1].text == "fine" and not notices(short)  # type: ignore[union-attr]
+        long = await events_of(backend, protocol("a question that is long and goes on for a while", 12))
+        assert long[-1].text == "fine" and notices_in(long)  # type: ignore[union-attr]
+        short = await events_of(backend, protocol("b", 10))
+        assert short[-1].text == "fine" and not notices_in(short)  # type: ignore[union-attr]
         assert all(f"b {number}<" in rig.launches[-1]["prompt"] for number in range(10))
 
     run(rig, body)
@@ -561,12 +534,12 @@ def test_closing_during_a_reply_ends_it_and_leaves_no_engine(rig: Rig) -> None:
     async def main() -> None:
         backend = rig.backend()
         started = asyncio.Event()
-        reply = asyncio.ensure_future(ask(backend, said("silence"), lambda event: started.set()))
+        reply = asyncio.ensure_future(events_of(backend, said("silence"), lambda event: started.set()))
         await asyncio.wait_for(started.wait(), 30)
         await asyncio.wait_for(backend.close(), 30)
         assert isinstance((await asyncio.wait_for(reply, 30))[-1], Completed | Failed)
         assert rig.none_is_left()
-        last = (await ask(backend, said("say no")))[-1]
+        last = (await events_of(backend, said("say no")))[-1]
         assert isinstance(last, Failed) and "closed" in str(last.error)
 
     asyncio.run(main())
@@ -575,9 +548,9 @@ def test_closing_during_a_reply_ends_it_and_leaves_no_engine(rig: Rig) -> None:
 def test_a_message_that_was_cleaned_is_remembered_as_it_was_sent(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be\x02 brief").with_user("say a\x01b\r\nc")
-        last = (await ask(backend, conversation))[-1]
+        last = (await events_of(backend, conversation))[-1]
         assert isinstance(last, Completed) and last.text == "a␁b\nc"
-        await ask(backend, conversation.with_assistant(last.text).with_user("say next"))
+        await events_of(backend, conversation.with_assistant(last.text).with_user("say next"))
         assert len(rig.launches) == 1
         assert "be␂ brief" in rig.launches[0]["prompt"]
 
@@ -588,7 +561,7 @@ def test_surrogates_that_stand_for_no_byte_are_no_trouble(rig: Rig) -> None:
     conversation = Conversation().with_system("\ud800").with_user("\udfff").with_assistant("a\ud800\udc80")
 
     async def body(backend: LocalEngineBackend) -> None:
-        assert (await ask(backend, conversation.with_user("say fine")))[-1].text == "fine"  # type: ignore[union-attr]
+        assert (await events_of(backend, conversation.with_user("say fine")))[-1].text == "fine"  # type: ignore[union-attr]
 
     run(rig, body)
 
@@ -599,7 +572,7 @@ def test_a_template_with_a_nul_in_it(rig: Rig, transport: str) -> None:
     )
 
     async def body(backend: LocalEngineBackend) -> None:
-        last = (await ask(backend, said("say hello")))[-1]
+        last = (await events_of(backend, said("say hello")))[-1]
         assert isinstance(last, Failed) and "NUL" in str(last.error)
         assert rig.launches == []
 
@@ -609,10 +582,10 @@ def test_a_template_with_a_nul_in_it(rig: Rig, transport: str) -> None:
 def test_output_that_nobody_asked_for_replaces_the_engine(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("stray")
-        last = (await ask(backend, conversation))[-1]
+        last = (await events_of(backend, conversation))[-1]
         assert isinstance(last, Completed) and last.text == "fine"
         conversation = conversation.with_assistant(last.text).with_user("say next")
-        assert (await ask(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
+        assert (await events_of(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
         assert len(rig.launches) == 2
 
     run(rig, body)
@@ -620,7 +593,7 @@ def test_output_that_nobody_asked_for_replaces_the_engine(rig: Rig) -> None:
 
 def test_a_model_that_cannot_be_loaded(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        last = (await ask(backend, said("say hello")))[-1]
+        last = (await events_of(backend, said("say hello")))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ModelError)
         assert "unknown model architecture: 'strange'" in str(last.error)
         assert len(rig.launches) == 1, "what failed once to load will fail again"
@@ -632,9 +605,9 @@ def test_an_error_of_a_modern_engine(rig: Rig) -> None:
     rig.environment.setenv("FAKE_ENGINE_MODERN", "1")
 
     async def body(backend: LocalEngineBackend) -> None:
-        last = (await ask(backend, said("error something broke")))[-1]
+        last = (await events_of(backend, said("error something broke")))[-1]
         assert isinstance(last, Failed) and "something broke" in str(last.error)
-        last = (await ask(backend, said("error the request exceeds the available context size")))[-1]
+        last = (await events_of(backend, said("error the request exceeds the available context size")))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
 
     run(rig, body)
@@ -645,7 +618,7 @@ def test_a_modern_engine_forgets_without_loading_again(rig: Rig) -> None:
 
     async def body(backend: LocalEngineBackend) -> None:
         for text in ("say one", "say two", "say three"):
-            assert (await ask(backend, said(text)))[-1].text == text.removeprefix("say ")  # type: ignore[union-attr]
+            assert (await events_of(backend, said(text)))[-1].text == text.removeprefix("say ")  # type: ignore[union-attr]
         assert len(rig.launches) == 1
 
     run(rig, body)
@@ -656,9 +629,9 @@ def test_a_modern_engine_is_told_a_history_it_has_not_lived_through(rig: Rig) ->
     history = Conversation().with_system("be brief").with_user("my name is Ada").with_assistant("hello Ada")
 
     async def body(backend: LocalEngineBackend) -> None:
-        events = await ask(backend, history.with_user("say fine"))
+        events = await events_of(backend, history.with_user("say fine"))
         assert events[-1].text == "fine"  # type: ignore[union-attr]
-        assert len(notices(events)) == 1 and "system prompt" in notices(events)[0]
+        assert len(notices_in(events)) == 1 and "system prompt" in notices_in(events)[0]
         prompt = rig.launches[0]["prompt"]
         assert prompt.startswith("be brief\n\n") and "User: my name is Ada\n\nAssistant: hello Ada" in prompt
 
@@ -668,8 +641,8 @@ def test_a_modern_engine_is_told_a_history_it_has_not_lived_through(rig: Rig) ->
 @pytest.mark.parametrize("message", ["story", "silence"])
 def test_a_timeout_ends_a_reply(rig: Rig, message: str) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        await ask(backend, said("say loaded"))
-        last = (await ask(backend, said(message), options=ReplyOptions(timeout=1)))[-1]
+        await events_of(backend, said("say loaded"))
+        last = (await events_of(backend, said(message), options=ReplyOptions(timeout=1)))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.TIMEOUT
         assert bool(last.text) == (message == "story")
 
@@ -678,7 +651,7 @@ def test_a_timeout_ends_a_reply(rig: Rig, message: str) -> None:
 
 def test_a_token_limit_ends_a_reply(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        last = (await ask(backend, said("story"), options=ReplyOptions(max_tokens=5)))[-1]
+        last = (await events_of(backend, said("story"), options=ReplyOptions(max_tokens=5)))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.LENGTH
         count = backend.count(last.text)
         assert count is not None and count.count == last.stats.tokens == 5
@@ -694,7 +667,7 @@ def test_walking_away_from_a_reply_leaves_the_session_usable(rig: Rig) -> None:
             if isinstance(event, TextDelta):
                 break
         await events.aclose()
-        assert (await ask(backend, said("say back")))[-1].text == "back"  # type: ignore[union-attr]
+        assert (await events_of(backend, said("say back")))[-1].text == "back"  # type: ignore[union-attr]
 
     run(rig, body)
 
@@ -702,10 +675,10 @@ def test_walking_away_from_a_reply_leaves_the_session_usable(rig: Rig) -> None:
 def test_a_reply_while_another_is_under_way_is_refused(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         started = asyncio.Event()
-        first = asyncio.ensure_future(ask(backend, said("story"), lambda event: started.set()))
+        first = asyncio.ensure_future(events_of(backend, said("story"), lambda event: started.set()))
         await started.wait()
         with pytest.raises(UsageError, match="under way"):
-            await ask(backend, said("say no"))
+            await events_of(backend, said("say no"))
         backend.interrupt()
         assert isinstance((await first)[-1], Completed)
 
@@ -714,7 +687,7 @@ def test_a_reply_while_another_is_under_way_is_refused(rig: Rig) -> None:
 
 def test_an_empty_message_fails_and_changes_nothing(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
-        (event,) = await ask(backend, said(""))
+        (event,) = await events_of(backend, said(""))
         assert isinstance(event, Failed) and isinstance(event.error, UsageError)
         assert rig.launches == []
 
@@ -726,11 +699,11 @@ def test_bytes_that_are_no_text_survive_the_replay(rig: Rig) -> None:
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("bytes " + raw.hex())
-        last = (await ask(backend, conversation))[-1]
+        last = (await events_of(backend, conversation))[-1]
         assert isinstance(last, Completed) and last.text.encode("utf-8", "surrogateescape") == raw
         # Another message before it makes the child remember something else: it has to be replayed.
         replayed = Conversation().with_user("first").with_assistant(last.text).with_user("say done")
-        assert (await ask(backend, replayed))[-1].text == "done"  # type: ignore[union-attr]
+        assert (await events_of(backend, replayed))[-1].text == "done"  # type: ignore[union-attr]
         # BitNet 2024 aborts at bytes that are no UTF-8.
         prompt = rig.launches[-1]["prompt"]
         assert prompt.count(raw.decode("utf-8", "replace")) == 1 and prompt.isprintable() is False
@@ -745,7 +718,7 @@ def test_no_prompt_file_is_left_behind(rig: Rig, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("tempfile.tempdir", str(folder))
 
     async def body(backend: LocalEngineBackend) -> None:
-        await ask(backend, Conversation().with_system("secret").with_user("say done"))
+        await events_of(backend, Conversation().with_system("secret").with_user("say done"))
         assert list(folder.iterdir()) == []
 
     run(rig, body)
@@ -756,7 +729,7 @@ def test_a_full_disk_is_told(rig: Rig, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
 
     async def body(backend: LocalEngineBackend) -> None:
-        last = (await ask(backend, Conversation().with_system("some").with_user("say done")))[-1]
+        last = (await events_of(backend, Conversation().with_system("some").with_user("say done")))[-1]
         assert isinstance(last, Failed) and "no temporary file can be written" in str(last.error)
 
     run(rig, body)
@@ -779,7 +752,7 @@ def test_bytes_that_are_no_text_are_not_typed_either(rig: Rig, tmp_path: Path) -
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("first").with_assistant("a \udcf0\udc9f b").with_user("say done")
-        assert isinstance((await ask(backend, conversation))[-1], Completed)
+        assert isinstance((await events_of(backend, conversation))[-1], Completed)
         assert "a \ufffd b" in json.loads(heard.read_text().splitlines()[-1])
 
     run(
@@ -802,7 +775,7 @@ def test_a_conversation_that_no_start_prepares_starts_one_process_a_message(rig:
         conversation = Conversation()
         for number in range(3):
             conversation = conversation.with_user(f"say {number}")
-            last = (await ask(backend, conversation))[-1]
+            last = (await events_of(backend, conversation))[-1]
             assert isinstance(last, Completed) and last.reason is FinishReason.STOP
             conversation = conversation.with_assistant(last.text, last.reason)
             backend.prepare(conversation)

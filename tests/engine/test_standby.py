@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from backend_replies import numbered_turns, with_backend
 from program import fake_engine
 
 from bitnet_chat.backend import BackendState
@@ -26,7 +27,7 @@ from bitnet_chat.errors import ContextOverflowError, FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 
 needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Rig:
@@ -63,16 +64,9 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 def run(rig: Rig, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: Any) -> None:
-    async def main() -> None:
-        backend = LocalEngineBackend(Settings(**rig.settings, **more))  # type: ignore[arg-type]
-        try:
-            await asyncio.wait_for(body(backend), PATIENCE)
-        finally:
-            await backend.close()
-        left = [launch["pid"] for launch in rig.launches if psutil.pid_exists(launch["pid"])]
-        assert not left, "an engine outlived its backend"
-
-    asyncio.run(main())
+    with_backend(lambda: LocalEngineBackend(Settings(**rig.settings, **more)), body)  # type: ignore[arg-type]
+    left = [launch["pid"] for launch in rig.launches if psutil.pid_exists(launch["pid"])]
+    assert not left, "an engine outlived its backend"
 
 
 async def ask(backend: LocalEngineBackend, conversation: Conversation, text: str) -> Conversation:
@@ -188,9 +182,7 @@ def test_room_is_made_while_nobody_waits(rig: Rig) -> None:
 
 @needs_scripts
 def test_what_left_while_nobody_waited_is_told_even_if_the_message_is_refused(rig: Rig) -> None:
-    conversation = Conversation()
-    for number in range(60):
-        conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
+    conversation = numbered_turns(60)
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(conversation)
@@ -205,9 +197,7 @@ def test_what_left_while_nobody_waited_is_told_even_if_the_message_is_refused(ri
 
 @needs_scripts
 def test_a_summary_waits_for_somebody_who_wants_it(rig: Rig) -> None:
-    conversation = Conversation()
-    for number in range(60):
-        conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
+    conversation = numbered_turns(60)
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(conversation)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from backend_replies import end_of, events_of, with_backend
 from program import fake_engine
 
 from bitnet_chat.backend import ReplyOptions
@@ -18,7 +18,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Completed, Event, Notice, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Event, Notice, ThinkingDelta
 from bitnet_chat.templates.builtin import TEMPLATES
 
 
@@ -44,33 +44,14 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     return Rig(tmp_path, model, monkeypatch)
 
 
-def run(settings: Settings, body: Callable[[LocalEngineBackend], Awaitable[None]]) -> None:
-    async def main() -> None:
-        backend = LocalEngineBackend(settings)
-        try:
-            await asyncio.wait_for(body(backend), 60)
-        finally:
-            await backend.close()
-
-    asyncio.run(main())
-
-
 async def ask(
     backend: LocalEngineBackend,
     conversation: Conversation,
     on_event: Callable[[Event], None] = lambda event: None,
     options: ReplyOptions | None = None,
 ) -> tuple[str, Completed]:
-    thoughts, text = "", ""
-    async for event in backend.reply(conversation, options):
-        on_event(event)
-        if isinstance(event, ThinkingDelta):
-            thoughts += event.text
-        elif isinstance(event, TextDelta):
-            text += event.text
-    assert isinstance(event, Completed), event
-    assert event.text == text
-    return thoughts, event
+    events = await events_of(backend, conversation, options, on_event)
+    return "".join(event.text for event in events if isinstance(event, ThinkingDelta)), end_of(events)
 
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
@@ -88,7 +69,7 @@ def test_thoughts_are_no_part_of_the_reply_and_of_what_follows(rig: Rig, opened:
         assert (await ask(backend, conversation.with_user("say next")))[1].text == answers
         assert len(rig.prompts) == 2 and rig.prompts[1].endswith("assistant\n42<|im_end|>"), rig.prompts
 
-    run(rig.settings(opened=opened), body)
+    with_backend(lambda: LocalEngineBackend(rig.settings(opened=opened)), body)
 
 
 def switched(rig: Rig) -> Settings:
@@ -117,7 +98,7 @@ def test_thoughts_are_switched_off_for_one_reply(rig: Rig) -> None:
         assert (await ask(backend, asked))[0] == "hm"
         assert "</think>" not in rig.prompts[-1]
 
-    run(switched(rig), body)
+    with_backend(lambda: LocalEngineBackend(switched(rig)), body)
 
 
 @posix
@@ -135,7 +116,7 @@ def test_a_template_that_has_no_switch_is_told_of(rig: Rig, on: bool) -> None:
             )
         assert len(told) == 2 and all("does not use enable_thinking or thinking" in line for line in told)
 
-    run(rig.settings(), body)
+    with_backend(lambda: LocalEngineBackend(rig.settings()), body)
 
 
 @pytest.mark.engine
@@ -147,7 +128,7 @@ def test_a_real_engine_reads_the_other_prompt(rig: Rig, native: EngineBinary) ->
             sizes.append((await ask(backend, asked, options=options))[1].stats.prompt_size)
         assert sizes[0] == sizes[2] < sizes[1], sizes  # type: ignore[operator]  # a native engine tells them
 
-    run(replace(switched(rig), engine=str(native.path)), body)
+    with_backend(lambda: LocalEngineBackend(replace(switched(rig), engine=str(native.path))), body)
 
 
 @posix
@@ -163,7 +144,7 @@ def test_thoughts_are_stopped(rig: Rig) -> None:
         thoughts, reply = await ask(backend, asked.with_assistant("", reply.reason, thoughts), stop)
         assert thoughts.startswith("word0"), "there is nothing to go on with: it is asked again"
 
-    run(rig.settings(opened=True), body)
+    with_backend(lambda: LocalEngineBackend(rig.settings(opened=True)), body)
 
 
 @posix
@@ -173,7 +154,7 @@ def test_thoughts_are_told_once_when_the_engine_dies_of_them(rig: Rig) -> None:
         assert thoughts == "let me seesurvived" and reply.text == ""
         assert len(rig.prompts) >= 2
 
-    run(rig.settings(), body)
+    with_backend(lambda: LocalEngineBackend(rig.settings()), body)
 
 
 @posix
@@ -186,7 +167,7 @@ def test_an_answer_goes_on_behind_its_thoughts(rig: Rig, monkeypatch: pytest.Mon
         assert (thoughts, reply.text) == ("", " and <think>more")
         assert rig.prompts[-1].endswith("assistant\n<think>\n\n</think>\n\nso")
 
-    run(rig.settings(opened=True), body)
+    with_backend(lambda: LocalEngineBackend(rig.settings(opened=True)), body)
 
 
 @pytest.mark.engine
@@ -199,4 +180,6 @@ def test_a_model_that_does_not_think_is_left_alone(classic: EngineBinary, model:
         await ask(backend, hello.with_assistant(reply.text).with_user("how do I leave?"))
         assert backend._session.process is process
 
-    run(Settings(engine=str(classic.path), model=str(model), temperature=0.0), body)
+    with_backend(
+        lambda: LocalEngineBackend(Settings(engine=str(classic.path), model=str(model), temperature=0.0)), body
+    )

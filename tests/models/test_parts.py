@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from model_server import ModelServer, serving
+from models_command import run
 from split_model import split, written
 
 from bitnet_chat import paths
 from bitnet_chat.backends.pool import BackendFactory as BackendSource
-from bitnet_chat.cli import main
 from bitnet_chat.doctor import model as doctor
 from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine.binary import EngineBinary
@@ -64,12 +64,6 @@ def server(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mod
         }
         monkeypatch.setenv("HF_ENDPOINT", server.base)
         yield server
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = main(["models", *arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def folder() -> set[str]:

@@ -32,7 +32,7 @@ from bitnet_chat.repl.controller import ReplController
 from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.tools.loading import load
 
-PATIENCE = 60
+TIMEOUT = 60
 ADD = Tool("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}})
 ASKED = Conversation().with_user("What is 1 + 2?")
 Called = tuple[str, object]
@@ -119,7 +119,7 @@ def run(api: Api, answers: Sequence[Answer], body: Callable[[Room], Awaitable[No
         async with ApiServer(script) as server:
             backend = api.backend(server.url, **settings)
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     await body(Room(api, backend, server))
             finally:
                 await backend.close()
