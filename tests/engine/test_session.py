@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from backend_replies import events_of, notices_in, with_backend
-from program import fake_engine
+from scripted_engine import ScriptedEngine
 
 from bitnet_chat.backend import BackendState, ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
@@ -33,34 +33,16 @@ HUGE = "huge" + " a" * 1200
 """More than half of the scripted engine's window."""
 
 
-class Rig:
-    """A backend on the scripted engine, and what that engine saw."""
+class Rig(ScriptedEngine):
+    """A backend on the scripted engine."""
 
-    def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.record = folder / "record.jsonl"
-        self.engine = fake_engine(folder)
+    def __init__(self, folder: Path, model: Path, environment: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, environment)
         self.model = model
-        self.environment = monkeypatch
-        monkeypatch.setenv("FAKE_ENGINE_RECORD", str(self.record))
 
     def backend(self, *, transport: str = "pty", **more: object) -> LocalEngineBackend:
         settings = Settings(engine=str(self.engine), model=str(self.model), io=transport, **more)  # type: ignore[arg-type]
         return LocalEngineBackend(settings)
-
-    @property
-    def launches(self) -> list[dict]:
-        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
-
-    def none_is_left(self) -> bool:
-        return not any(_is_alive(launch["pid"]) for launch in self.launches)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.fixture
@@ -109,15 +91,12 @@ def test_a_conversation_stays_in_one_process(rig: Rig, transport: str, kind: str
 
 
 def test_early_messages_wait_for_the_load(rig: Rig, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
+    rig.close_gate()
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.start()
         reply = asyncio.ensure_future(events_of(backend, said("say early")))
-        # Opening it for writing returns when the engine opened it for reading: it is loading now.
-        descriptor = await asyncio.get_running_loop().run_in_executor(None, os.open, gate, os.O_WRONLY)
+        descriptor = await rig.gate_reached()
         assert backend.status().state is BackendState.STARTING
         os.close(descriptor)
         assert (await reply)[-1].text == "early"  # type: ignore[union-attr]
@@ -126,14 +105,12 @@ def test_early_messages_wait_for_the_load(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_stopping_before_the_engine_has_loaded(rig: Rig, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
+    rig.close_gate()
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.start()
         reply = asyncio.ensure_future(events_of(backend, said("say early")))
-        descriptor = await asyncio.get_running_loop().run_in_executor(None, os.open, gate, os.O_WRONLY)
+        descriptor = await rig.gate_reached()
         backend.interrupt()
         last = (await reply)[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED and last.text == ""
@@ -151,7 +128,7 @@ def test_an_interrupted_reply_is_kept_and_the_next_turn_works(rig: Rig, transpor
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("story")
-        last = (await events_of(backend, conversation, stop_at(backend, "word3")))[-1]
+        last = (await events_of(backend, conversation, on_event=stop_at(backend, "word3")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
         assert "word3" in last.text and last.text.startswith("word0 word1 ")
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
@@ -169,7 +146,7 @@ def test_an_interrupted_reply_is_kept_and_the_next_turn_works(rig: Rig, transpor
 def test_an_interrupt_that_meets_the_end_of_the_reply(rig: Rig, message: str) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said(message)
-        events = await events_of(backend, conversation, stop_at(backend, "the end"))
+        events = await events_of(backend, conversation, on_event=stop_at(backend, "the end"))
         last = events[-1]
         assert isinstance(last, Completed) and last.text.rstrip("\n") == "the end"
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
@@ -185,7 +162,7 @@ def test_an_engine_that_ignores_the_interrupt_is_replaced(rig: Rig, monkeypatch:
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("deaf")
-        last = (await events_of(backend, conversation, stop_at(backend, "hear")))[-1]
+        last = (await events_of(backend, conversation, on_event=stop_at(backend, "hear")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
         assert last.text == "I cannot hear you"
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
@@ -206,7 +183,7 @@ def test_an_engine_that_would_read_a_prompt_to_its_end_is_replaced_at_once(
             if isinstance(event, Started):
                 backend.interrupt()
 
-        last = (await events_of(backend, said("reading"), stop))[-1]
+        last = (await events_of(backend, said("reading"), on_event=stop))[-1]
         assert isinstance(last, Completed) and (last.reason, last.text) == (FinishReason.INTERRUPTED, "")
         assert (await events_of(backend, said("say next")))[-1].text == "next"  # type: ignore[union-attr]
         assert len(rig.launches) == 2
@@ -219,7 +196,7 @@ def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.Mo
 
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("story")
-        last = (await events_of(backend, conversation, stop_at(backend, "word3")))[-1]
+        last = (await events_of(backend, conversation, on_event=stop_at(backend, "word3")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
         conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
         assert (await events_of(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
@@ -534,7 +511,7 @@ def test_closing_during_a_reply_ends_it_and_leaves_no_engine(rig: Rig) -> None:
     async def main() -> None:
         backend = rig.backend()
         started = asyncio.Event()
-        reply = asyncio.ensure_future(events_of(backend, said("silence"), lambda event: started.set()))
+        reply = asyncio.ensure_future(events_of(backend, said("silence"), on_event=lambda event: started.set()))
         await asyncio.wait_for(started.wait(), 30)
         await asyncio.wait_for(backend.close(), 30)
         assert isinstance((await asyncio.wait_for(reply, 30))[-1], Completed | Failed)
@@ -675,7 +652,7 @@ def test_walking_away_from_a_reply_leaves_the_session_usable(rig: Rig) -> None:
 def test_a_reply_while_another_is_under_way_is_refused(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         started = asyncio.Event()
-        first = asyncio.ensure_future(events_of(backend, said("story"), lambda event: started.set()))
+        first = asyncio.ensure_future(events_of(backend, said("story"), on_event=lambda event: started.set()))
         await started.wait()
         with pytest.raises(UsageError, match="under way"):
             await events_of(backend, said("say no"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import random
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from backend_replies import numbered_turns, with_backend
-from program import fake_engine
+from scripted_engine import ScriptedEngine
 
 from bitnet_chat.backend import BackendState
 from bitnet_chat.backends.local_engine import LocalEngineBackend
@@ -30,32 +29,12 @@ needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the scripted
 TIMEOUT = 60.0
 
 
-class Rig:
-    """Settings for the scripted engine, and what it was started with."""
+class Rig(ScriptedEngine):
+    """Settings for the scripted engine."""
 
     def __init__(self, folder: Path, model: Path, environment: pytest.MonkeyPatch) -> None:
-        self.settings = {"engine": str(fake_engine(folder)), "model": str(model), "journal": False}
-        self.environment = environment
-        self._record = folder / "record.jsonl"
-        self._gate = folder / "gate"
-        environment.setenv("FAKE_ENGINE_RECORD", str(self._record))
-
-    @property
-    def launches(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._record.read_text().splitlines()] if self._record.exists() else []
-
-    def close_gate(self) -> None:
-        """What is started from now on loads until :meth:`open_gate`."""
-        if not self._gate.exists():
-            os.mkfifo(self._gate)
-        self.environment.setenv("FAKE_ENGINE_GATE", str(self._gate))
-
-    async def somebody_waits_at_the_gate(self) -> int:
-        """Returns when an engine is loading, with what :func:`os.close` lets it through."""
-        return await asyncio.get_running_loop().run_in_executor(None, os.open, self._gate, os.O_WRONLY)
-
-    def no_gate(self) -> None:
-        self.environment.delenv("FAKE_ENGINE_GATE")
+        super().__init__(folder, environment)
+        self.settings = {"engine": str(self.engine), "model": str(model), "journal": False}
 
 
 @pytest.fixture
@@ -65,8 +44,7 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 def run(rig: Rig, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: Any) -> None:
     with_backend(lambda: LocalEngineBackend(Settings(**rig.settings, **more)), body)  # type: ignore[arg-type]
-    left = [launch["pid"] for launch in rig.launches if psutil.pid_exists(launch["pid"])]
-    assert not left, "an engine outlived its backend"
+    assert rig.none_is_left(), "an engine outlived its backend"
 
 
 async def ask(backend: LocalEngineBackend, conversation: Conversation, text: str) -> Conversation:
@@ -112,8 +90,8 @@ def test_a_load_that_is_outdated_is_given_up(rig: Rig) -> None:
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.start(told(Conversation().with_system("outdated")))
-        gate = await rig.somebody_waits_at_the_gate()
-        rig.no_gate()
+        gate = await rig.gate_reached()
+        rig.remove_gate()
         backend.prepare(told(Conversation().with_system("wanted")))
         await prepared(backend)
         assert backend.status().state is BackendState.IDLE
@@ -248,7 +226,7 @@ def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> Non
         assert process is not None and process.pid in before
         assert ("say 1" in before[process.pid]) == ("clear" not in command) and "say 2" not in before[process.pid]
         if command == "clear twice":
-            rig.no_gate()
+            rig.remove_gate()
             backend.prepare(history)
             await prepared(backend)
             await ask(backend, history, text)
@@ -283,7 +261,7 @@ def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
         await prepared(backend)
         rig.close_gate()
         conversation = await ask(backend, conversation, "say two")
-        gate = await rig.somebody_waits_at_the_gate()  # the spare of this turn is loading
+        gate = await rig.gate_reached()  # the spare of this turn is loading
         loading = rig.launches[-1]["pid"] if len(rig.launches) > 2 else None
         events = backend.reply(conversation.with_user("story"))
         async for event in events:

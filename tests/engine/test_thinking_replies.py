@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from backend_replies import end_of, events_of, with_backend
-from program import fake_engine
+from scripted_engine import ScriptedEngine
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
@@ -22,21 +21,16 @@ from bitnet_chat.events import Completed, Event, Notice, ThinkingDelta
 from bitnet_chat.templates.builtin import TEMPLATES
 
 
-class Rig:
-    def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        engine, self.record = fake_engine(folder), folder / "record.jsonl"
-        monkeypatch.setenv("FAKE_ENGINE_RECORD", str(self.record))
-        self._engine, self._model = engine, model
+class Rig(ScriptedEngine):
+    def __init__(self, folder: Path, model: Path, environment: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, environment)
+        self._model = model
 
     def settings(self, *, opened: bool = False) -> Settings:
         template = TEMPLATES["chatml"] + "{# </think> #}"
         if opened:
             template = template.replace("assistant\\n", "assistant\\n<think>\\n")
-        return Settings(engine=str(self._engine), model=str(self._model), chat_template=template)
-
-    @property
-    def prompts(self) -> list[str]:
-        return [json.loads(line)["prompt"] for line in self.record.read_text().splitlines()]
+        return Settings(engine=str(self.engine), model=str(self._model), chat_template=template)
 
 
 @pytest.fixture

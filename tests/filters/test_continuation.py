@@ -49,6 +49,7 @@ def test_an_engine_that_goes_on_in_another_way_is_told_as_it_is() -> None:
         ("so", "so", ""),
         ("so it\n\n", "so it", "\n\n"),
         ("so\udce4", "so", "\udce4"),
+        ("\udce4", "", "\udce4"),
         ("so \udcf0\udc9f\udc91", "so", " \udcf0\udc9f\udc91"),
         ("so\udc91", "so\udc91", ""),
         ("so\udcff", "so\udcff", ""),

@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText
-from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter, leaves_open, thinking_tags
+from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.filters.thinking import (
+    DuplicatePrefixFilter,
+    ThinkingFramer,
+    ThinkingSplitter,
+    leaves_open,
+    thinking_tags,
+)
 from bitnet_chat.templates.builtin import TEMPLATES
 
 TAGS = ("<think>", "</think>")
@@ -102,6 +108,88 @@ def test_a_second_attempt_tells_only_what_is_new() -> None:
         ("let me see", ["let ", "me see", ", so"], ", so"),
         ("let me see", ["let us", " go"], "\n\nus go"),
         ("let me", ["let"], ""),
+        ("ab", ["abc", "d"], "cd"),
+        ("abc", ["axx", "c"], "\n\nxxc"),
+        ("abc", ["xyz"], "\n\nxyz"),
+        ("abc", ["ab", "ad"], "\n\nad"),
     ):
         retelling = DuplicatePrefixFilter(told)
         assert "".join(map(retelling.feed, pieces)) == expected
+
+
+class WordFramer:
+    """A framer that takes each text for a part of the reply, and a full stop for its end."""
+
+    kind, reply = "words", "so far"
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def feed(self, text: str) -> list[Frame]:
+        whole, stop, _ = text.partition(".")
+        return [*([ReplyText(whole)] if whole else []), *([TurnEnd(False)] if stop else [])]
+
+    def sent(self, data: bytes = b"") -> None:
+        self.calls.append(("sent", data))
+
+    def continued(self, data: bytes = b"") -> None:
+        self.calls.append(("continued", data))
+
+    def commanded(self, data: bytes = b"") -> None:
+        self.calls.append(("commanded", data))
+
+    def interrupted(self) -> None:
+        self.calls.append("interrupted")
+
+    def logged(self, line: str) -> bool:
+        return line == "known"
+
+    def waiting(self) -> list[Frame]:
+        return [ReplyText("waiting")]
+
+    def settle(self) -> list[Frame]:
+        return [ReplyText("settled")]
+
+    def eof(self, *, clean: bool) -> list[Frame]:
+        return [ReplyText("end"), *([TurnEnd(False)] if clean else [])]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_framer_splits_replies_to_messages(is_open: bool) -> None:
+    framer = ThinkingFramer(WordFramer(), TAGS, is_open=is_open)
+    opening = "" if is_open else "<think>"
+    assert framer.feed("<think>before") == [ReplyText("<think>before")], "before a message there is no reply"
+    for _ in range(2):
+        framer.sent(b"hello")
+        assert framer.feed(f"{opening}hm</think>so") == [ThinkingText("hm"), ReplyText("so")]
+        assert framer.feed("<think>.") == [ReplyText("<think>"), TurnEnd(False)]
+    framer.sent()
+    assert framer.feed(f"{opening}hm</thi.") == [ThinkingText("hm"), ThinkingText("</thi"), TurnEnd(False)]
+    framer.sent()
+    assert framer.feed("<thi.") == [*([ThinkingText("<thi")] if is_open else [ReplyText("<thi")]), TurnEnd(False)]
+
+
+@pytest.mark.parametrize("method", ["continued", "commanded"])
+def test_what_goes_on_has_no_thoughts(method: str) -> None:
+    inner = WordFramer()
+    framer = ThinkingFramer(inner, TAGS, is_open=True)
+    framer.sent(b"a")
+    getattr(framer, method)(b"b")
+    framer.interrupted()
+    assert framer.feed("<think>so") == [ReplyText("<think>so")]
+    assert inner.calls == [("sent", b"a"), (method, b"b"), "interrupted"]
+
+
+def test_the_rest_of_a_framer_is_that_of_the_inner_one() -> None:
+    framer = ThinkingFramer(WordFramer(), TAGS, is_open=True)
+    assert (framer.kind, framer.reply, framer.logged("known"), framer.logged("x")) == ("words", "so far", True, False)
+    assert framer.eof(clean=True) == [ReplyText("end"), TurnEnd(False)]
+    framer.sent()
+    assert framer.waiting() + framer.settle() == [ThinkingText("waiting"), ThinkingText("settled")]
+    assert framer.eof(clean=True) == [ThinkingText("end"), TurnEnd(False)]
+    framer.sent()
+    framer.feed("<thi")
+    assert framer.eof(clean=False) == [ThinkingText("<thiend")]
+    framer.sent()
+    framer.feed("hm</th")
+    assert framer.eof(clean=False) == [ThinkingText("</thend")]

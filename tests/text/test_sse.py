@@ -132,6 +132,8 @@ def test_the_limit_is_exact() -> None:
         assert decoder.feed(b"data:12345\ndata:67890\n\n") == [ServerSentEvent("12345\n67890")]
         decoder.feed(b"data:12345")
         assert decoder.flush() == [ServerSentEvent("12345")]
+        decoder.feed(b"data:12345")
+        assert decoder.flush() == [ServerSentEvent("12345")]
         assert decoder.feed(b": a comment is not part of it, in a whole line\n") == []
     decoder.feed(b"data:12345")
     with pytest.raises(ValueError, match="an event of more than 10 bytes"):
