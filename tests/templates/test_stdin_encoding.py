@@ -9,14 +9,23 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import check_immutable
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
-from bitnet_chat.conversation import Conversation
-from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, decode_lines, encode_lines, normalise
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.stdin_encoding import (
+    MODERN_COMMANDS,
+    NormalisedText,
+    decode_lines,
+    encode_lines,
+    encoded_conversation,
+    normalise,
+)
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Notice
 
 _HARD = st.sampled_from(["/", "\\", "\n", "/exit", "/read x", "\\n", "\t", "é", "👍🏽", "<|im_end|>", "\r\n", "\x1b"])
@@ -74,6 +83,47 @@ def test_control_characters_become_visible_with_a_note() -> None:
     assert normalise("caf\udce9").text == "caf\ufffd"
     assert normalise("caf\udce9").note == "message: 1 byte that is not UTF-8 replaced"
     assert normalise("\udce9\udce8").note == "message: 2 bytes that are not UTF-8 replaced"
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("\x7f", "1 control character made visible"),
+        ("\x01\x02", "2 control characters made visible"),
+        ("a\r\nb", "line ends CRLF became LF"),
+        ("\r", "1 control character made visible"),
+        (
+            "\udcff\r\n\x00",
+            "line ends CRLF became LF, 1 control character made visible, 1 byte that is not UTF-8 replaced",
+        ),
+    ],
+)
+def test_a_note_names_each_change(text: str, note: str) -> None:
+    assert normalise(text).note == f"message: {note}"
+
+
+def test_the_conversation_of_an_engine() -> None:
+    """Text of users is made visible, replies stay byte for byte, and nothing but role and text is left."""
+    talk = Conversation(
+        (
+            Message("system", "a\x1b"),
+            Message("user", "b\udcff"),
+            Message("assistant", "c\x1b\udcff", FinishReason.STOP, "hm"),
+            Message("user", "d"),
+            Message("assistant", "\ud800 \udcc3\udca9 \udd00"),
+        )
+    )
+    assert encoded_conversation(talk).messages == (
+        Message("system", "a␛"),
+        Message("user", "b\ufffd"),
+        Message("assistant", "c\x1b\udcff"),
+        Message("user", "d"),
+        Message("assistant", "\ufffd é \ufffd"),
+    )
+
+
+def test_a_normalised_text_is_immutable() -> None:
+    check_immutable(NormalisedText("a"))
 
 
 def test_an_empty_message_cannot_be_encoded() -> None:
