@@ -99,8 +99,8 @@ class Framer(Protocol):
     def feed(self, text: str) -> list[Frame]: ...
 
     def logged(self, line: str) -> bool:
-        """A line of the log, without prefix. True if it states that the engine waits for input: :meth:`waiting` is to
-        be called once all output up to then was fed.
+        """A line of the log, without prefix. True if it states that the engine waits for input: :meth:`waiting` follows
+        once all output up to then was fed.
         """
 
     def waiting(self) -> list[Frame]: ...

@@ -114,8 +114,8 @@ def _engine(name: str) -> Requirement:
 
 
 def _package(settings: Settings, configured: str, pulled: str) -> str:
-    """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of the model that is to be
-    fetched first, if one is.
+    """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of a model to
+    fetch first, if any.
 
     A named engine is installed, or can be installed as a prebuilt one of that name; otherwise it cannot be found."""
     from bitnet_chat.engine.discovery import named

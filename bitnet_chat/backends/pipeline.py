@@ -52,7 +52,7 @@ class ReplyPipeline:
         self.is_over = False
         """The source has given its Completed or Failed."""
         self.has_step = False
-        """The step of a filter is to be awaited."""
+        """The step of a filter must be awaited."""
 
     def then(self, added: ReplyFilter, watch: StallWatch | None = None) -> ReplyPipeline:
         """The same pipeline with one more filter at its end."""

@@ -69,7 +69,7 @@ def _is_clean(text: str) -> bool:
 def encoded_conversation(conversation: Conversation) -> Conversation:
     """A conversation in the form for an engine: user and system messages normalised, without finish reasons.
 
-    Replies are unchanged, byte for byte, except for surrogates that stand for no byte: these cannot be written. Bytes
+    Replies are unchanged, byte for byte, except for surrogates that are not bytes: these cannot be written. Bytes
     of one character that came in two parts are joined.
     """
 

@@ -1,4 +1,4 @@
-"""Environment variables that stand for flags of an engine. Pure."""
+"""Environment variables that set flags of an engine. Pure."""
 
 from __future__ import annotations
 

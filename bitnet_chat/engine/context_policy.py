@@ -69,7 +69,7 @@ class ContextPolicy:
         """Number of the oldest messages of ``history`` that have to leave the window before ``text`` is sent.
 
         ``used``: tokens in the context of the child that has ``history``; None without such a child. ``most``: tokens
-        of the reply. ``alone``: the policy of a request that stands for itself. May take time for a long history.
+        of the reply. ``alone``: the policy of an independent request. May take time for a long history.
 
         Raises ContextOverflowError for a message that is too long by itself, and for a conversation that is too long
         where the policy is to stop.

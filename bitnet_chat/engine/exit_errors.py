@@ -148,7 +148,7 @@ def _by_signal(process: EndedProcess) -> bool:
 
 def _lacks_memory(process: EndedProcess) -> bool:
     """SIGKILL is the kernel's way when memory runs out; one that is out of step was ended from here. Wrong arithmetic
-    and instructions that the processor does not have are none."""
+    and instructions that the processor does not have are other causes."""
     if process.exit_code in _NO_MEMORY:
         return False
     killed = process.exit_code == -9 and not process.out_of_step  # signal.SIGKILL, which Windows does not have

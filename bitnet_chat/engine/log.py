@@ -15,7 +15,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LEVEL = re.compile(r"^[DIWE] ")
 _LEAD = re.compile(r"^(?:\d+\.\d+\.\d+\.\d+ )?(?:[DIWE] )?")
 _QUOTE = re.compile(rf"{_LEAD.pattern}(?:(?:\w+: )?(prompt|buffer): [\"']|(?:eval|embd|(?:input )?tokens): \[)")
-"""The beginning of text that the engine was given or made. Tokens stand in one line, with their names reduced to
+"""The beginning of text that the engine was given or made. Tokens are on one line, with their names reduced to
 printable characters."""
 
 
@@ -27,7 +27,7 @@ def strip_level(line: str) -> str:
 class EngineLog:
     """The last lines of standard error. ``on_line`` sees each complete line, without colours.
 
-    Prompts and messages, which debug logs quote, are left out: a log that a user pastes is none of the engine's.
+    Prompts and messages, which debug logs quote, are left out: a log that a user pastes is not the engine's.
     """
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
@@ -183,7 +183,7 @@ class LogStatsParser:
     def __init__(self) -> None:
         self.context_size: int | None = None
         self.context_used: int | None = None
-        """Tokens in the window; what is to be evaluated with the next message included."""
+        """Tokens in the window, including those to evaluate with the next message."""
         self.overflowed = False
         self.has_shifted = False
         """Whether the engine has dropped the older half of its context by itself."""

@@ -122,7 +122,7 @@ def require(binary: EngineBinary) -> None:
 def knock(servers: Sequence[str]) -> None:
     """Raises EngineDiedError where an rpc-server does not answer, or is busy with another engine. Blocks.
 
-    A client that has nothing to say is let go by every version of the protocol; a busy server does not get to it.
+    Every version of the protocol accepts a client that sends nothing and leaves; a busy server does not accept it.
     """
     for server in servers:
         try:

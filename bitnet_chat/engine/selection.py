@@ -1,6 +1,6 @@
 """Facts about the available engines and a model, for the choice of an engine: read and cached.
 
-Which tensor types stand in an engine's files and in a model's header is remembered by their size and time: reading both
+The tensor types in an engine's files and in a model's header are remembered by their size and time: reading both
 takes a fifth of a second.
 """
 

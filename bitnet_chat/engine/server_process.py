@@ -174,7 +174,7 @@ class ManagedServer:
         patience: float = 0.0,
         refit: Callable[[ServerProcess], bool] = lambda process: False,
     ) -> None:
-        """``refit``: whether a process that ended before it listened is to be started with another command line; is
+        """``refit``: whether a process that ended before it listened starts again with another command line; is
         asked in a thread, too, and may raise BitnetChatError."""
         self._command, self._refit = command, refit
         self._on_spawn = on_spawn

@@ -1,6 +1,6 @@
 """The join between a cut reply and its continuation. Pure.
 
-An engine reads a reply that it shall go on with as a text, and cuts it into tokens. Two ends would be cut into other
+An engine reads a reply that it has to continue as a text, and cuts it into tokens. Two ends would be cut into other
 tokens there than in the middle of a text, or not be read at all: white space, and the first bytes of a character whose
 last are missing. Such an end is kept from the engine, which makes it again, and is then taken out of what it says.
 """

@@ -69,7 +69,7 @@ class RepetitionDetector:
         """Characters between the last step and the next one, and from here to it."""
         self._steps = 0
         self._period = 0
-        """Length of the unit that the text ends with twice or more; 0: there is none."""
+        """Length of the unit that the text ends with twice or more; 0: no unit."""
         self._run = 0
         """Length of all these repetitions."""
         self._density = 0.0
@@ -204,7 +204,7 @@ class RepetitionDetector:
 
 def _period(data: str, end: int) -> int:
     """The length of the shortest unit with which ``data[:end]`` ends twice, and at least with ``_KEY`` characters of
-    its repetition; 0 where there is none, or only behind ``_TRIES`` that seemed to be one."""
+    its repetition; 0 without one, or only behind ``_TRIES`` that seemed to be one."""
     key = data[max(0, end - _KEY) : end]
     before = end - 1
     for _ in range(_TRIES):

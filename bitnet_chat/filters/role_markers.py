@@ -1,6 +1,6 @@
 """Role markers: the text with which a chat template begins or ends a turn, where a model writes it as its reply. Pure.
 
-Two kinds. A token is a text such as ``<|im_end|>`` that stands for a special token; the well-known ones count beside
+Two kinds. A token is a text such as ``<|im_end|>`` that represents a special token; the well-known ones count beside
 those of the template in use. A label is a word such as ``User:``; only those of the template in use count.
 
 To take ordinary text for a marker is worse than to miss one, which is visible to the user. So none counts in a
@@ -8,7 +8,7 @@ fenced code block, and
 
 - a token does not count in quotation marks or backticks, nor in the middle of a sentence (a space before it, and
   neither the end of the line, of the text nor another token behind it), nor when a message of the user contains one;
-  ``</s>`` does not count where ``<s>`` stands in the same line, or the one above: that is HTML;
+  ``</s>`` does not count where ``<s>`` is in the same line, or the one above: that is HTML;
 - a label counts at the beginning of a line, behind a blank line or the end of a sentence. It does not behind a line
   that introduces it (``Here is one:``), a heading, a rule or another ``Name: value``: then the reply is a dialogue or a
   form, and labels no longer count in it. They do not either where the user has asked for a dialogue.
@@ -217,14 +217,14 @@ class FenceTracker:
         self.line = ""
         """The line so far, without its middle if it is long: a piece then costs the same however long it gets."""
         self.before = ""
-        """The last line above that is not blank; empty when there is none."""
+        """The last line above that is not blank; empty without one."""
         self.after_blank = False
         """Whether a blank line stands between the two."""
         self._fence = ""
 
     @property
     def in_code(self) -> bool:
-        """Whether the next character would stand in a fenced code block; behind the fence that closes it: no."""
+        """Whether the next character would be in a fenced code block; behind the fence that closes it: no."""
         return bool(self._fence) and not self._closes(self.line)
 
     def feed(self, text: str) -> None:

@@ -49,7 +49,7 @@ class ReplyGuard:
         count: Callable[[str], int] | None = None,
         length: LengthLimit | None = None,
     ) -> None:
-        """``markers``: as :func:`~bitnet_chat.filters.role_markers.relevant` gives them. ``repeat_limit``: 0 is none.
+        """``markers``: as :func:`~bitnet_chat.filters.role_markers.relevant` gives them. ``repeat_limit``: 0: none.
         ``before``: the part of the reply that was there already, where it is continued. ``stops``: texts that end the
         reply where they begin. ``count``: tokens of a text. ``length``: None means no
         limit."""

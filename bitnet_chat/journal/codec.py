@@ -1,6 +1,6 @@
 """Any text in SQLite and back, exactly.
 
-SQLite keeps UTF-8, and a lone surrogate (a byte of a reply that was none) is not UTF-8. Such a text becomes a blob;
+SQLite keeps UTF-8, and a lone surrogate (a byte of a reply) is not UTF-8. Such a text becomes a blob;
 all others stay text that any SQLite program can show. Its own functions end at a NUL, so that nothing is joined or
 compared in SQL.
 """

@@ -128,7 +128,7 @@ def _name(new: Connection) -> None:
 
 
 def open_file(path: Path, *, busy: float = BUSY) -> tuple[Connection, str]:
-    """A connection to a present, sound file, and a line to tell where a damaged one went; empty when there was none.
+    """A connection to a present, sound file, and a line to tell where a damaged one went; empty without one.
 
     The file and its folder are made where they are missing, for the eyes of the owner only. Raises JournalError
     (:class:`JournalTooNewError` among them), sqlite3.Error or OSError.

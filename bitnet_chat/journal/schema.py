@@ -101,8 +101,8 @@ def is_newer(found: int) -> bool:
 
 
 def fits(connection: Connection) -> bool:
-    """Whether the tables are those of the version that the file names. Nothing of it may act by itself: a trigger or a
-    view is none of ours."""
+    """Whether the tables are those of the version that the file names. Nothing of it may act by itself: triggers and
+    views are not ours."""
     found = version(connection)
     others = connection.execute("SELECT 1 FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
     return (

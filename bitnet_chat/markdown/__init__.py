@@ -24,7 +24,7 @@ Mode = Literal["auto", "on", "off"]
 
 
 class MarkdownRenderer(Protocol):
-    """Text for a terminal. The result of each method is to be written at once."""
+    """Text for a terminal. Write the result of each method at once."""
 
     def feed(self, text: str) -> str:
         """The output for the next characters of a reply."""

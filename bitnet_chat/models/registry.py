@@ -227,7 +227,7 @@ class ModelSource:
     index and the ``file`` in it.
 
     A ``repo`` without a ``file`` is resolved later, see :mod:`bitnet_chat.models.hub`. A file or URL that is the first
-    of several parts stands for all of them.
+    of several parts means all of them.
     """
 
     name: str

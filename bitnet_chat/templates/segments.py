@@ -28,7 +28,7 @@ _GUARD = "\ufdd0"
 """A noncharacter after the first character of a guarded text. In the text of a message it is doubled."""
 _GUARDS = re.compile(f"{_GUARD}({_GUARD}?)")
 PLACEHOLDER = "\ue0004\ue000"
-"""Stands for a message that is not known yet."""
+"""Represents a message that is not known yet."""
 _REMEMBERED = 6
 """Rendered conversations in the cache: a turn uses several, some of them repeatedly."""
 _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")

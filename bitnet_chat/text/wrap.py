@@ -68,7 +68,7 @@ def _indent(line: str, columns: int) -> int:
 
 
 class WordWrapper:
-    """``feed`` the next text; the result is to be written at once."""
+    """``feed`` the next text and write the result at once."""
 
     def __init__(self, columns: Callable[[], int] | None, *, code: bool = True, indent: int = 0) -> None:
         """``columns``: gives the width of the terminal; None without one, and nothing is broken. ``code``: fenced

@@ -76,7 +76,7 @@ class TraceEntry:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The object of an ABOUT or SPAWN; empty where it is none."""
+        """The object of an ABOUT or SPAWN; empty where it is not an object."""
         try:
             value = json.loads(self.data)
         except ValueError:

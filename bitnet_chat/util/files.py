@@ -12,7 +12,7 @@ from bitnet_chat.errors import UsageError
 
 
 def write_exclusive(path: Path, text: str, *, force: bool = False) -> None:
-    """Write ``text`` as UTF-8; a surrogate that stands for a byte becomes that byte. ``force``: replace an existing
+    """Write ``text`` as UTF-8; a surrogate of a byte becomes that byte. ``force``: replace an existing
     file.
 
     Raises UsageError for an existing file, or if the new one cannot be written; nothing remains then.

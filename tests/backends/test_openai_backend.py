@@ -525,7 +525,7 @@ def test_what_leaves_may_be_summarised() -> None:
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
         found = await ask(backend, long_conversation())
         assert end_of(found).text == "Yes"
-        assert any(isinstance(each, Notice) and "summary stands in their place" in each.text for each in found)
+        assert any(isinstance(each, Notice) and "summary replaces them" in each.text for each in found)
         assert "They counted." in server.asked(CHAT)[-1].json["messages"][0]["content"]
 
     run(script(summarising, models={"data": [{"id": "m"}]}), body, overflow="summarize")

@@ -439,7 +439,7 @@ def test_what_leaves_is_summarised(
             last = await talker.ask(f"say this is {number}")
             assert isinstance(last, Completed) and last.text == f"this is {number}", last
             if any("left it" in line for line in talker.notices):
-                assert "a summary stands in their place" in talker.notices[0]
+                assert "a summary replaces them" in talker.notices[0]
                 assert f"{SYSTEM}\n\n{MARK}\nthey counted" in talker.prompts[-1]
                 assert f"say this is {number - 1}" in talker.prompts[-1]
         summaries = [prompt for prompt in talker.prompts if "they counted" in prompt]
@@ -505,7 +505,7 @@ def test_a_real_model_summarises(engine: EngineBinary, model: Path) -> None:
         for number in range(20):
             last = await talker.ask(QUESTIONS[number % len(QUESTIONS)])
             assert isinstance(last, Completed) and last.reason is FinishReason.STOP and last.text
-            told += any("a summary stands in their place" in line for line in talker.notices)
+            told += any("a summary replaces them" in line for line in talker.notices)
         assert told and any(MARK in prompt for prompt in talker.prompts)
 
     run(summarizing(settings), body)

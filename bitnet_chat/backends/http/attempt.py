@@ -232,7 +232,7 @@ def cut_off(name: str, account: ResponseAccumulator, why: str, size: int | None)
 def refused(
     error: BitnetChatError, account: ResponseAccumulator, untold: Sequence[InvalidToolCall], size: int | None
 ) -> list[Event]:
-    """Of a reply that a server would not give. ``untold``: what the model was to hear in its middle: all but the answer
+    """Of a reply that a server would not give. ``untold``: results within it for the model: all but the answer
     to that is whole."""
     if not untold:
         return [Failed(error, account.text)]

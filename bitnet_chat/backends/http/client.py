@@ -194,7 +194,7 @@ class HTTPConnection:
         except aiohttp.ClientSSLError as error:
             raise EngineNotFoundError(
                 f"the certificate of {base} cannot be trusted: {error}",
-                remedy="SSL_CERT_FILE names a file with more authorities that are to be trusted",
+                remedy="SSL_CERT_FILE names a file with further trusted authorities",
             ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             why = _refusal(error)

@@ -1,7 +1,7 @@
 """The part of a conversation that is sent to a server whose window is too small for all of it. No I/O.
 
 Counted before it is sent, as far as tokens can be counted here, and corrected by what the server says: by its counts
-after each reply, and by its refusals. What is learned so holds for one conversation; a request that stands for itself
+after each reply, and by its refusals. What is learned so holds for one conversation; an independent request
 has a Fit of its own.
 """
 
@@ -72,7 +72,7 @@ class ServerContextWindow:
         """The same with certain tools, whose own tokens are in it."""
 
     def alone(self, policy: Policy | None) -> ServerContextWindow:
-        """One for a request that stands for itself: it has learned nothing."""
+        """One for an independent request: it has learned nothing."""
         fit = ServerContextWindow(policy or self.policy, self._count)
         fit._count, fit.size, fit._is_alone = self._count, self.size, True
         return fit
@@ -130,7 +130,7 @@ class ServerContextWindow:
         return total
 
     def to_drop(self, question: RequestMessages, most: int | None, exact: int | None = None) -> int:
-        """How many of the oldest messages are to be out of the window. ``most``: tokens of the reply. ``exact``: those
+        """How many of the oldest messages have to leave the window. ``most``: tokens of the reply. ``exact``: those
         of what is sent so far, where the server has counted.
 
         Raises ContextOverflowError for what surely does not fit, and by the policy; what is not sure the server

@@ -49,7 +49,7 @@ class RequestTrimmer:
     async def _to_drop(
         self, question: RequestMessages, options: ReplyOptions, target: RequestTarget
     ) -> tuple[int, bool]:
-        """How many messages are to be out of the window, and whether the server itself has counted."""
+        """How many messages have to leave the window, and whether the server itself has counted."""
         fit, exact = self._fit, None
         if fit.is_short(question):
             return fit.window.count_left(question.history), False

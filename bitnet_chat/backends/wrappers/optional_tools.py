@@ -24,7 +24,7 @@ class OptionalToolsBackend(BackendWrapper):
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
         self.without = False
-        """The chat template of the model takes no tools, and the user was told. Requests that stand for themselves are
+        """The chat template of the model takes no tools, and the user was told. Independent requests are
         told one by one."""
         self.was_interrupted = False
         if (follow := getattr(inner, "follow", None)) is not None:

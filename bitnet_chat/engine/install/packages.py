@@ -1,6 +1,6 @@
 """Prebuilt libraries that a native engine runs: which there are, and those that are installed.
 
-Each lies in a folder of its own in the data directory, as pip's wheel has it, with a record beside it::
+Each has a folder of its own in the data directory, as pip's wheel has it, with a record beside it::
 
     <engine home>/llama.cpp-2026.10.11549/    package.json, LICENSE, site/xllamacpp/…
     <engine home>/bitnet-0.1.5/               package.json, LICENSE, site/ik_llama_cpp/…

@@ -124,8 +124,8 @@ class ReplyTextDecoder:
         return (text, self._released()) if text else ("", ())
 
     def end(self, *, by_token: bool) -> tuple[str, tuple[int, ...]]:
-        """Held text, at the end of the reply. ``by_token``: the last token ended the reply and is none of
-        it."""
+        """Held text, at the end of the reply. ``by_token``: the last token ended the reply and is not part
+        of it."""
         if by_token:
             self.count -= 1
             self._held = self._held[:-1]

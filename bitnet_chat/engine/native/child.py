@@ -51,7 +51,7 @@ class NativeServer:
             threading.Thread(target=self._work, name=f"sequence {number}", daemon=True).start()
 
     def take(self, line: bytes) -> None:
-        """Do what a line says, or have it done. Raises ProtocolError for a line that is none of the protocol and names
+        """Do what a line says, or have it done. Raises ProtocolError for a line that is not of the protocol and names
         no request, so that nothing could answer it."""
         try:
             request = decode_request(line)

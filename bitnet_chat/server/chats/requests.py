@@ -187,7 +187,7 @@ def _messages(
 
 
 def _question(objects: list[Fields]) -> Conversation:
-    """Here ``continue`` means that a reply is to be continued."""
+    """Here ``continue`` means to continue a reply."""
     conversation = conversation_of(objects)
     if conversation.last is not None and conversation.last.role == "assistant":
         raise objects[-1].wrong("role", "is assistant: a reply must follow a user message or a tool result")

@@ -31,7 +31,7 @@ class OllamaRequest:
 
     model: str
     conversation: Conversation
-    """Empty: the model is to be loaded or unloaded."""
+    """Empty: load or unload the model."""
     options: ReplyOptions
     stream: bool
     thinking: bool
