@@ -57,6 +57,7 @@ UNCHANGED = {
     "filters/continuation.py": [("3 to 4", "max(0, len(reply) - 3)", "how much is looked at: time only")],
     "conversation/message.py": [("1 to 2", "range(len(self.messages) - 1, -1, -1)", "the last message twice")],
     "conversation/stdin_encoding.py": [("128 to 129", "range(128)", "the pattern matches none of these")],
+    "tools/schema.py": [("1 to 2", "depth = -1", "any negative number: not known yet")],
     "filters/tool_calls.py": [
         ("0 to 1", "self._at = 0", "set again where a call begins"),
         ("1 to 2", "self._string = -1", "any negative number: no string"),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import TIMEOUT, Ear, command, ear, environment, fake_engine, run
+from program import TIMEOUT, ReceivedMessages, command, environment, fake_engine, received, run
 
 from bitnet_chat.backends import pipeline
 from bitnet_chat.cli import VERBS, main, serve
@@ -20,7 +20,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal import Journal
 
-__all__ = ["ear"]
+__all__ = ["received"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
 
 
@@ -307,14 +307,14 @@ def test_exit_code_124(fake: str, message: str) -> None:
     assert b"the reply was stopped at its time limit of 0.5 s" in done.stderr
 
 
-def test_exit_code_130(fake: str, ear: Ear) -> None:
+def test_exit_code_130(fake: str, received: ReceivedMessages) -> None:
     with subprocess.Popen(
         command("--engine", fake, "--json", "silence"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(FAKE_ENGINE_HEARD=str(ear.path)),
+        env=environment(FAKE_ENGINE_HEARD=str(received.path)),
     ) as program:
-        ear.next()
+        received.next()
         program.send_signal(signal.SIGINT)
         words, _ = program.communicate(timeout=TIMEOUT)
     assert (program.returncode, json.loads(words)["finish_reason"]) == (130, "interrupted")

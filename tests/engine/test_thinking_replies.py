@@ -21,7 +21,7 @@ from bitnet_chat.events import Completed, Event, Notice, ThinkingDelta
 from bitnet_chat.templates.builtin import TEMPLATES
 
 
-class Rig(ScriptedEngine):
+class Harness(ScriptedEngine):
     def __init__(self, folder: Path, model: Path, environment: pytest.MonkeyPatch) -> None:
         super().__init__(folder, environment)
         self._model = model
@@ -34,8 +34,8 @@ class Rig(ScriptedEngine):
 
 
 @pytest.fixture
-def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    return Rig(tmp_path, model, monkeypatch)
+def harness(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
+    return Harness(tmp_path, model, monkeypatch)
 
 
 async def ask(
@@ -53,7 +53,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine 
 
 @posix
 @pytest.mark.parametrize("opened", [False, True])
-def test_thoughts_are_no_part_of_the_reply_and_of_what_follows(rig: Rig, opened: bool) -> None:
+def test_thoughts_are_no_part_of_the_reply_and_of_what_follows(harness: Harness, opened: bool) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user("say " + "<think>\n" * (not opened) + "hm\n</think>\n\n42")
         thoughts, reply = await ask(backend, asked)
@@ -61,15 +61,15 @@ def test_thoughts_are_no_part_of_the_reply_and_of_what_follows(rig: Rig, opened:
         conversation = asked.with_assistant(reply.text, thinking=thoughts)
         answers = "next" if not opened else ""
         assert (await ask(backend, conversation.with_user("say next")))[1].text == answers
-        assert len(rig.prompts) == 2 and rig.prompts[1].endswith("assistant\n42<|im_end|>"), rig.prompts
+        assert len(harness.prompts) == 2 and harness.prompts[1].endswith("assistant\n42<|im_end|>"), harness.prompts
 
-    with_backend(lambda: LocalEngineBackend(rig.settings(opened=opened)), body)
+    with_backend(lambda: LocalEngineBackend(harness.settings(opened=opened)), body)
 
 
-def switched(rig: Rig) -> Settings:
+def switched(harness: Harness) -> Settings:
     """A template that begins thoughts, unless it is told not to."""
     off = "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
-    settings = rig.settings(opened=True)
+    settings = harness.settings(opened=True)
     return replace(settings, chat_template=settings.chat_template.replace("<think>\\n' }}", "' }}" + off))
 
 
@@ -77,7 +77,7 @@ OFF = ReplyOptions(template={"enable_thinking": False, "thinking": False})
 
 
 @posix
-def test_thoughts_are_switched_off_for_one_reply(rig: Rig) -> None:
+def test_thoughts_are_switched_off_for_one_reply(harness: Harness) -> None:
     """By the template, so that they are not even made, and for nobody else."""
 
     async def body(backend: LocalEngineBackend) -> None:
@@ -86,18 +86,18 @@ def test_thoughts_are_switched_off_for_one_reply(rig: Rig) -> None:
         without = Conversation().with_user("say 42")
         thoughts, reply = await ask(backend, without, options=OFF)
         assert (thoughts, reply.text) == ("", " and more"), "the message is in the prompt: it is asked to continue"
-        assert rig.prompts[-1].rstrip().endswith("say 42<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>")
+        assert harness.prompts[-1].rstrip().endswith("say 42<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>")
         cut = without.with_assistant("4", FinishReason.LENGTH)
-        assert not (await ask(backend, cut, options=OFF))[0] and rig.prompts[-1].endswith("</think>\n\n4")
+        assert not (await ask(backend, cut, options=OFF))[0] and harness.prompts[-1].endswith("</think>\n\n4")
         assert (await ask(backend, asked))[0] == "hm"
-        assert "</think>" not in rig.prompts[-1]
+        assert "</think>" not in harness.prompts[-1]
 
-    with_backend(lambda: LocalEngineBackend(switched(rig)), body)
+    with_backend(lambda: LocalEngineBackend(switched(harness)), body)
 
 
 @posix
 @pytest.mark.parametrize("on", [True, False])
-def test_a_template_that_has_no_switch_is_told_of(rig: Rig, on: bool) -> None:
+def test_a_template_that_has_no_switch_is_told_of(harness: Harness, on: bool) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         told: list[str] = []
         options = ReplyOptions(template={"enable_thinking": on, "thinking": on})
@@ -110,11 +110,11 @@ def test_a_template_that_has_no_switch_is_told_of(rig: Rig, on: bool) -> None:
             )
         assert len(told) == 2 and all("does not use enable_thinking or thinking" in line for line in told)
 
-    with_backend(lambda: LocalEngineBackend(rig.settings()), body)
+    with_backend(lambda: LocalEngineBackend(harness.settings()), body)
 
 
 @pytest.mark.engine
-def test_a_real_engine_reads_the_other_prompt(rig: Rig, native: EngineBinary) -> None:
+def test_a_real_engine_reads_the_other_prompt(harness: Harness, native: EngineBinary) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user("What is bitnet-chat?")
         sizes = []
@@ -122,11 +122,11 @@ def test_a_real_engine_reads_the_other_prompt(rig: Rig, native: EngineBinary) ->
             sizes.append((await ask(backend, asked, options=options))[1].stats.prompt_size)
         assert sizes[0] == sizes[2] < sizes[1], sizes  # type: ignore[operator]  # a native engine tells them
 
-    with_backend(lambda: LocalEngineBackend(replace(switched(rig), engine=str(native.path))), body)
+    with_backend(lambda: LocalEngineBackend(replace(switched(harness), engine=str(native.path))), body)
 
 
 @posix
-def test_thoughts_are_stopped(rig: Rig) -> None:
+def test_thoughts_are_stopped(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         def stop(event: Event) -> None:
             if isinstance(event, ThinkingDelta):
@@ -138,30 +138,30 @@ def test_thoughts_are_stopped(rig: Rig) -> None:
         thoughts, reply = await ask(backend, asked.with_assistant("", reply.reason, thoughts), stop)
         assert thoughts.startswith("word0"), "there is nothing to go on with: it is asked again"
 
-    with_backend(lambda: LocalEngineBackend(rig.settings(opened=True)), body)
+    with_backend(lambda: LocalEngineBackend(harness.settings(opened=True)), body)
 
 
 @posix
-def test_thoughts_are_told_once_when_the_engine_dies_of_them(rig: Rig) -> None:
+def test_thoughts_are_told_once_when_the_engine_dies_of_them(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         thoughts, reply = await ask(backend, Conversation().with_user("once <think>let me see"))
         assert thoughts == "let me seesurvived" and reply.text == ""
-        assert len(rig.prompts) >= 2
+        assert len(harness.prompts) >= 2
 
-    with_backend(lambda: LocalEngineBackend(rig.settings()), body)
+    with_backend(lambda: LocalEngineBackend(harness.settings()), body)
 
 
 @posix
-def test_an_answer_goes_on_behind_its_thoughts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_goes_on_behind_its_thoughts(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_ENGINE_MORE", "say  and <think>more")
 
     async def body(backend: LocalEngineBackend) -> None:
         cut = Conversation().with_user("one").with_assistant("so", FinishReason.INTERRUPTED, "hm")
         thoughts, reply = await ask(backend, cut)
         assert (thoughts, reply.text) == ("", " and <think>more")
-        assert rig.prompts[-1].endswith("assistant\n<think>\n\n</think>\n\nso")
+        assert harness.prompts[-1].endswith("assistant\n<think>\n\n</think>\n\nso")
 
-    with_backend(lambda: LocalEngineBackend(rig.settings(opened=True)), body)
+    with_backend(lambda: LocalEngineBackend(harness.settings(opened=True)), body)
 
 
 @pytest.mark.engine

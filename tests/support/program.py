@@ -228,7 +228,7 @@ def start() -> Iterator[Start]:
         terminal.close()
 
 
-class Ear:
+class ReceivedMessages:
     """Hears each message that a scripted engine gets, the moment it gets it."""
 
     def __init__(self, folder: Path) -> None:
@@ -261,7 +261,7 @@ class Ear:
 
 
 @pytest.fixture
-def ear(tmp_path: Path) -> Iterator[Ear]:
-    ear = Ear(tmp_path)
-    yield ear
-    ear.close()
+def received(tmp_path: Path) -> Iterator[ReceivedMessages]:
+    received = ReceivedMessages(tmp_path)
+    yield received
+    received.close()

@@ -167,7 +167,7 @@ _HEARD = re.compile(rb"buffer: 'user\n(.*?)'\nD input tokens: ", re.DOTALL)
 """A message in the log of a classic engine, as it was read."""
 
 
-class Ears:
+class EngineLogs:
     """What engines say on their log, whole: one entry a process. On a pipe a log may be read later than the reply."""
 
     def __init__(self) -> None:
@@ -203,7 +203,7 @@ def test_every_message_arrives_at_a_real_engine(
         pytest.skip("this engine does not tell what it heard")
     transcript = tmp_path / "transcript.txt"
     is_classic = engine.dialect is Dialect.CLASSIC
-    ears = Ears()
+    engine_logs = EngineLogs()
     settings = Settings(
         engine=str(engine.path),
         model=str(model),
@@ -219,7 +219,7 @@ def test_every_message_arrives_at_a_real_engine(
     notes: dict[str, list[str]] = {}
 
     async def converse() -> None:
-        backend = LocalEngineBackend(settings, on_spawn=ears.listen)
+        backend = LocalEngineBackend(settings, on_spawn=engine_logs.listen)
         try:
             for name, text in MESSAGES.items():
                 conversation = Conversation().with_user(text)
@@ -228,7 +228,7 @@ def test_every_message_arrives_at_a_real_engine(
                 notes[name] = [event.text for event in events if isinstance(event, Notice)]
                 # What the engine got, in its own words: a line of its debug log, or its transcript of the chat.
                 if is_classic:
-                    heard = await ears.messages(len(notes))
+                    heard = await engine_logs.messages(len(notes))
                     assert len(heard) == len(notes), name
                     got[name] = heard[-1]
                 else:  # which is written before the reply and flushed
@@ -249,12 +249,12 @@ def test_every_message_arrives_at_a_real_engine(
 
 @pytest.mark.engine
 def test_typed_special_tokens_stay_text_on_a_classic_engine(classic: EngineBinary, model: Path) -> None:
-    ears = Ears()
+    engine_logs = EngineLogs()
     settings = Settings(engine=str(classic.path), model=str(model), temperature=0.0)
     conversation = Conversation().with_user("what is <|im_end|> there for?")
 
     async def converse() -> None:
-        backend = LocalEngineBackend(settings, on_spawn=ears.listen)
+        backend = LocalEngineBackend(settings, on_spawn=engine_logs.listen)
         try:
             async for _ in backend.reply(conversation):
                 pass
@@ -266,7 +266,7 @@ def test_typed_special_tokens_stay_text_on_a_classic_engine(classic: EngineBinar
             await backend.close()
 
     asyncio.run(converse())
-    first, second = (log.decode("utf-8", "replace") for log in ears.logs)
+    first, second = (log.decode("utf-8", "replace") for log in engine_logs.logs)
     typed = first.partition("input tokens: ")[2].partition("n_remain")[0]
     # One token would be '<|im_end|>':N; as text it is several pieces.
     assert "'<|im_end|>'" not in typed

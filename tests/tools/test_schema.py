@@ -292,6 +292,8 @@ SPHINX = """Does it.
         ("Does it.\nArgs:\n  a: b\n\n  some words that are no item\n  c: d", {"a": "b"}),
         ("Does it.\n\n:param a: b\n:param a: c\n", {"a": "b c"}),
         ("Does it.\nArgs:\n  a: b\n:param c: d\n", {"a": "b", "c": "d"}),
+        ("Does it.\nArgs:\n  a: b", {"a": "b"}),
+        ("Does it.\n\nParameters\n---\na\n    the a\n\n    more\nb\n    the b", {"a": "the a", "b": "the b"}),
     ],
 )
 def test_docstrings(docstring: str, words: dict[str, str]) -> None:
@@ -313,3 +315,7 @@ def test_docstrings(docstring: str, words: dict[str, str]) -> None:
 )
 def test_the_summary_is_the_first_paragraph(docstring: str, summary: str) -> None:
     assert described(docstring)[0] == summary
+
+
+def test_a_docstring_may_begin_with_a_parameter() -> None:
+    assert described(":param a: the a") == ("", {"a": "the a"})
