@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import launcher
+import setup_state
 
 from bitnet_chat.errors import BitnetChatError, BuildError
 from bitnet_chat.util import file_lock, subprocess_errors, subprocess_log
 from bitnet_chat.util.progress import Progress, ProgressLine
 
-VENV = Path(launcher.VENV)
+VENV = Path(setup_state.VENV)
 LOG = VENV / "setup.log"
 LOCK = VENV / "setup.lock"
 
@@ -94,13 +94,13 @@ def run(needed: Sequence[str], anew: bool) -> int:
             setup.run()
         return 0
     except KeyboardInterrupt:
-        return setup.failed("was interrupted; the same command goes on from here", launcher.INTERRUPTED)
+        return setup.failed("was interrupted; the same command goes on from here", setup_state.INTERRUPTED)
     except _VerbFailed as error:  # it has said why
         return setup.failed("failed", error.status)
     except BitnetChatError as error:
         return setup.failed(f"failed.\n  {error}\n  Log: {LOG}", error.reason.exit_code)
     except OSError as error:
-        return setup.failed(f"failed: {error}\n  Log: {LOG}", launcher.FAILED)
+        return setup.failed(f"failed: {error}\n  Log: {LOG}", setup_state.FAILED)
 
 
 class _VerbFailed(Exception):
@@ -126,8 +126,8 @@ class _Setup:
         self._at(f"Waiting for another set-up (process {holder})" if holder else "Waiting for another set-up")
 
     def run(self) -> None:
-        done = set() if self.anew else launcher.done()  # another process may have done it while we waited
-        missing = launcher.missing(list(self.needed), done)
+        done = set() if self.anew else setup_state.done()  # another process may have done it while we waited
+        missing = setup_state.missing(list(self.needed), done)
         if {"package", "tests"} & set(missing):
             self._make_environment()
         for step in missing:
@@ -150,13 +150,13 @@ class _Setup:
         self.show(Progress(self.step, *self.counter, time.monotonic() - self.began, None))
 
     def _stamp(self, done: set[str]) -> None:
-        new = Path(launcher.STAMP + ".new")
-        stamp = " ".join(sorted(done)) + "\n" + launcher.state()
+        new = Path(setup_state.STAMP + ".new")
+        stamp = " ".join(sorted(done)) + "\n" + setup_state.state()
         new.write_text(stamp, encoding="utf-8", errors="surrogateescape")
-        new.replace(launcher.STAMP)
+        new.replace(setup_state.STAMP)
 
     def _make_environment(self) -> None:
-        if not self.anew and _works(launcher.PYTHON):
+        if not self.anew and _works(setup_state.PYTHON):
             return
         self._at("Making the virtual environment")
         for leftover in VENV.iterdir():
@@ -192,17 +192,17 @@ class _Setup:
 
         self._at(name, 0, total)
         offset = subprocess_log.size(LOG)
-        pip = [launcher.PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+        pip = [setup_state.PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input"]
         # What somebody has installed by hand is enough, and needs no network.
         by_hand = [*pip, "install", "--no-index", f"bitnet-chat{_EXTRAS[step]}"]
         if step not in ("package", "tests") and self._job(by_hand) == 0:
             return
-        if self._job([*pip, "install", "--editable", launcher.ROOT + _EXTRAS[step]], read) != 0:
+        if self._job([*pip, "install", "--editable", setup_state.ROOT + _EXTRAS[step]], read) != 0:
             raise subprocess_errors.of_pip(
                 subprocess_log.text_since(LOG, offset),
                 purpose="install the packages",
                 log=LOG,
-                python=launcher.PYTHON,
+                python=setup_state.PYTHON,
                 offline=_CONNECT,
             )
         self._at(name, total, total)
@@ -217,7 +217,7 @@ class _Setup:
         return True
 
     def _job(self, argv: list[str], on_line: Callable[[str], None] = lambda line: None) -> int:
-        env = launcher.without_python(os.environ) | {"PIP_USER": "0"}
+        env = setup_state.without_python(os.environ) | {"PIP_USER": "0"}
         return subprocess_log.run(argv, log=LOG, cwd=VENV, env=env, on_line=on_line, on_tick=self._tick)
 
     def _run_verbs(self, step: _Verbs) -> bool:
@@ -228,7 +228,7 @@ class _Setup:
         for line in step.lines:
             status = self._run_verb(line)
             statuses.append(status)
-            if status in (launcher.INTERRUPTED, -signal.SIGINT):
+            if status in (setup_state.INTERRUPTED, -signal.SIGINT):
                 raise KeyboardInterrupt
             if status and not step.without:
                 raise _VerbFailed(status if status > 0 else 128 - status)
@@ -239,9 +239,9 @@ class _Setup:
 
     def _run_verb(self, line: Sequence[str]) -> int:
         """stdout is kept for answers here, too."""
-        argv = [launcher.PYTHON, "-m", "bitnet_chat", *line]
-        env = launcher.without_python(os.environ)
-        process = subprocess.Popen(argv, cwd=launcher.ROOT, env=env, stdin=subprocess.DEVNULL, stdout=2)
+        argv = [setup_state.PYTHON, "-m", "bitnet_chat", *line]
+        env = setup_state.without_python(os.environ)
+        process = subprocess.Popen(argv, cwd=setup_state.ROOT, env=env, stdin=subprocess.DEVNULL, stdout=2)
         while True:
             try:
                 return process.wait()
@@ -256,7 +256,7 @@ class _Setup:
 def _works(python: str) -> bool:
     probe = "import pip, sys; sys.exit(sys.version_info < (3, 11))"
     try:
-        env = launcher.without_python(os.environ)
+        env = setup_state.without_python(os.environ)
         done = subprocess.run([python, "-c", probe], cwd=VENV, env=env, stdin=subprocess.DEVNULL, capture_output=True)
         return done.returncode == 0
     except OSError:

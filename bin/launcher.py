@@ -1,32 +1,23 @@
 """What bin/bitnet-chat and bin/test share: the short cut past the steps of firstrun.py once they are done.
 
-A stamp in .venv says which steps are done, and for what: it holds the place of the checkout (a virtual environment
-cannot be moved) and the packaging files as they were. While it fits, nothing is imported but os and sys.
+While the stamp of setup_state.py fits, nothing is imported but os, sys and that module.
 
 The syntax is that of old Pythons, so that they can say that they are too old; firstrun.py needs 3.11.
 """
 
-# ruff: noqa: PTH111, PTH116, PTH118, PTH120, PTH123 -- importing pathlib takes longer than all that is done here
+# ruff: noqa: PTH111, PTH116, PTH118, PTH123 -- importing pathlib takes longer than all that is done here
 
 import os
 import sys
+
+from setup_state import FAILED, PYTHON, ROOT, SCRIPTS, WINDOWS, done, missing, read, without_python
 
 TYPE_CHECKING = False  # that of typing, which takes longer to import than all that is done here
 if TYPE_CHECKING:
     import typing
 
-ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-VENV = os.path.join(ROOT, ".venv")
-STAMP = os.path.join(VENV, "setup.stamp")
-WINDOWS = os.name == "nt"
-SCRIPTS = os.path.join(VENV, "Scripts" if WINDOWS else "bin")
-PYTHON = os.path.join(SCRIPTS, "python.exe" if WINDOWS else "python")
 PROGRAM = os.path.join(SCRIPTS, "bitnet-chat.exe" if WINDOWS else "bitnet-chat")
-
 OLDEST = (3, 11)
-INTERRUPTED = 130  # by Ctrl-C, as a shell reports it
-FAILED = 3  # as bitnet_chat.errors.FinishReason.NO_ENGINE: there is nothing that could answer
-
 
 WITHOUT_ENGINE = ("completion", "config", "doctor", "engine", "history", "models", "replay", "report")
 
@@ -115,12 +106,6 @@ def tell(arguments: "list[str]") -> int:
     return main(arguments)
 
 
-def missing(needed: "list[str]", done: "set[str]") -> "list[str]":
-    """What is still to be done. What can be done without is tried once: a browser will do for a window of its own, and
-    the bundled model for the first one."""
-    return [step for step in needed if step not in done and "no-" + step not in done]
-
-
 def setting(name: str, arguments: "list[str]") -> str:
     """What bitnet-chat will take for a setting that is a text: from a flag, the environment or config.toml.
 
@@ -138,7 +123,7 @@ def setting(name: str, arguments: "list[str]") -> str:
     given = os.environ.get("BITNET_CHAT_" + name.upper())
     if given:
         return given
-    for line in _read(config_file()).splitlines():
+    for line in read(config_file()).splitlines():
         key, _, value = line.partition("=")
         if key.strip() == name:
             return value.partition("#")[0].strip().strip("\"'")
@@ -177,31 +162,6 @@ def model_is_given(arguments: "list[str]") -> bool:
 def _ours(arguments: "list[str]") -> "list[str]":
     """Without those of the engine."""
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
-
-
-def done() -> "set[str]":
-    """The steps that are done for this checkout as it is now."""
-    names, _, stamped = _read(STAMP).partition("\n")
-    steps = set(names.split()) if stamped == state() else set()
-    return steps | {"serve", "remote"} if "tests" in steps else steps  # their packages are among those of the tests
-
-
-def state() -> str:
-    """What the stamp must say for the steps to be still good."""
-    return "\n".join([ROOT, _read(os.path.join(ROOT, "setup.cfg")), _read(os.path.join(ROOT, "pyproject.toml"))])
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def without_python(environment: "typing.Mapping[str, str]") -> "dict[str, str]":
-    """Without PYTHONPATH and the like, which could put another package in the place of a needed one."""
-    return {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
 
 
 def become(program: str, arguments: "list[str]", environment: "typing.Mapping[str, str]" = os.environ) -> int:

@@ -171,7 +171,7 @@ def from_keywords(settings: Settings | None, keywords: Mapping[str, object]) -> 
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return variables with the prefix of settings that are none: typing errors, or settings of another version.
+    """Return variables with the prefix of settings that name none: typing errors, or settings of another version.
 
     Not an error: a newer version's variable in a login script must not keep an older one from starting.
     """

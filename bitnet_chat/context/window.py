@@ -273,7 +273,7 @@ def estimate_before(turns: Sequence[Message], start: int, near: float, length: C
 def left_note(count: int, whole: int, tokens: TokenCount, summary: str = "", remark: str = "") -> str:
     """One line: the oldest ``count`` of ``whole`` messages, of ``tokens``, are out of the window."""
     about = f", {about_tokens(tokens)}" if tokens.count else ""
-    instead = "a summary stands in their place, " if summary else ""
+    instead = "a summary replaces them, " if summary else ""
     return (
         f"the context window is full: the oldest {count} of {whole} messages left it{about}"
         f"; {instead}the conversation still has them{remark and '; '}{remark}"

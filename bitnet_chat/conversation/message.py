@@ -1,6 +1,6 @@
 """A conversation is an immutable tuple of messages; every change makes a new one.
 
-Text may contain lone surrogates (U+DC80..U+DCFF): they stand for bytes of a reply that were not UTF-8, as in
+Text may contain lone surrogates (U+DC80..U+DCFF): they represent bytes of a reply that were not UTF-8, as in
 ``surrogateescape``, so that a reply can be sent to an engine again byte for byte.
 """
 
@@ -78,7 +78,7 @@ class Conversation:
 
     @property
     def system(self) -> str:
-        """The system prompt; empty when there is none."""
+        """The system prompt; empty without one."""
         first = self.messages[0] if self.messages else None
         return first.content if first is not None and first.role == "system" else ""
 

@@ -1,6 +1,6 @@
 """One engine process: its state, and the conversion of its bytes to frames.
 
-The states and what leads from one to another stand in one table. Output in a state that expects none means that engine
+The states and the transitions between them are one table. Output in a state that expects none means that engine
 and program disagree about the turn, which cannot be repaired, so the process is ended.
 """
 

@@ -320,7 +320,7 @@ class EngineSupervisor:
             self.discard()
 
     async def side_prompt(self, message: str) -> EngineProcess:
-        """A child without any history, for a message beside the conversation; :meth:`end_errand` is to be called then.
+        """A child without any history, for a message beside the conversation; :meth:`end_errand` follows.
         The one that answers makes room for it, or does it itself. Raises BitnetChatError when it cannot be started."""
         if (await self.protocol()).carries_all and self._loaded is not None and self._loaded.is_alive:
             self._loaded.turn_to(Conversation())

@@ -22,7 +22,7 @@ from bitnet_chat.engine_frames import held_length
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 _SPACE = " \t\r\n"
-_TAG = re.compile(f"[{_SPACE}]*(?:{OPENING}|{CLOSING})")
+_TAG = re.compile(f"{OPENING}|{CLOSING}")
 _MARK = re.compile(f'"|{CLOSING}')
 _IN_STRING = re.compile(r'(?:\\[^\n]|[^"\\\n])*')
 
@@ -119,11 +119,11 @@ class ToolCallSplitter:
             self._add_text(self._held[:cut], pieces)
             self._held = self._held[cut:]
             return False
-        self._add_text(self._held[: match.start()], pieces)
-        tag = match.group().strip(_SPACE)
-        self._space += match.group().removesuffix(tag)
+        cut = len(self._held[: match.start()].rstrip(_SPACE))
+        self._add_text(self._held[:cut], pieces)
+        self._space += self._held[cut : match.start()]
         self._held = self._held[match.end() :]
-        self._in_call = tag == OPENING
+        self._in_call = match.group() == OPENING
         self._has_call = self._after_call = True
         self._scanned, self._string = 0, -1
         return True

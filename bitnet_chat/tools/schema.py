@@ -198,10 +198,16 @@ def _dataclass(hint: Any) -> TypeSchema:
     return TypeSchema(whole.schema, lambda value, place: hint(**whole.read(value, place)))
 
 
+_REQUIRED: dict[Any, bool] = {typing.Required: True, typing.NotRequired: False}
+
+
 def _typed_dict(hint: Any) -> TypeSchema:
-    required = hint.__required_keys__
-    fields = _hints(hint).items()
-    return object_kind({name: Field(_kind_of_field(hint, each, name), name in required) for name, each in fields})
+    # __required_keys__ alone misses the marks in annotations that are strings.
+    fields = {
+        name: Field(_kind_of_field(hint, each, name), _REQUIRED.get(get_origin(each), name in hint.__required_keys__))
+        for name, each in _hints(hint).items()
+    }
+    return object_kind(fields)
 
 
 def _hints(holder: Any) -> dict[str, Any]:
@@ -216,7 +222,7 @@ _holders: list[Any] = []
 
 
 def _kind_of_field(holder: Any, hint: Any, name: str) -> TypeSchema:
-    if get_origin(hint) in (typing.Required, typing.NotRequired):
+    if get_origin(hint) in _REQUIRED:
         hint = get_args(hint)[0]
     if holder in _holders:
         raise TypeError(f"the type {_name(holder)} contains itself")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program import PATIENCE, command, environment, fake_engine, run
+from program import TIMEOUT, command, environment, fake_engine, run
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
@@ -426,7 +426,7 @@ def test_stdin_that_is_a_file(fake: str, tmp_path: Path) -> None:
             stdin=stdin,
             capture_output=True,
             env=environment(),
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     assert GERMAN in done.stdout.decode() and b"windows-125" in done.stderr
 
@@ -440,7 +440,7 @@ def test_stdin_that_nobody_meant(fake: str) -> None:
                 **({"input": b""} if stdin == subprocess.PIPE else {"stdin": stdin}),  # type: ignore[arg-type]
                 capture_output=True,
                 env=environment(),
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
             )
             assert (done.returncode, done.stdout, done.stderr) == (0, b"it\n", b"")
 
@@ -458,7 +458,7 @@ def test_a_pipe_that_is_slow_is_waited_for(fake: str) -> None:
         program.stdin.write(b"late")
         program.stdin.close()
         assert b"stdin: 4 bytes" in program.stderr.readline()
-        assert program.wait(PATIENCE) == 0
+        assert program.wait(TIMEOUT) == 0
 
 
 @pytest.mark.parametrize(

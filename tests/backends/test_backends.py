@@ -25,7 +25,7 @@ from bitnet_chat.errors import FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 
 pytestmark = pytest.mark.engine
-PATIENCE = 60
+TIMEOUT = 60
 SHORT = Conversation().with_user("say 7")
 ENDLESS = Conversation().with_user("数据" * 30)
 """The bundled model answers this with words without end."""
@@ -76,7 +76,7 @@ class Talkers:
 
     def run(self, settings: Settings, body: Callable[[GuardedBackend], Awaitable[None]]) -> None:
         async def main() -> None:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 if settings.backend not in self._backends:
                     self._backends[settings.backend] = open_backend(settings, "")
                 await body(self._backends[settings.backend])
@@ -126,7 +126,7 @@ def alone(settings: Settings, body: Callable[[GuardedBackend], Awaitable[None]])
     async def main() -> None:
         backend = open_backend(settings, "")
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await body(backend)
         finally:
             await backend.close()

@@ -19,7 +19,7 @@ from bitnet_chat.backends.http.client import (
 )
 from bitnet_chat.errors import FinishReason
 
-PATIENCE = 60
+TIMEOUT = 60
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 WORD = b"3\r\none\r\n"
 END = b"0\r\n\r\n"
@@ -72,7 +72,7 @@ def run(
     keeps: bool | None = True,
 ) -> None:
     async def main() -> None:
-        async with asyncio.timeout(PATIENCE), server() as there:
+        async with asyncio.timeout(TIMEOUT), server() as there:
             here = HTTPConnection(there.url, is_ours=ours, keeps=keeps)
             try:
                 await body(here, there)

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from api_server import Answer, ApiServer, Request, lines, piece, sse, usage, whole
-from program import PATIENCE
+from program import TIMEOUT
 from serving import Served, serving
 
 from bitnet_chat.backends.factory import open_factory
@@ -66,7 +66,7 @@ async def told(served: Served, path: str, body: Body) -> tuple[Any, ...]:
 
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scene(), PATIENCE))
+    asyncio.run(asyncio.wait_for(scene(), TIMEOUT))
 
 
 async def compared(

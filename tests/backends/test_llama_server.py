@@ -40,7 +40,7 @@ from bitnet_chat.errors import (
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 
 pytestmark = pytest.mark.engine
-PATIENCE = 60
+TIMEOUT = 60
 SAVE = Conversation().with_user("How do I save the conversation?")
 ENDLESS = Conversation().with_user("数据" * 30)
 """The bundled model answers this with words without end."""
@@ -58,7 +58,7 @@ def run(
         backend = server.backend()
         pids: list[int] = []
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await body(backend, server)
             if server.server.process is not None:
                 pids.append(server.server.process.pid)
@@ -78,7 +78,7 @@ class Shared:
 
     def run(self, classic: EngineBinary, body: Callable[[RemoteBackend, LlamaServer], Awaitable[None]]) -> None:
         async def main() -> None:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 if self._made is None:
                     server = LlamaServer(settings(classic))
                     self._made = server.backend(), server
@@ -330,7 +330,7 @@ def test_slots_share_one_process(classic: EngineBinary) -> None:
         source = open_factory(settings(classic), "", parallel=3)
         assert source.name == "bitnet-demo" and source.parallel == 3
         backends = [source.backend() for _ in range(3)]
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             replies = await asyncio.gather(*(ask(each) for each in backends))  # type: ignore[arg-type]
         assert len({end_of(found).text for found in replies}) == 1
         children = [each for each in servers() if each not in before]
@@ -389,7 +389,7 @@ def _until_gone(pid: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         if process.status() != psutil.STATUS_ZOMBIE:
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -18,7 +18,7 @@ from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, ModelError, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta, ThinkingDelta
 
-PATIENCE = 60
+TIMEOUT = 60
 HELLO = Conversation().with_user("Hello")
 ADD = Tool("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}})
 
@@ -53,7 +53,7 @@ def run(script: Script, body: Callable[[RemoteBackend, ApiServer], Awaitable[Non
         async with ApiServer(script) as server:
             backend = ollama_backend(Settings(backend="ollama", base_url=server.url, **more))
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     await body(backend, server)
             finally:
                 await backend.close()

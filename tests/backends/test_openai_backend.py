@@ -28,7 +28,7 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 
-PATIENCE = 60
+TIMEOUT = 60
 HELLO = Conversation().with_user("Hello")
 MODELS = {"object": "list", "data": [{"id": "small", "max_model_len": 1000}, {"id": "large"}]}
 CHAT = "/v1/chat/completions"
@@ -52,7 +52,7 @@ def run(script: Script, body: Callable[[RemoteBackend, ApiServer], Awaitable[Non
         async with ApiServer(script) as server:
             backend = openai_backend(Settings(backend="openai", base_url=f"{server.url}/v1", **settings))
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     await body(backend, server)
             finally:
                 await backend.close()
@@ -525,7 +525,7 @@ def test_what_leaves_may_be_summarised() -> None:
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
         found = await ask(backend, long_conversation())
         assert end_of(found).text == "Yes"
-        assert any(isinstance(each, Notice) and "summary stands in their place" in each.text for each in found)
+        assert any(isinstance(each, Notice) and "summary replaces them" in each.text for each in found)
         assert "They counted." in server.asked(CHAT)[-1].json["messages"][0]["content"]
 
     run(script(summarising, models={"data": [{"id": "m"}]}), body, overflow="summarize")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer, ollama
-from program import PATIENCE, fake_engine
+from program import TIMEOUT, fake_engine
 from scripted_backend import ScriptedBackend, by_message, say
 from test_attach import attached
 
@@ -57,7 +57,7 @@ Replies = Callable[[Conversation], AsyncGenerator[Event]]
 
 
 def play(scene: Callable[[], object]) -> None:
-    asyncio.run(asyncio.wait_for(scene(), PATIENCE))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(scene(), TIMEOUT))  # type: ignore[arg-type]
 
 
 async def everything(events: AsyncGenerator[Event]) -> list[Event]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from program import PATIENCE, fake_engine
+from program import TIMEOUT, fake_engine
 
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.serve import open_server, parser, read
@@ -44,7 +44,7 @@ def test_three_requests_that_have_nothing_in_common_take_one_process(
         pids: set[int] = set()
         async with (
             open_server(serving, settings, configured, models) as server,
-            httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client,
+            httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client,
         ):
             for text in ("hi", "how do I quit?", "what is a journal?"):
                 said = {"messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from backend_replies import with_backend
 from program import ENTER, ESC, Terminal, run
 
 from bitnet_chat.backend import Backend, ReplyOptions
@@ -49,17 +50,6 @@ def add(a: int, b: int) -> int:
 
 def settings(engine: EngineBinary, model: Path = MODEL, **more: object) -> Settings:
     return Settings(engine=str(engine.path), model=str(model), temperature=0.0, journal=False, **more)  # type: ignore[arg-type]
-
-
-def talking(backend: Callable[[], Backend], body: Callable[[Backend], Awaitable[None]]) -> None:
-    async def main() -> None:
-        made = backend()
-        try:
-            await body(made)
-        finally:
-            await made.close()
-
-    asyncio.run(main())
 
 
 async def heard(backend: Backend | PromptToolAdapter, conversation: Conversation, options: ReplyOptions) -> list[Event]:
@@ -113,7 +103,7 @@ def test_a_conversation_with_tools(engine: EngineBinary) -> None:
         if engine.dialect.value != "modern":
             assert end.text == "In Lima: rain, 9 degrees."
 
-    talking(backend, body)
+    with_backend(backend, body)
 
 
 @pytest.mark.engine
@@ -130,7 +120,7 @@ def test_a_real_model_mends_its_call(engine: EngineBinary) -> None:
         assert conversation.last is not None and conversation.last.content == "In Vienna: wind."
         assert len(spawned) == 1
 
-    talking(lambda: LocalEngineBackend(settings(engine), on_spawn=spawned.append), body)
+    with_backend(lambda: LocalEngineBackend(settings(engine), on_spawn=spawned.append), body)
 
 
 @pytest.mark.engine
@@ -143,13 +133,13 @@ def test_limits_choices_and_refusals(classic: EngineBinary, model: Path) -> None
         events = await heard(backend, asked, ReplyOptions(tools=OPTIONS.tools, tool_choice="none"))
         assert kept(asked, events).last == Message("assistant", "I have no tool for that.", FinishReason.STOP)
 
-    talking(lambda: LocalEngineBackend(settings(classic)), body)
+    with_backend(lambda: LocalEngineBackend(settings(classic)), body)
 
     async def refused(backend: Backend) -> None:
         *_, end = await heard(backend, Conversation().with_user("hello"), OPTIONS)
         assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError) and end.error.option == "tools"
 
-    talking(lambda: LocalEngineBackend(settings(classic, model)), refused)
+    with_backend(lambda: LocalEngineBackend(settings(classic, model)), refused)
 
 
 @pytest.mark.engine
@@ -182,7 +172,7 @@ def test_a_call_that_is_asked_for_is_made_or_refused(name: str, request: pytest.
             done = kept(done, await heard(backend, done, OPTIONS))
             assert done.last is not None and "wind" in done.last.content
 
-    talking(lambda: LocalEngineBackend(settings(engine)), body)
+    with_backend(lambda: LocalEngineBackend(settings(engine)), body)
 
 
 @pytest.mark.engine
@@ -198,7 +188,7 @@ def test_a_llama_server_calls_tools_by_itself(classic: EngineBinary) -> None:
         conversation = kept(conversation, await heard(backend, conversation, OPTIONS))
         assert conversation.last is not None and conversation.last.content == "In Rome: sunny, 21 degrees."
 
-    talking(lambda: open_backend(settings(classic, backend="llama-server"), ""), body)
+    with_backend(lambda: open_backend(settings(classic, backend="llama-server"), ""), body)
 
 
 @pytest.mark.engine

@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 from api_server import Answer, ApiServer, Request, ollama, piece, sse, whole
-from program import PATIENCE
+from program import TIMEOUT
 
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.serve import open_server, parser, read
@@ -43,7 +43,7 @@ def test_all_models_of_an_openai_server_answer_by_their_names(monkeypatch: pytes
                 models[:] = ["b/Two", "a-one"] if early else []
                 async with (
                     open_server(*read(*parse(flags, parser()), {})) as server,
-                    httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client,
+                    httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client,
                 ):
                     if not early:
                         assert await said(client, "a-one") == "404"
@@ -62,7 +62,7 @@ def test_all_models_of_an_openai_server_answer_by_their_names(monkeypatch: pytes
                     assert 'model="new"' in (await client.get("/metrics")).text
             async with (
                 open_server(*read(*parse([*flags, "-m", "a-one"], parser()), {})) as server,
-                httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client,
+                httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client,
             ):
                 assert await listed(client) == ["a-one"], "it was named"
 
@@ -75,7 +75,7 @@ def test_all_models_of_an_ollama(monkeypatch: pytest.MonkeyPatch) -> None:
             flags = ["--port", "0", "--backend", "ollama", "--base-url", upstream.url]
             async with (
                 open_server(*read(*parse(flags, parser()), {})) as server,
-                httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client,
+                httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client,
             ):
                 for model in ("words", "words:latest"):
                     answer = await client.post("/api/chat", json=HELLO | {"model": model, "stream": False})

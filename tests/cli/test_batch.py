@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from program import PATIENCE, Ear, Start, command, ear, environment, fake_engine, run, start
+from program import TIMEOUT, ReceivedMessages, Start, command, environment, fake_engine, received, run, start
 
 from bitnet_chat.engine.binary import EngineBinary
 
-__all__ = ["ear", "start"]
+__all__ = ["received", "start"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
 
 
@@ -187,16 +187,16 @@ def test_real_engines_of_both_kinds(batch: Batch, classic: EngineBinary) -> None
     assert kinds[1] == "(classic)" and kinds[0] == kinds[2]
 
 
-def begin(batch: Batch, ear: Ear, *, until: str) -> subprocess.Popen[bytes]:
+def begin(batch: Batch, received: ReceivedMessages, *, until: str) -> subprocess.Popen[bytes]:
     """Starts a run, and returns when the engine has got a message."""
     program = subprocess.Popen(
         command(*batch.arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(**batch.environment, FAKE_ENGINE_HEARD=str(ear.path)),
+        env=environment(**batch.environment, FAKE_ENGINE_HEARD=str(received.path)),
     )
-    while ear.next() != until:
+    while received.next() != until:
         pass
     return program
 
@@ -210,38 +210,38 @@ def begin(batch: Batch, ear: Ear, *, until: str) -> subprocess.Popen[bytes]:
         ("1", '{"index": 3, "prompt": "silence", "reply": "h'),
     ],
 )
-def test_a_killed_run_goes_on_where_it_was(batch: Batch, ear: Ear, torn: str, modern: str) -> None:
+def test_a_killed_run_goes_on_where_it_was(batch: Batch, received: ReceivedMessages, torn: str, modern: str) -> None:
     batch.environment["FAKE_ENGINE_MODERN"] = modern
     batch.prompts("say one", "say two", "silence", "say four")
-    with begin(batch, ear, until="silence") as program:
+    with begin(batch, received, until="silence") as program:
         # Each was written when it was finished: the third is not.
         assert batch.replies == ["one", "two"]
         program.kill()
-        program.communicate(timeout=PATIENCE)
+        program.communicate(timeout=TIMEOUT)
     with batch.output.open("a") as file:
         file.write(torn)
-    assert ear.rest() == []
-    done = batch.run("--timeout", "1", FAKE_ENGINE_HEARD=str(ear.path))
+    assert received.rest() == []
+    done = batch.run("--timeout", "1", FAKE_ENGINE_HEARD=str(received.path))
     assert done.returncode == 124
     assert b"already has 2 of 4 replies: resuming" in done.stderr
-    assert ear.rest() == ["silence", "say four"]
+    assert received.rest() == ["silence", "say four"]
     assert [entry["finish_reason"] for entry in batch.entries] == ["stop", "stop", "timeout", "stop"]
     assert [entry["index"] for entry in batch.entries] == [1, 2, 3, 4]
     before = batch.output.read_bytes()
-    done = batch.run(FAKE_ENGINE_HEARD=str(ear.path))
-    assert (done.returncode, ear.rest(), batch.output.read_bytes()) == (124, [], before)
+    done = batch.run(FAKE_ENGINE_HEARD=str(received.path))
+    assert (done.returncode, received.rest(), batch.output.read_bytes()) == (124, [], before)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(batch: Batch, ear: Ear) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(batch: Batch, received: ReceivedMessages) -> None:
     batch.prompts("say one", "silence", "say three")
-    with begin(batch, ear, until="silence") as program:
+    with begin(batch, received, until="silence") as program:
         program.send_signal(signal.SIGINT)
-        _, remarks = program.communicate(timeout=PATIENCE)
+        _, remarks = program.communicate(timeout=TIMEOUT)
     assert program.returncode == 130 and b"Traceback" not in remarks
     assert batch.replies == ["one"]
-    done = batch.run("--timeout", "1", FAKE_ENGINE_HEARD=str(ear.path))
+    done = batch.run("--timeout", "1", FAKE_ENGINE_HEARD=str(received.path))
     assert done.returncode == 124
-    assert ear.rest() == ["silence", "say three"]
+    assert received.rest() == ["silence", "say three"]
     assert batch.replies == ["one", "", "three"]
 
 
@@ -332,11 +332,11 @@ def test_an_empty_input(batch: Batch) -> None:
     assert batch.run().returncode == 0 and batch.output.read_bytes() == b""
 
 
-def test_progress_is_one_line_of_a_terminal(batch: Batch, start: Start, ear: Ear) -> None:
+def test_progress_is_one_line_of_a_terminal(batch: Batch, start: Start, received: ReceivedMessages) -> None:
     batch.prompts("say one", "say two", "silence", "say four")
-    heard = {"FAKE_ENGINE_HEARD": str(ear.path)}
+    heard = {"FAKE_ENGINE_HEARD": str(received.path)}
     terminal = start(*batch.arguments, "--timeout", "2", lines=10, **batch.environment, **heard)
-    while ear.next() != "silence":
+    while received.next() != "silence":
         pass
     assert terminal.end() == 124
     assert " left" in terminal.written

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import PATIENCE, Ear, command, ear, environment, fake_engine, run
+from program import TIMEOUT, ReceivedMessages, command, environment, fake_engine, received, run
 
 from bitnet_chat.backends import pipeline
 from bitnet_chat.cli import VERBS, main, serve
@@ -20,7 +20,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal import Journal
 
-__all__ = ["ear"]
+__all__ = ["received"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
 
 
@@ -134,7 +134,7 @@ def test_a_closed_pipe_ends_it_quietly(fake: str) -> None:
         program.stdout.read(1)
         program.stdout.close()
         assert program.stderr.read() == b""
-        assert program.wait(PATIENCE) == 141
+        assert program.wait(TIMEOUT) == 141
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -146,7 +146,7 @@ def test_a_full_disk_behind_stdout(fake: str, flags: tuple[str, ...]) -> None:
             stdout=full,
             stderr=subprocess.PIPE,
             env=environment(),
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     assert done.returncode == 2
     assert b"No space left on device" in done.stderr and b"Traceback" not in done.stderr
@@ -164,7 +164,7 @@ def test_little_that_cannot_be_printed(arguments: tuple[str, ...], home: Path) -
             stdout=out,
             stderr=subprocess.PIPE,
             env=environment(PYTHONUNBUFFERED=""),
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
         os.close(out)
         assert done.returncode == code
@@ -190,7 +190,7 @@ def test_what_was_closed_before_we_began_is_taken_by_no_file(tmp_path: Path) -> 
     """An engine would write into the journal what it means for its stdout."""
     report = tmp_path / "report"
     script = [sys.executable, "-c", _CLOSED, _OPENED, str(report)]
-    done = subprocess.run(script, env=environment(), timeout=PATIENCE, capture_output=True)
+    done = subprocess.run(script, env=environment(), timeout=TIMEOUT, capture_output=True)
     assert done.returncode == 0
     assert report.read_text() == "(0, 2) True"
 
@@ -307,16 +307,16 @@ def test_exit_code_124(fake: str, message: str) -> None:
     assert b"the reply was stopped at its time limit of 0.5 s" in done.stderr
 
 
-def test_exit_code_130(fake: str, ear: Ear) -> None:
+def test_exit_code_130(fake: str, received: ReceivedMessages) -> None:
     with subprocess.Popen(
         command("--engine", fake, "--json", "silence"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(FAKE_ENGINE_HEARD=str(ear.path)),
+        env=environment(FAKE_ENGINE_HEARD=str(received.path)),
     ) as program:
-        ear.next()
+        received.next()
         program.send_signal(signal.SIGINT)
-        words, _ = program.communicate(timeout=PATIENCE)
+        words, _ = program.communicate(timeout=TIMEOUT)
     assert (program.returncode, json.loads(words)["finish_reason"]) == (130, "interrupted")
 
 
@@ -478,7 +478,7 @@ def test_a_locale_without_unicode(fake: str) -> None:
     program = command("--engine", fake, "say é数据")
     names = {name: value for name, value in environment().items() if name not in ("PYTHONUTF8", "LANG")}
     done = subprocess.run(
-        program, capture_output=True, timeout=PATIENCE, env=names | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+        program, capture_output=True, timeout=TIMEOUT, env=names | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
     )
     assert done.stdout.decode() == "é数据\n"
 

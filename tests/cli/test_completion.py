@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from program import PATIENCE
+from program import TIMEOUT
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completion
 from prompt_toolkit.document import Document
@@ -72,7 +72,7 @@ def test_in_bash(scripts: Path, files: Path, typed: str, offered: set[str], miss
         f"COMP_CWORD={len(words) - 1}; _shtab_bitnet_chat; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     )
     done = subprocess.run(
-        ["bash", "--norc", "-c", program], capture_output=True, text=True, cwd=files, timeout=PATIENCE, check=True
+        ["bash", "--norc", "-c", program], capture_output=True, text=True, cwd=files, timeout=TIMEOUT, check=True
     )
     found = set(done.stdout.split())
     assert offered <= found and not (missing or set()) & found, done.stderr
@@ -83,7 +83,7 @@ def test_the_shell_takes_it(scripts: Path, shell: str) -> None:
     done = subprocess.run(
         [shell, "--no-execute" if shell == "fish" else "-n", str(scripts / shell)],
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -94,7 +94,7 @@ def test_in_fish_where_there_is_one(scripts: Path, files: Path) -> None:
             continue  # asked for nothing it offers files, too
         program = f"source {shlex.quote(str(scripts / 'fish'))}; complete -C {shlex.quote(f'bitnet-chat {line}')}"
         done = subprocess.run(
-            ["fish", "--no-config", "-c", program], capture_output=True, text=True, cwd=files, timeout=PATIENCE
+            ["fish", "--no-config", "-c", program], capture_output=True, text=True, cwd=files, timeout=TIMEOUT
         )
         found = {each.partition("\t")[0] for each in done.stdout.splitlines()}
         assert offered <= found and not (missing or set()) & found, (line, done.stderr)
@@ -235,7 +235,7 @@ def test_a_folder_that_does_not_answer_stops_nothing(monkeypatch: pytest.MonkeyP
 
     def stuck(typed: str, endings: tuple[str, ...] = ()) -> list[tuple[str, str]]:
         asked.append(typed)
-        assert gate.wait(PATIENCE)
+        assert gate.wait(TIMEOUT)
         return []
 
     async def ask(completer: LineCompleter) -> list[Completion]:
@@ -254,7 +254,7 @@ def test_a_folder_that_does_not_answer_stops_nothing(monkeypatch: pytest.MonkeyP
     gate.set()
     for thread in set(threading.enumerate()) - before:
         assert thread.daemon, "nobody has to wait for it"
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
 
 
 def test_the_menu_comes_by_itself_behind_an_at_sign_only(folder: Path) -> None:
@@ -278,9 +278,9 @@ def test_the_menu_comes_by_itself_behind_an_at_sign_only(folder: Path) -> None:
             answer = asyncio.ensure_future(session.prompt_async())
             keyboard.send_text("no, see ")
             keyboard.send_text("@no")
-            await asyncio.wait_for(shown.wait(), PATIENCE)
+            await asyncio.wait_for(shown.wait(), TIMEOUT)
             assert all("@" in text for text in menus)
             keyboard.send_text("\t\t\r")  # the second of them
-            return await asyncio.wait_for(answer, PATIENCE)
+            return await asyncio.wait_for(answer, TIMEOUT)
 
     assert asyncio.run(type_and_send()) == "no, see @notes.md"

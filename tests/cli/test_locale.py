@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import PATIENCE, command, environment, fake_engine
+from program import TIMEOUT, command, environment, fake_engine
 
 from bitnet_chat.engine.transport.preexec import as_bytes
 
@@ -24,7 +24,7 @@ LOCALES = (
 def run(locale: dict[str, str], *arguments: str, **more: str) -> subprocess.CompletedProcess[bytes]:
     """A process of its own: only the start of a Python reads the locale."""
     variables = {name: value for name, value in environment(**more).items() if name != "PYTHONUTF8"}
-    return subprocess.run(command(*arguments), input=b"", capture_output=True, timeout=PATIENCE, env=variables | locale)
+    return subprocess.run(command(*arguments), input=b"", capture_output=True, timeout=TIMEOUT, env=variables | locale)
 
 
 @pytest.mark.parametrize("locale", LOCALES, ids=lambda locale: " ".join(locale))

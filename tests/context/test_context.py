@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -448,7 +449,7 @@ def test_what_leaves_is_summarised(
             last = await talker.ask(f"say this is {number}")
             assert isinstance(last, Completed) and last.text == f"this is {number}", last
             if any("left it" in line for line in talker.notices):
-                assert "a summary stands in their place" in talker.notices[0]
+                assert "a summary replaces them" in talker.notices[0]
                 assert f"{SYSTEM}\n\n{MARK}\nthey counted" in talker.prompts[-1]
                 assert f"say this is {number - 1}" in talker.prompts[-1]
         summaries = [prompt for prompt in talker.prompts if "they counted" in prompt]
@@ -460,10 +461,19 @@ def test_what_leaves_is_summarised(
 
 
 @needs_scripts
-def test_a_summary_that_fails_is_done_without(
-    bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("summary", "changes"),
+    [
+        ("kill", {}),
+        ("silence", {"stall_timeout": 0.5}),
+        ("ponder", {"chat_template": TEMPLATES["chatml"] + "{# </think> #}"}),
+    ],
+)
+def test_a_summary_that_fails_is_left_out(
+    bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch, summary: str, changes: dict[str, Any]
 ) -> None:
-    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "kill")
+    """The engine dies, is silent, or thinks beyond the limit of a summary."""
+    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", summary)
 
     async def body(talker: Talker) -> None:
         talker.conversation = talked(100)
@@ -472,34 +482,7 @@ def test_a_summary_that_fails_is_done_without(
         assert any("not summarised" in line for line in talker.notices)
         assert MARK not in talker.prompts[-1] and "number 99" in talker.prompts[-1]
 
-    run(summarizing(bitnet_2024), body)
-
-
-@needs_scripts
-def test_a_summary_that_never_comes_is_done_without(bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "silence")
-
-    async def body(talker: Talker) -> None:
-        talker.conversation = talked(100)
-        last = await talker.ask("say fine")
-        assert isinstance(last, Completed) and last.text == "fine"
-        assert any("not summarised" in line for line in talker.notices)
-
-    run(replace(summarizing(bitnet_2024), stall_timeout=0.5), body)
-
-
-@needs_scripts
-def test_thoughts_about_a_summary_have_its_limit(bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "ponder")
-
-    async def body(talker: Talker) -> None:
-        talker.conversation = talked(100)
-        last = await talker.ask("say fine")
-        assert isinstance(last, Completed) and last.text == "fine"
-        assert any("not summarised" in line for line in talker.notices)
-
-    thinks = TEMPLATES["chatml"] + "{# </think> #}"
-    run(replace(summarizing(bitnet_2024), chat_template=thinks), body)
+    run(replace(summarizing(bitnet_2024), **changes), body)
 
 
 @needs_scripts
@@ -532,7 +515,7 @@ def test_a_real_model_summarises(engine: EngineBinary, model: Path) -> None:
         for number in range(20):
             last = await talker.ask(QUESTIONS[number % len(QUESTIONS)])
             assert isinstance(last, Completed) and last.reason is FinishReason.STOP and last.text
-            told += any("a summary stands in their place" in line for line in talker.notices)
+            told += any("a summary replaces them" in line for line in talker.notices)
         assert told and any(MARK in prompt for prompt in talker.prompts)
 
     run(summarizing(settings), body)

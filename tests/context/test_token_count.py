@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import check_immutable
 
 from bitnet_chat.context.token_count import TokenCount, by_length
 
@@ -59,3 +60,7 @@ def test_they_say_what_they_are() -> None:
 )
 def test_without_a_vocabulary_bytes_are_counted(text: str, count: int) -> None:
     assert by_length(text) == TokenCount(count, 0.5)
+
+
+def test_a_count_is_immutable() -> None:
+    check_immutable(TokenCount(1))

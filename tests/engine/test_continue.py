@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from backend_replies import end_of, events_of, notices_in, with_backend
 from program import fake_engine
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.conversation.stdin_encoding import encoded_conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflowError, FinishReason, UsageError
-from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
-from bitnet_chat.filters.continuation import OverlapRemover, split_overlap
-from bitnet_chat.text.utf8 import encode, rejoined
+from bitnet_chat.events import Completed, Event, Failed, TextDelta
+from bitnet_chat.text.utf8 import rejoined
 
 STORY = "tell me a long story"
 CUT = FinishReason.INTERRUPTED
-
-
-def run(settings: Settings, body: Callable[[LocalEngineBackend], Awaitable[None]]) -> None:
-    async def main() -> None:
-        backend = LocalEngineBackend(settings)
-        try:
-            await asyncio.wait_for(body(backend), 60)
-        finally:
-            await backend.close()
-
-    asyncio.run(main())
 
 
 async def ask(
@@ -45,14 +30,8 @@ async def ask(
     options: ReplyOptions | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> tuple[Completed, list[str]]:
-    events: list[Event] = []
-    async for event in backend.reply(conversation, options):
-        on_event(event)
-        events.append(event)
-    last = events[-1]
-    assert isinstance(last, Completed), last
-    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == last.text
-    return last, [event.text for event in events if isinstance(event, Notice)]
+    events = await events_of(backend, conversation, options, on_event)
+    return end_of(events), notices_in(events)
 
 
 # Real engines
@@ -100,7 +79,7 @@ def test_an_interrupted_reply_becomes_what_it_would_have_been(exact_engine: Engi
         after = await ask(backend, first)
         assert after[0].text == (await ask(backend, first.without_last_turn().with_user("how do I leave?")))[0].text
 
-    run(settings(exact_engine, model), body)
+    with_backend(lambda: LocalEngineBackend(settings(exact_engine, model)), body)
 
 
 @pytest.mark.engine
@@ -111,7 +90,7 @@ def test_a_reply_in_small_parts_is_the_same_reply(exact_engine: EngineBinary, mo
     async def whole(backend: LocalEngineBackend) -> None:
         parts.append((await ask(backend, Conversation().with_user("write a Python program")))[0].text)
 
-    run(settings(exact_engine, model), whole)
+    with_backend(lambda: LocalEngineBackend(settings(exact_engine, model)), whole)
     expected = parts.pop()
     assert "\n" in expected
 
@@ -125,7 +104,7 @@ def test_a_reply_in_small_parts_is_the_same_reply(exact_engine: EngineBinary, mo
 
     ended: list[bool] = []
     while not (ended and ended[-1]) and len(ended) < 20:
-        run(settings(exact_engine, model), part)
+        with_backend(lambda: LocalEngineBackend(settings(exact_engine, model)), part)
     assert "".join(parts) == expected
     assert len(parts) > 2
 
@@ -145,7 +124,7 @@ def test_a_reply_that_filled_the_window_goes_on_without_what_stood_before(
         more, later = await ask(backend, conversation.with_assistant(cut.text, cut.reason), ReplyOptions(max_tokens=20))
         assert more.text and any("messages left it" in line for line in notices + later)
 
-    run(settings(exact_engine, model, ctx=256), body)
+    with_backend(lambda: LocalEngineBackend(settings(exact_engine, model, ctx=256)), body)
 
 
 @pytest.mark.engine
@@ -157,7 +136,7 @@ def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(any_engine: Engine
         assert "cannot be continued" in str(last.error)
         assert (await ask(backend, Conversation().with_user("hello")))[0].text
 
-    run(settings(any_engine, model, ctx=256), body)
+    with_backend(lambda: LocalEngineBackend(settings(any_engine, model, ctx=256)), body)
 
 
 @pytest.mark.engine
@@ -173,7 +152,7 @@ def test_a_modern_engine_is_asked_to_continue(modern: EngineBinary, model: Path)
             "its own history is the one of the conversation"
         )
 
-    run(settings(modern, model), body)
+    with_backend(lambda: LocalEngineBackend(settings(modern, model)), body)
 
 
 def stop_after(backend: LocalEngineBackend, characters: int) -> Callable[[Event], None]:
@@ -225,7 +204,7 @@ def test_the_engine_gets_the_reply_without_its_end(
         assert (await ask(backend, joined.with_user("say five")))[0].text == "five"
         assert len(prompts(record)) == 2, "the engine went on without the white space that is kept"
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)
 
 
 @posix
@@ -244,7 +223,7 @@ def test_the_first_bytes_of_a_character_become_one_with_the_last(
         assert (await ask(backend, joined))[0].text == "next"
         assert len(prompts(record)) == 2, "the engine has no part of the broken character"
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)
 
 
 @posix
@@ -259,7 +238,7 @@ def test_a_death_while_it_goes_on(scripted: tuple[Settings, Path], monkeypatch: 
         first, second = prompts(record)
         assert first == second and first.endswith("so")
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)
 
 
 @posix
@@ -280,7 +259,7 @@ def test_a_continuation_is_interrupted_and_continued(
         assert (await ask(backend, conversation))[0].text == "next"
         assert prompts(record)[-1].endswith(text + "<|im_end|>")
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)
 
 
 @posix
@@ -296,40 +275,7 @@ def test_nothing_of_a_reply_is_asked_again(scripted: tuple[Settings, Path]) -> N
             with pytest.raises(UsageError):
                 await ask(backend, conversation)
 
-    run(scripted[0], body)
-
-
-# The seam
-
-
-@given(
-    st.text("a \n\u3000é", max_size=8), st.sampled_from([b"", "é".encode(), "漢".encode(), "👍".encode()]), st.data()
-)
-def test_what_is_left_out_and_made_again_is_not_told_twice(text: str, character: bytes, data: st.DataObject) -> None:
-    at = data.draw(st.integers(0, max(0, len(character) - 1)))
-    reply = text + character[:at].decode("utf-8", "surrogateescape")
-    kept, loose = split_overlap(reply)
-    assert (
-        kept + loose == reply
-        and kept == encoded_conversation(Conversation().with_assistant(kept)).messages[0].content.rstrip()
-    )
-    # The engine makes the loose end again, and more.
-    again = encode(loose) + character[at:] + b" and more"
-    sizes = data.draw(st.lists(st.integers(1, 5), max_size=8))
-    seam, told, start = OverlapRemover(loose), "", 0
-    for size in [*sizes, len(again)]:
-        told += seam.feed(again[start : start + size].decode("utf-8", "surrogateescape"))
-        start += size
-    assert rejoined(reply + told) == rejoined(
-        (encode(reply) + character[at:] + b" and more").decode("utf-8", "surrogateescape")
-    )
-
-
-def test_an_engine_that_goes_on_in_another_way_is_told_as_it_is() -> None:
-    assert OverlapRemover("\n\n").feed(" Next") == "Next"
-    assert OverlapRemover(" \udcf0").feed(" no") == "no"
-    assert OverlapRemover("\udcf0\udc9f").feed("no") == "no"
-    assert OverlapRemover("").feed(" Next") == " Next"
+    with_backend(lambda: LocalEngineBackend(scripted[0]), body)
 
 
 @posix
@@ -348,4 +294,4 @@ def test_a_child_that_was_loaded_behind_a_stopped_reply_is_not_told_to_go_on(scr
         more, _ = await ask(backend, cut)
         assert more.text == " and more" and prompts(record)[-1].endswith("assistant\nso")
 
-    run(config, body)
+    with_backend(lambda: LocalEngineBackend(config), body)

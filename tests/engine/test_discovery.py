@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gguf
 import pytest
+from engine_scripts import CLASSIC, COMMON, MODERN, SERVER, no_engines, program
 from program import fake_engine
 
 from bitnet_chat import paths
@@ -22,28 +23,11 @@ from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine_checks import first_turn
 from bitnet_chat.errors import EngineNotFoundError
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here")
-
-COMMON = "-m, --model FNAME\n-c, --ctx-size N\n--simple-io\n-co, --color [on|off|auto]\n"
-CLASSIC = COMMON + "-if, --interactive-first\n--in-prefix S\n--in-suffix S\n"
-MODERN = COMMON + "-sys, --system-prompt P\n-st, --single-turn\n"
-SERVER = "-m, --model FNAME\n-c, --ctx-size N\n--host H\n--port P\n"
-
-
-def program(path: Path, help_text: str, body: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{body}\ncat <<'END'\nversion: 7 (test)\n{help_text}\nEND\n")
-    path.chmod(0o755)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A computer without engines."""
-    monkeypatch.setenv("PATH", f"/usr/bin{os.pathsep}/bin")
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(paths, "checkout", lambda: None)
+__all__ = ["no_engines"]
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here"),
+    pytest.mark.usefixtures("no_engines"),
+]
 
 
 @pytest.mark.engine
@@ -210,7 +194,7 @@ def test_a_first_turn_that_fails(
     code: int,
 ) -> None:
     monkeypatch.setattr(first_turn, "QUESTION", question)
-    monkeypatch.setattr(cli_engine, "_STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(cli_engine, "_STALL_TIMEOUT", 0.1 if question == "silence" else 60.0)
     assert run_first_turn(fake_engine(tmp_path), model) == code
     assert words in capsys.readouterr().err
 

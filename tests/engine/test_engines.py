@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from backend_replies import with_backend
 
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
@@ -17,17 +17,6 @@ from bitnet_chat.events import Completed, Failed, Notice, Started, TextDelta
 
 pytestmark = pytest.mark.engine
 STORY, SHORT = "tell me a long story", "what is bitnet-chat?"
-
-
-def run(backend: Callable[[], LocalEngineBackend], body: Callable[[LocalEngineBackend], Awaitable[None]]) -> None:
-    async def main() -> None:
-        made = backend()
-        try:
-            await body(made)
-        finally:
-            await made.close()
-
-    asyncio.run(main())
 
 
 async def last(backend: LocalEngineBackend, conversation: Conversation) -> Completed | Failed:
@@ -67,7 +56,7 @@ def test_a_full_context_is_told_and_the_next_turn_works(any_engine: EngineBinary
                 text = event.text
         assert text and any("context window is full" in line for line in notices)
 
-    run(lambda: LocalEngineBackend(settings), body)
+    with_backend(lambda: LocalEngineBackend(settings), body)
 
 
 def test_a_pasted_log_changes_neither_figures_nor_the_reply(
@@ -95,7 +84,7 @@ def test_a_pasted_log_changes_neither_figures_nor_the_reply(
         assert isinstance(reply, Completed) and reply.reason is FinishReason.STOP, reply
         assert reply.stats.context_size == 1024
 
-    run(lambda: LocalEngineBackend(settings), body)
+    with_backend(lambda: LocalEngineBackend(settings), body)
 
 
 def test_interrupts_at_every_moment(any_engine: EngineBinary, transport: str, model: Path) -> None:
@@ -138,4 +127,4 @@ def test_interrupts_at_every_moment(any_engine: EngineBinary, transport: str, mo
             assert isinstance(answer, Completed) and answer.reason is FinishReason.STOP, (moment, answer)
             assert answer.text and "<|im" not in answer.text, moment
 
-    run(lambda: LocalEngineBackend(settings), body)
+    with_backend(lambda: LocalEngineBackend(settings), body)

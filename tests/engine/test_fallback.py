@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import FIGURES, PATIENCE, command, environment, fake_engine, run
+from program import FIGURES, TIMEOUT, command, environment, fake_engine, run
 
 from bitnet_chat.engine.binary import EngineBinary
 
@@ -21,7 +21,7 @@ def test_the_modules_are_really_missing() -> None:
     for name in ("termios", "tty", "pty", "fcntl", "resource", "ptyprocess"):
         code = f"import without_pty, importlib; importlib.import_module({name!r})"
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=SCRIPT.parent, env=environment(), capture_output=True, timeout=PATIENCE
+            [sys.executable, "-c", code], cwd=SCRIPT.parent, env=environment(), capture_output=True, timeout=TIMEOUT
         )
         assert done.returncode == 1 and b"ModuleNotFoundError" in done.stderr
 
@@ -117,7 +117,7 @@ def test_an_interrupt(tmp_path: Path) -> None:
         program.stdin.flush()
         assert program.stdout.read(20) == b"word0 word1 word2 wo"
         program.send_signal(signal.SIGINT)
-        words, remarks = program.communicate(b"say next\n", timeout=PATIENCE)
+        words, remarks = program.communicate(b"say next\n", timeout=TIMEOUT)
     finally:
         program.kill()
     assert program.returncode == 0, remarks.decode()

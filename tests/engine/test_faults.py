@@ -31,7 +31,7 @@ from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.templates.chat_template import ChatTemplate
 from bitnet_chat.templates.checks import flaws
 
-PATIENCE = 60
+TIMEOUT = 60
 ASKED = Conversation().with_user("it's")
 LLAMA_BPE = "tokenizer.ggml.pre=str:llama-bpe"
 BACKENDS = ("classic", "modern", "llama-server")
@@ -63,7 +63,7 @@ def replies(settings: Settings, *conversations: Conversation) -> list[list[Event
     async def main() -> list[list[Event]]:
         backend = open_backend(settings, "")
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 options = ReplyOptions(max_tokens=8)
                 return [[event async for event in backend.reply(each, options)] for each in conversations]
         finally:

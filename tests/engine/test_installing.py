@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import wheelhouse
-from test_discovery import CLASSIC, SERVER, nowhere, program
+from engine_scripts import CLASSIC, SERVER, no_engines, program
 
 from bitnet_chat import paths
 from bitnet_chat.cli import engine_install, main
@@ -20,9 +20,11 @@ from bitnet_chat.engine.discovery import candidates, find, find_server
 from bitnet_chat.engine.install import build, packages, prebuilt, wheels
 from bitnet_chat.errors import BuildError, EngineNotFoundError
 
-__all__ = ["nowhere"]
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here")
+__all__ = ["no_engines"]
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here"),
+    pytest.mark.usefixtures("no_engines"),
+]
 
 MUSL = wheels.Platform("linux", "x86_64")
 

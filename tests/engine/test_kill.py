@@ -1,7 +1,7 @@
 """kill -9 at any moment: the journal opens, and has what had been said.
 
-Run as a script this file is a nursery: one interpreter with everything imported, of which each program is a fork, so
-that 60 starts cost no more than they must. The programs of all nurseries write to the same journal.
+As a script this file is a fork server: one interpreter with everything imported, of which each program is a fork, so
+that 60 starts cost no more than they must. The programs of all fork servers write to the same journal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if __name__ != "__main__":
     from program import (
         CTRL_C,
         ENTER,
-        PATIENCE,
+        TIMEOUT,
         Start,
         assert_gone,
         command,
@@ -42,7 +42,7 @@ if __name__ != "__main__":
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks are those of POSIX")
 
 KILLS = 60
-NURSERIES = 8  # each waits for its program most of the time
+FORK_SERVERS = 8  # each waits for its program most of the time
 LONGEST = 1.0
 """Seconds from the first word to the kill at most."""
 GRACE = 0.4
@@ -58,10 +58,10 @@ def owed(seen: list[tuple[float, int]], killed: float) -> int:
     return max((length for at, length in seen if at <= killed - GRACE - 2 * pause), default=0)
 
 
-# The nursery
+# The fork server
 
 
-def nurse(engine: str, database: str, name: str, kills: int, seed: int) -> None:
+def serve_forks(engine: str, database: str, name: str, kills: int, seed: int) -> None:
     """Starts and kills ``kills`` programs, and prints what was seen of each as a line of JSON."""
     from bitnet_chat.cli import main
 
@@ -137,9 +137,9 @@ def test_60_kills_in_mid_reply(tmp_path: Path, home: Path) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")  # shown when it fails
     database = home / "data" / "journal.db"
-    shares = [KILLS // NURSERIES + (number < KILLS % NURSERIES) for number in range(NURSERIES)]
+    shares = [KILLS // FORK_SERVERS + (number < KILLS % FORK_SERVERS) for number in range(FORK_SERVERS)]
     engine = str(fake_engine(tmp_path))
-    nurseries = [
+    servers = [
         subprocess.Popen(
             command(engine, str(database), f"n{number}", str(share), str(seed + number), script=Path(__file__)),
             stdin=subprocess.DEVNULL,
@@ -151,9 +151,9 @@ def test_60_kills_in_mid_reply(tmp_path: Path, home: Path) -> None:
         for number, share in enumerate(shares)
     ]
     results = []
-    for nursery in nurseries:
-        output, errors = nursery.communicate(timeout=300)
-        assert (nursery.returncode, errors) == (0, "")
+    for server in servers:
+        output, errors = server.communicate(timeout=300)
+        assert (server.returncode, errors) == (0, "")
         results += [json.loads(line) for line in output.splitlines()]
     assert len(results) == KILLS
     for result in results:
@@ -170,7 +170,7 @@ def test_60_kills_in_mid_reply(tmp_path: Path, home: Path) -> None:
     print(f"lost: median {lost[KILLS // 2]} s, 95 % {lost[KILLS * 95 // 100]} s, most {lost[-1]} s; {len(held)} held")
     journal = Journal(database)
     absent = sum(result["state"] == "absent" for result in results)
-    assert len(journal.list()) == KILLS + NURSERIES - absent
+    assert len(journal.list()) == KILLS + FORK_SERVERS - absent
     assert len(journal.search("word1")) == sum(result["kept"] > len("word0 word1") for result in results)
     assert not [path for path in database.parent.iterdir() if ".damaged-" in path.name]
 
@@ -187,7 +187,7 @@ def test_while_the_engine_loads(tmp_path: Path, home: Path) -> None:
     )  # fmt: skip
     descriptor = os.open(gate, os.O_WRONLY)  # returns when the engine has it open
     journal = Journal(home / "data" / "journal.db")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not journal.list():
         assert time.monotonic() < deadline
     [entry] = journal.list()
@@ -227,4 +227,4 @@ def test_the_repl_between_replies(start: Start, tmp_path: Path, home: Path, mome
 
 if __name__ == "__main__":
     _engine, _database, _name, _kills, _seed = sys.argv[1:]
-    nurse(_engine, _database, _name, int(_kills), int(_seed))
+    serve_forks(_engine, _database, _name, int(_kills), int(_seed))

@@ -15,21 +15,21 @@ from program import (
     CTRL_C,
     CTRL_D,
     ENTER,
-    PATIENCE,
-    Ear,
+    TIMEOUT,
+    ReceivedMessages,
     Start,
     assert_gone,
     command,
-    ear,
     engines_of,
     environment,
     fake_engine,
+    received,
     start,
 )
 
 from bitnet_chat.engine.binary import EngineBinary
 
-__all__ = ["ear", "start"]
+__all__ = ["received", "start"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
 
 TERM, HUP, INT, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL
@@ -118,7 +118,7 @@ def test_a_question(engine: EngineBinary, transport: str, number: signal.Signals
         assert program.stdout.read(10)
         engines = engines_of(program.pid)
         program.send_signal(number)
-        _, remarks = program.communicate(timeout=PATIENCE)
+        _, remarks = program.communicate(timeout=TIMEOUT)
     assert program.returncode == EXIT[number], remarks.decode()
     assert_gone(engines)
     assert b"Traceback" not in remarks
@@ -139,7 +139,7 @@ def test_a_question(engine: EngineBinary, transport: str, number: signal.Signals
     indirect=["transport"],
 )
 def test_a_question_without_streaming(
-    tmp_path: Path, ear: Ear, transport: str, number: signal.Signals, moment: str
+    tmp_path: Path, received: ReceivedMessages, transport: str, number: signal.Signals, moment: str
 ) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -148,15 +148,15 @@ def test_a_question_without_streaming(
         command(*arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(FAKE_ENGINE_GATE=str(gate), FAKE_ENGINE_HEARD=str(ear.path)),
+        env=environment(FAKE_ENGINE_GATE=str(gate), FAKE_ENGINE_HEARD=str(received.path)),
     ) as program:
         descriptor = os.open(gate, os.O_WRONLY)
         if moment == "generating":
             os.close(descriptor)
-            assert ear.next() == "silence"
+            assert received.next() == "silence"
         engines = engines_of(program.pid)
         program.send_signal(number)
-        words, remarks = program.communicate(timeout=PATIENCE)
+        words, remarks = program.communicate(timeout=TIMEOUT)
         if moment == "loading":
             os.close(descriptor)
     assert program.returncode == EXIT[number], remarks.decode()
@@ -188,7 +188,7 @@ def test_a_signal_before_the_question_is_read(sign: signal.Signals) -> None:
         # It reads: nothing else would take this much.
         program.stdin.write(b"x" * (1 << 20))
         program.stdin.flush()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         # Again and again: one that comes between two reads is heard at the end of the second.
         while program.poll() is None and time.monotonic() < deadline:
             program.send_signal(sign)
@@ -210,8 +210,8 @@ def test_leaving_while_it_loads(start: Start, tmp_path: Path) -> None:
     os.close(descriptor)
 
 
-def test_an_engine_that_ignores_every_signal_but_one(start: Start, ear: Ear, tmp_path: Path) -> None:
-    terminal = start("--engine", str(fake_engine(tmp_path)), FAKE_ENGINE_HEARD=str(ear.path))
+def test_an_engine_that_ignores_every_signal_but_one(start: Start, received: ReceivedMessages, tmp_path: Path) -> None:
+    terminal = start("--engine", str(fake_engine(tmp_path)), FAKE_ENGINE_HEARD=str(received.path))
     terminal.until(lambda: terminal.prompt == "")
     terminal.send("deaf", ENTER)
     terminal.until("I cannot hear you")

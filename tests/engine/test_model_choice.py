@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from model_files import engine_file, model_file, text
+from models_command import stored
 
 from bitnet_chat import paths
 from bitnet_chat.backends.local_engine import model_path
@@ -19,6 +20,8 @@ from bitnet_chat.models.info import read_info
 from bitnet_chat.models.memory import ModelShape
 from bitnet_chat.models.resolve import ModelOption, by_engine, choose
 from bitnet_chat.util import resources
+
+__all__ = ["stored"]
 
 
 @pytest.fixture
@@ -145,15 +148,6 @@ def test_a_name_across_two_parts_of_a_file_is_seen(tmp_path: Path, monkeypatch: 
 
 
 # What -m means.
-
-
-@pytest.fixture
-def stored(home: Path, model: Path) -> Path:
-    """The folder of installed models, with one."""
-    folder = paths.models_dir()
-    folder.mkdir(parents=True)
-    shutil.copy(model, folder / "tiny.gguf")
-    return folder
 
 
 def test_a_file_a_name_and_neither(stored: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from bitnet_chat.engine.native.client import LIBRARIES, NativeClient, NativeClie
 from bitnet_chat.engine.native.protocol import Message, NativeFailed, NativeReplyEnded, Piece, Prefill, Token
 
 pytestmark = pytest.mark.engine
-PATIENCE = 60
+TIMEOUT = 60
 ENGINES = {each.make: each for each in packages.installed()}
 MODEL = paths.bundled_model()
 WINDOW = 512
@@ -58,7 +58,7 @@ def model(engine: EngineBinary, dequantized: Callable[[], Path]) -> Path:
 def start(engine: EngineBinary, model: Path) -> Start:
     def client(**options: Any) -> NativeClient:
         words = command(engine, model, **{"context_size": WINDOW, "threads": 1, **options})
-        return NativeClient(words, timeout=PATIENCE)
+        return NativeClient(words, timeout=TIMEOUT)
 
     return client
 
@@ -84,7 +84,7 @@ def reference() -> Iterator[Callable[..., Any]]:
 
         def ask(path: str, **body: Any) -> Any:
             request = urllib.request.Request(f"{url}{path}", json.dumps(body).encode())
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 return json.load(answer)
 
         yield ask
@@ -404,9 +404,9 @@ def test_it_dies_with_its_parent(engine: EngineBinary, model: Path) -> None:
         "os.kill(os.getpid(), signal.SIGTERM)\n"
     )
     words = json.dumps(command(engine, model, context_size=WINDOW, threads=1))
-    done = subprocess.run([sys.executable, "-c", program, words], capture_output=True, timeout=PATIENCE, check=False)
+    done = subprocess.run([sys.executable, "-c", program, words], capture_output=True, timeout=TIMEOUT, check=False)
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(done.stdout)).wait(PATIENCE)
+        psutil.Process(int(done.stdout)).wait(TIMEOUT)
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"GGUF\x03\x00\x00\x00" + b"\xff" * 40, None])
@@ -416,7 +416,7 @@ def test_a_model_that_cannot_be_loaded(engine: EngineBinary, tmp_path: Path, con
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(NativeClientError) as caught:
-        NativeClient(command(engine, file, context_size=WINDOW, threads=1), timeout=PATIENCE)
+        NativeClient(command(engine, file, context_size=WINDOW, threads=1), timeout=TIMEOUT)
     failed = caught.value.failed
     assert failed is not None and (failed.id, failed.why) == (None, "model")
     assert len(failed.what) > 20 and "check the input params" not in failed.what
@@ -426,7 +426,7 @@ def test_a_folder_without_the_library(engine: EngineBinary, tmp_path: Path, mode
     words = command(engine, model)
     words[words.index("--folder") + 1] = str(tmp_path)
     with pytest.raises(NativeClientError) as caught:
-        NativeClient(words, timeout=PATIENCE)
+        NativeClient(words, timeout=TIMEOUT)
     assert caught.value.failed is not None and caught.value.failed.why == "failed"
     assert str(tmp_path) in caught.value.failed.what
 
@@ -464,4 +464,4 @@ def test_a_raw_terminal(engine: EngineBinary, model: Path) -> None:
         while b"\n" not in received:
             received += terminal.read(1 << 16)
         assert len(json.loads(received)["tokens"]) > 4000
-    assert process.wait(PATIENCE) in (0, -getattr(signal, "SIGHUP", 1))
+    assert process.wait(TIMEOUT) in (0, -getattr(signal, "SIGHUP", 1))

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from backend_replies import end_of, events_of, with_backend
 from program import ENTER, Start, assert_gone, run, start
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat
@@ -36,21 +37,12 @@ def protocol(
     settings = Settings(engine=str(engine.path), model=str(model), temperature=0.0, threads=1, **more)  # type: ignore[arg-type]
     pids: set[int] = set()
 
-    async def main() -> None:
-        backend = LocalEngineBackend(settings, on_spawn=lambda process: pids.add(process.pid))
-        try:
-            await asyncio.wait_for(body(backend), 60)
-        finally:
-            await backend.close()
-
-    asyncio.run(main())
+    with_backend(lambda: LocalEngineBackend(settings, on_spawn=lambda process: pids.add(process.pid)), body)
     assert len(pids) == 1, "one process for everything"
 
 
 async def ask(backend: LocalEngineBackend, asked: Conversation, options: ReplyOptions | None = None) -> Completed:
-    *_, end = [event async for event in backend.reply(asked, options or ReplyOptions())]
-    assert isinstance(end, Completed), end
-    return end
+    return end_of(await events_of(backend, asked, options))
 
 
 def test_figures_and_limits(any_native: EngineBinary, model: Path) -> None:

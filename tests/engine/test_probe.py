@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from engine_scripts import no_engines, program
 
 from bitnet_chat import paths
 from bitnet_chat.cli import main
@@ -22,29 +23,17 @@ from bitnet_chat.engine.discovery import candidates, find, find_server, named
 from bitnet_chat.engine.probe import probe, why_it_ended
 from bitnet_chat.errors import EngineNotFoundError
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here")
+__all__ = ["no_engines"]
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here"),
+    pytest.mark.usefixtures("no_engines"),
+]
 
 OPTIONS = Path(__file__).parents[1] / "data" / "options"
 CLASSIC = (OPTIONS / "bitnet-2024-llama-cli.txt").read_text("utf-8")
 MODERN = (OPTIONS / "llama.cpp-2026-llama-cli.txt").read_text("utf-8")
 SERVER = (OPTIONS / "llama.cpp-2026-llama-server.txt").read_text("utf-8")
 IK = (OPTIONS / "ik_llama.cpp-llama-cli.txt").read_text("utf-8")
-
-
-def program(path: Path, help_text: str = CLASSIC, body: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{body}\ncat <<'END'\nversion: 7 (test)\n{help_text}\nEND\n")
-    path.chmod(0o755)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A computer without engines."""
-    monkeypatch.setenv("PATH", f"/usr/bin{os.pathsep}/bin")
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(paths, "checkout", lambda: None)
 
 
 @pytest.fixture

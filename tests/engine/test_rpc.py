@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from program import PATIENCE, command, environment, run
+from program import TIMEOUT, command, environment, run
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.factory import open_factory
@@ -216,7 +216,7 @@ class RpcServer:
 
     @staticmethod
     def _started(program: Path, log: Path, wanted: int) -> tuple[subprocess.Popen[bytes], int]:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             port = wanted
             if not port:
@@ -228,7 +228,7 @@ class RpcServer:
                     [program, "--threads", "1", "--port", str(port)], stdin=subprocess.DEVNULL, stdout=file, stderr=file
                 )
             while process.poll() is None and time.monotonic() < deadline:  # it ends where somebody took the port
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), PATIENCE):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), TIMEOUT):
                     return process, port
                 time.sleep(0.01)
             process.kill()
@@ -403,7 +403,7 @@ def test_a_second_engine_is_told_that_the_first_is_there(
             assert isinstance(failed, Failed) and "is busy" in str(failed.error)
             assert text(await said(first, "what can you do?")) == text(events)
             await first.close()
-            rpc.PATIENCE = PATIENCE  # the fixture puts back what was there before it
+            rpc.PATIENCE = TIMEOUT  # the fixture puts back what was there before it
             assert text(await said(second, "what can you do?")) == text(events)
         finally:
             await first.close()
@@ -455,7 +455,7 @@ def in_namespaces(script: str, **env: str) -> subprocess.CompletedProcess[bytes]
     unshare = ["unshare", *own_user, "--net", "--pid", "--mount-proc", "--fork", "--kill-child"]
     argv = [*unshare, "sh", "-euc", _COMPUTERS + script]
     return subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, env=environment(RPC_SERVER="") | env
+        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, env=environment(RPC_SERVER="") | env
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import random
 import sys
@@ -14,7 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from program import fake_engine
+from backend_replies import numbered_turns, with_backend
+from scripted_engine import ScriptedEngine
 
 from bitnet_chat.backend import BackendState
 from bitnet_chat.backends.local_engine import LocalEngineBackend
@@ -26,53 +26,25 @@ from bitnet_chat.errors import ContextOverflowError, FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 
 needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
-class Rig:
-    """Settings for the scripted engine, and what it was started with."""
+class Harness(ScriptedEngine):
+    """Settings for the scripted engine."""
 
     def __init__(self, folder: Path, model: Path, environment: pytest.MonkeyPatch) -> None:
-        self.settings = {"engine": str(fake_engine(folder)), "model": str(model), "journal": False}
-        self.environment = environment
-        self._record = folder / "record.jsonl"
-        self._gate = folder / "gate"
-        environment.setenv("FAKE_ENGINE_RECORD", str(self._record))
-
-    @property
-    def launches(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._record.read_text().splitlines()] if self._record.exists() else []
-
-    def close_gate(self) -> None:
-        """What is started from now on loads until :meth:`open_gate`."""
-        if not self._gate.exists():
-            os.mkfifo(self._gate)
-        self.environment.setenv("FAKE_ENGINE_GATE", str(self._gate))
-
-    async def somebody_waits_at_the_gate(self) -> int:
-        """Returns when an engine is loading, with what :func:`os.close` lets it through."""
-        return await asyncio.get_running_loop().run_in_executor(None, os.open, self._gate, os.O_WRONLY)
-
-    def no_gate(self) -> None:
-        self.environment.delenv("FAKE_ENGINE_GATE")
+        super().__init__(folder, environment)
+        self.settings = {"engine": str(self.engine), "model": str(model), "journal": False}
 
 
 @pytest.fixture
-def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    return Rig(tmp_path, model, monkeypatch)
+def harness(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
+    return Harness(tmp_path, model, monkeypatch)
 
 
-def run(rig: Rig, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: Any) -> None:
-    async def main() -> None:
-        backend = LocalEngineBackend(Settings(**rig.settings, **more))  # type: ignore[arg-type]
-        try:
-            await asyncio.wait_for(body(backend), PATIENCE)
-        finally:
-            await backend.close()
-        left = [launch["pid"] for launch in rig.launches if psutil.pid_exists(launch["pid"])]
-        assert not left, "an engine outlived its backend"
-
-    asyncio.run(main())
+def run(harness: Harness, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: Any) -> None:
+    with_backend(lambda: LocalEngineBackend(Settings(**harness.settings, **more)), body)  # type: ignore[arg-type]
+    assert harness.none_is_left(), "an engine outlived its backend"
 
 
 async def ask(backend: LocalEngineBackend, conversation: Conversation, text: str) -> Conversation:
@@ -102,36 +74,36 @@ def told(conversation: Conversation) -> Conversation:
 
 
 @needs_scripts
-def test_the_last_wish_counts(rig: Rig) -> None:
+def test_the_last_wish_counts(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         for name in ("one", "two", "three"):
             backend.prepare(told(Conversation().with_system(name)))
         await prepared(backend)
-        assert ["three" in launch["prompt"] for launch in rig.launches] == [True]
+        assert ["three" in launch["prompt"] for launch in harness.launches] == [True]
 
-    run(rig, body)
+    run(harness, body)
 
 
 @needs_scripts
-def test_a_load_that_is_outdated_is_given_up(rig: Rig) -> None:
-    rig.close_gate()
+def test_a_load_that_is_outdated_is_given_up(harness: Harness) -> None:
+    harness.close_gate()
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.start(told(Conversation().with_system("outdated")))
-        gate = await rig.somebody_waits_at_the_gate()
-        rig.no_gate()
+        gate = await harness.gate_reached()
+        harness.remove_gate()
         backend.prepare(told(Conversation().with_system("wanted")))
         await prepared(backend)
         assert backend.status().state is BackendState.IDLE
         os.close(gate)
         await ask(backend, told(Conversation().with_system("wanted")), "say fine")
-        assert ["wanted" in launch["prompt"] for launch in rig.launches] == [False, True]
+        assert ["wanted" in launch["prompt"] for launch in harness.launches] == [False, True]
 
-    run(rig, body)
+    run(harness, body)
 
 
 @needs_scripts
-def test_a_reply_after_getting_ready_waits_for_no_load(rig: Rig) -> None:
+def test_a_reply_after_getting_ready_waits_for_no_load(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind")
         for number in range(3):
@@ -139,17 +111,17 @@ def test_a_reply_after_getting_ready_waits_for_no_load(rig: Rig) -> None:
         undone = conversation.without_last_turn()
         backend.prepare(undone)
         await prepared(backend)
-        rig.close_gate()  # a launch from now on would never end
+        harness.close_gate()  # a launch from now on would never end
         for _ in range(20):
             backend.prepare(undone)
         await ask(backend, undone, "say again")
-        assert len(rig.launches) == 2
+        assert len(harness.launches) == 2
 
-    run(rig, body)
+    run(harness, body)
 
 
 @needs_scripts
-def test_a_reply_under_way_is_not_disturbed(rig: Rig) -> None:
+def test_a_reply_under_way_is_not_disturbed(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         events: list[Event] = []
         async for event in backend.reply(Conversation().with_user("story")):
@@ -161,13 +133,13 @@ def test_a_reply_under_way_is_not_disturbed(rig: Rig) -> None:
                     backend.interrupt()
         last = events[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED and "word20" in last.text
-        assert not any("something else" in launch["prompt"] for launch in rig.launches)
+        assert not any("something else" in launch["prompt"] for launch in harness.launches)
 
-    run(rig, body)
+    run(harness, body)
 
 
 @needs_scripts
-def test_room_is_made_while_nobody_waits(rig: Rig) -> None:
+def test_room_is_made_while_nobody_waits(harness: Harness) -> None:
     conversation = Conversation().with_system("pinned")
     for number in range(60):
         conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
@@ -175,22 +147,20 @@ def test_room_is_made_while_nobody_waits(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(conversation)
         await prepared(backend)
-        rig.close_gate()
+        harness.close_gate()
         events = [event async for event in backend.reply(conversation.with_user("say fine"))]
         assert isinstance(events[-1], Completed) and events[-1].text == "fine"
         (line,) = [event.text for event in events if isinstance(event, Notice)]
         assert "of 120 messages left it" in line
-        (launch,) = rig.launches
+        (launch,) = harness.launches
         assert "pinned" in launch["prompt"] and "number 59" in launch["prompt"] and "number 1<" not in launch["prompt"]
 
-    run(rig, body, ctx=512)
+    run(harness, body, ctx=512)
 
 
 @needs_scripts
-def test_what_left_while_nobody_waited_is_told_even_if_the_message_is_refused(rig: Rig) -> None:
-    conversation = Conversation()
-    for number in range(60):
-        conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
+def test_what_left_while_nobody_waited_is_told_even_if_the_message_is_refused(harness: Harness) -> None:
+    conversation = numbered_turns(60)
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(conversation)
@@ -198,37 +168,35 @@ def test_what_left_while_nobody_waited_is_told_even_if_the_message_is_refused(ri
         events = [event async for event in backend.reply(conversation.with_user("word " * 5000))]
         assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflowError)
         assert [event for event in events if isinstance(event, Notice) and "left it" in event.text]
-        assert len(rig.launches) == 1
+        assert len(harness.launches) == 1
 
-    run(rig, body, ctx=512)
+    run(harness, body, ctx=512)
 
 
 @needs_scripts
-def test_a_summary_waits_for_somebody_who_wants_it(rig: Rig) -> None:
-    conversation = Conversation()
-    for number in range(60):
-        conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
+def test_a_summary_waits_for_somebody_who_wants_it(harness: Harness) -> None:
+    conversation = numbered_turns(60)
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(conversation)
         await prepared(backend)
-        assert rig.launches == []
+        assert harness.launches == []
         *_, last = [event async for event in backend.reply(conversation.with_user("say fine"))]
         assert isinstance(last, Completed) and last.text == "fine"
-        assert len(rig.launches) == 2
+        assert len(harness.launches) == 2
 
-    run(rig, body, ctx=512, overflow="summarize")
+    run(harness, body, ctx=512, overflow="summarize")
 
 
 @needs_scripts
-def test_what_goes_wrong_is_told_with_the_next_reply(rig: Rig) -> None:
+def test_what_goes_wrong_is_told_with_the_next_reply(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(told(Conversation()))
         await prepared(backend)
         *_, last = [event async for event in backend.reply(Conversation().with_user("say no"))]
         assert isinstance(last, Failed) and isinstance(last.error, ModelError)
 
-    run(rig, body, engine_args=("--refuse",))
+    run(harness, body, engine_args=("--refuse",))
 
 
 # Spares
@@ -236,15 +204,15 @@ def test_what_goes_wrong_is_told_with_the_next_reply(rig: Rig) -> None:
 
 @needs_scripts
 @pytest.mark.parametrize("command", ["clear", "regen", "undo", "clear twice"])
-def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> None:
+def test_a_spare_makes_a_command_wait_for_no_load(harness: Harness, command: str) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("pinned")
         for number in range(3):
             conversation = await ask(backend, conversation, f"say {number}")
         await prepared(backend)
         assert len(backend._session.supervisor.spare_pids) == standby.LIMIT
-        rig.close_gate()
-        before = {launch["pid"]: launch["prompt"] for launch in rig.launches}
+        harness.close_gate()
+        before = {launch["pid"]: launch["prompt"] for launch in harness.launches}
         if command == "regen":
             history, text = conversation.without_last_turn(), "say 2"
         elif command == "undo":
@@ -258,16 +226,16 @@ def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> Non
         assert process is not None and process.pid in before
         assert ("say 1" in before[process.pid]) == ("clear" not in command) and "say 2" not in before[process.pid]
         if command == "clear twice":
-            rig.no_gate()
+            harness.remove_gate()
             backend.prepare(history)
             await prepared(backend)
             await ask(backend, history, text)
 
-    run(rig, body, spare=True)
+    run(harness, body, spare=True)
 
 
 @needs_scripts
-def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig) -> None:
+def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind")
         for number in range(6):
@@ -278,23 +246,23 @@ def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig
             assert len(pids) == (1 if number == 0 else standby.LIMIT)
             status = backend.status()
             assert status.spare_memory is not None and status.spare_memory > len(pids) * 1_000_000
-            alive = [launch["pid"] for launch in rig.launches if psutil.pid_exists(launch["pid"])]
+            alive = [launch["pid"] for launch in harness.launches if psutil.pid_exists(launch["pid"])]
             living = [pid for pid in alive if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
             assert len(living) <= 1 + standby.LIMIT
-        assert len(rig.launches) == 1 + 1 + 5, "the empty one stays, the other one moves with the conversation"
+        assert len(harness.launches) == 1 + 1 + 5, "the empty one stays, the other one moves with the conversation"
 
-    run(rig, body, spare=True)
+    run(harness, body, spare=True)
 
 
 @needs_scripts
-def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
+def test_no_spare_is_loaded_while_somebody_waits(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = await ask(backend, Conversation().with_system("be kind"), "say one")
         await prepared(backend)
-        rig.close_gate()
+        harness.close_gate()
         conversation = await ask(backend, conversation, "say two")
-        gate = await rig.somebody_waits_at_the_gate()  # the spare of this turn is loading
-        loading = rig.launches[-1]["pid"] if len(rig.launches) > 2 else None
+        gate = await harness.gate_reached()  # the spare of this turn is loading
+        loading = harness.launches[-1]["pid"] if len(harness.launches) > 2 else None
         events = backend.reply(conversation.with_user("story"))
         async for event in events:
             if isinstance(event, TextDelta):
@@ -303,11 +271,11 @@ def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
         os.close(gate)
         assert loading is None or loading not in backend._session.supervisor.spare_pids
 
-    run(rig, body, spare=True)
+    run(harness, body, spare=True)
 
 
 @needs_scripts
-def test_spares_that_die_are_no_trouble(rig: Rig) -> None:
+def test_spares_that_die_are_no_trouble(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind")
         for number in range(2):
@@ -322,11 +290,11 @@ def test_spares_that_die_are_no_trouble(rig: Rig) -> None:
         assert isinstance(events[-1], Completed) and events[-1].text == "fine"
         assert not any(isinstance(event, Notice) for event in events)
 
-    run(rig, body, spare=True)
+    run(harness, body, spare=True)
 
 
 @needs_scripts
-def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_spare_without_memory_for_it(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_chat.util.resources.available", lambda: 1000)
 
     async def body(backend: LocalEngineBackend) -> None:
@@ -334,12 +302,14 @@ def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatc
         await prepared(backend)
         assert backend._session.supervisor.spare_pids == [] and backend.status().spare_memory is None
 
-    run(rig, body, spare=True)
+    run(harness, body, spare=True)
 
 
 @needs_scripts
 @pytest.mark.parametrize(("has_standby", "size"), [(True, 256), (False, 2048)])
-def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, has_standby: bool, size: int) -> None:
+def test_whatever_is_done_the_engine_has_what_the_conversation_says(
+    harness: Harness, has_standby: bool, size: int
+) -> None:
     chance = random.Random(size)
 
     async def body(backend: LocalEngineBackend) -> None:
@@ -373,7 +343,7 @@ def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, ha
             conversation = after
             assert len(backend._session.supervisor.spare_pids) <= standby.LIMIT
 
-    run(rig, body, spare=has_standby, ctx=size)
+    run(harness, body, spare=has_standby, ctx=size)
 
 
 @pytest.mark.engine

@@ -52,18 +52,6 @@ def random_cuts(seed: int) -> Cutter:
     return cut
 
 
-def joined(frames: list[Frame]) -> list[Frame]:
-    """Runs of text as one, since where text is cut is free."""
-    result: list[Frame] = []
-    for frame in frames:
-        last = result[-1] if result else None
-        if isinstance(frame, ReplyText | ThinkingText | UnexpectedOutput) and type(last) is type(frame):
-            result[-1] = type(frame)(last.text + frame.text)
-        else:
-            result.append(frame)
-    return result
-
-
 def play(recording: Recording, cut: Cutter) -> list[Frame]:
     framer, decoder = recording.framer(), Utf8Decoder()
     frames: list[Frame] = []
@@ -78,7 +66,7 @@ def play(recording: Recording, cut: Cutter) -> list[Frame]:
         elif step.kind == "exit":
             frames += framer.feed(decoder.flush())
             frames += framer.eof(clean=step.code == 0)
-    return joined(frames)
+    return recordings.joined(frames)
 
 
 @pytest.mark.parametrize("name", recordings.NAMES)
@@ -204,7 +192,7 @@ def test_an_ordered_classic_reply_arrives_byte_for_byte(reply: bytes, sizes: lis
     framer.sent()
     if not natural:
         framer.interrupted()
-    frames = joined(feed(framer, (RESET + _SUFFIX).encode() + reply + ending, sizes))
+    frames = recordings.joined(feed(framer, (RESET + _SUFFIX).encode() + reply + ending, sizes))
     assert frames[-1] == TurnEnd(natural)
     if reply == (ERROR + RESET).encode() or reply.startswith((ERROR + RESET).encode()):
         return
@@ -224,7 +212,7 @@ def test_an_unordered_classic_reply_arrives_byte_for_byte(reply: bytes, sizes: l
     framer = ClassicFramer(_PREFIX, _SUFFIX, ordered=False)
     assert framer.feed(USER_INPUT + _PREFIX) == [Ready()]
     framer.sent()
-    frames = joined(feed(framer, (RESET + _SUFFIX).encode() + reply + ending, sizes))
+    frames = recordings.joined(feed(framer, (RESET + _SUFFIX).encode() + reply + ending, sizes))
     assert frames[-1] == TurnEnd(True)
     assert b"".join(encode(frame.text) for frame in frames[:-1]) == reply
 
@@ -238,7 +226,7 @@ def test_a_modern_reply_arrives_byte_for_byte(reply: bytes, sizes: list[int]) ->
     framer = ModernFramer()
     assert framer.feed("\n\nLoading model... " + PROMPT) == [Ready()]
     framer.sent()
-    frames = joined(feed(framer, RESET.encode() + reply + newline + timings + PROMPT.encode(), sizes))
+    frames = recordings.joined(feed(framer, RESET.encode() + reply + newline + timings + PROMPT.encode(), sizes))
     assert frames[-1] == TurnEnd(True)
     assert b"".join(encode(frame.text) for frame in frames[:-1]) == reply.removesuffix(b"\n")
 
@@ -289,7 +277,7 @@ def test_thinking_is_told_apart() -> None:
     text = f"{RESET}{REASONING}\n[Start thinking]\n\nhmm[End thinking]\n\n{RESET}42\n{INFO}\n[ Prompt: 1 t/s ]\n{RESET}"
     for size in (1, 3, 1000):
         data = (text + PROMPT).encode()
-        frames = joined(feed(framer, data, [size] * len(data)))
+        frames = recordings.joined(feed(framer, data, [size] * len(data)))
         assert frames == [ThinkingText("hmm"), ReplyText("42"), TurnEnd(True)]
         framer.sent()
 
@@ -303,7 +291,7 @@ def test_an_interrupt_while_it_thinks(size: int, reset: str) -> None:
     framer.interrupted()
     timings = f"{INFO}\n[ Prompt: 1.0 t/s | Generation: 2.0 t/s ]\n{RESET}"
     data = f"{RESET}{REASONING}\n[Start thinking]\n\nhmm{reset}\n{timings}{PROMPT}".encode()
-    assert joined(feed(framer, data, [size] * len(data))) == [ThinkingText("hmm"), TurnEnd(False)]
+    assert recordings.joined(feed(framer, data, [size] * len(data))) == [ThinkingText("hmm"), TurnEnd(False)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -319,18 +307,18 @@ def test_what_stands_behind_a_forged_prompt_is_a_part_of_a_modern_reply(size: in
         frames = feed(framer, data, [size] * len(data))
         assert not any(isinstance(frame, TurnEnd) for frame in frames)
         assert framer.logged("slot      release: id  0 | task 0 | stop processing: n_tokens = 25, truncated = 0")
-        frames = joined([*frames, *framer.waiting()])
+        frames = recordings.joined([*frames, *framer.waiting()])
         assert frames == [ReplyText(reply), TurnEnd(True)]
     framer.sent()
     frames = framer.feed(f"{RESET}late{PROMPT}")  # a log that was switched off behind our back
-    assert joined([*frames, *framer.settle()]) == [ReplyText("late"), TurnEnd(True)]
+    assert recordings.joined([*frames, *framer.settle()]) == [ReplyText("late"), TurnEnd(True)]
 
 
 def test_an_error_in_the_middle_of_a_modern_reply() -> None:
     framer = ModernFramer()
     framer.feed(PROMPT)
     framer.sent()
-    frames = joined(framer.feed(f"{RESET}so{ERROR}Error: the context is full\n{RESET}\n{PROMPT}"))
+    frames = recordings.joined(framer.feed(f"{RESET}so{ERROR}Error: the context is full\n{RESET}\n{PROMPT}"))
     assert frames == [ReplyText("so"), EngineError("the context is full"), TurnEnd(True)]
 
 
@@ -361,7 +349,7 @@ def test_an_interrupt_that_kills_leaves_no_trace_in_the_reply(ending: str, words
     framer.interrupted()
     data = f"{RESET}{_SUFFIX}all\nwas said{ending}{words}".encode()
     frames = feed(framer, data, [size] * len(data)) + framer.eof(clean=False)
-    assert joined(frames) == [ReplyText("all\nwas said")]
+    assert recordings.joined(frames) == [ReplyText("all\nwas said")]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 1000])
@@ -373,7 +361,7 @@ def test_an_interrupt_before_the_message_is_read_ends_a_modern_engine(said: str,
     framer.interrupted()
     data = f"{RESET}{said}\n\nExiting...\n".encode()
     frames = feed(framer, data, [size] * len(data)) + framer.eof(clean=True)
-    assert joined(frames) == ([ReplyText(said)] if said else [])
+    assert recordings.joined(frames) == ([ReplyText(said)] if said else [])
 
 
 def test_silence_alone_ends_nothing() -> None:

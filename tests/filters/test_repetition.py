@@ -126,6 +126,63 @@ def test_the_limit_is_the_number_of_repetitions() -> None:
     assert 12 <= detector.repetitions <= 15
 
 
+PANGRAM = "the quick brown fox jumps over lazy dog "
+CODE = "Look:\n```\n"
+LINE = "    call(first, second, third_argument);\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "unit", "limit", "density", "size"),
+    [
+        # 40·N characters or 10·N tokens, of 160·N or 24·N of a longer unit
+        ("", PANGRAM, 1000, 0.0, 40_000),
+        ("", "ab cd ef", 1000, 1.0, 10_000),
+        ("", PANGRAM * 4 + PANGRAM.upper(), 1000, 0.0, 160_000),
+        ("", PANGRAM + "and a cat ", 1000, 1.0, 24_000),
+        # N/4 repetitions at least, and at least 3; 2 of a small limit
+        ("", "".join(f"{PANGRAM}{number}" for number in range(10, 20)), 1000, 1.0, 105_000),
+        ("", prose(Random(3), 2000)[:2000], 12, 0.0, 6000),
+        ("", prose(Random(3), 1000)[:1000], 1, 0.0, 2000),
+        # without letters 4 times as long, in tokens 3 times, but not with line breaks; with one or two twice as long
+        ("", "=-" * 19 + "+-", 1000, 0.0, 160_000),
+        ("", "=-=-=-+-", 1000, 1.0, 30_000),
+        ("", "=-=-=-+\n", 1000, 1.0, 160_000),
+        ("", "ha" * 19 + "ah", 1000, 0.0, 80_000),
+        ("", "hahahaah", 1000, 1.0, 20_000),
+        ("", "hahahabh", 1000, 1.0, 10_000),
+        # 80·N repetitions of at most 8 characters
+        ("", "-", 1000, 0.0, 80_000),
+        (CODE, "=-=-=-=+", 2, 0.0, 1280),
+        (CODE, "=-=-=-=-+", 2, 0.0, 2560),
+        # in code 8 times as long, unless it has 8 words or 12 tokens in a line, and N/3 repetitions
+        (CODE, LINE, 1000, 0.0, 320_000),
+        (CODE, "one two three four five six seven eight\n", 1000, 0.0, 40_000),
+        (CODE, "one two three four five six six six two\n", 1000, 0.0, 320_000),
+        (CODE, "call(first, second) and ", 1000, 0.5, 24_000),
+        (CODE, "call(first, second) and ", 1000, 0.49, 163_300),
+        (CODE, "call(first, second) an\n ", 1000, 0.5, 160_000),
+        (CODE, "".join(f"{PANGRAM}{number:010}" for number in range(10)), 1000, 0.0, 167_000),
+    ],
+)  # fmt: skip
+def test_how_much_is_too_much(before: str, unit: str, limit: int, density: float, size: int) -> None:
+    text = before + unit * (2 * size // len(unit))
+    at = found_at(text, limit, count=lambda text: len(text) * density)  # type: ignore[arg-type, return-value]
+    assert at is not None and size <= at - len(before) < size + 2 * STEP
+
+
+def test_words_are_looked_at_every_127_characters_and_other_text_every_31() -> None:
+    at = found_at(PANGRAM * 100)
+    assert at is not None and at % STEP == 31
+    at = found_at("=-+- " * 2000)
+    assert at is not None and at % 31 == 0
+
+
+def test_a_unit_has_at_most_4096_characters() -> None:
+    text = prose(Random(3), 5000)
+    assert found_at(text[:4096] * 5) is not None
+    assert found_at(text[:4097] * 5) is None
+
+
 def test_any_limit_is_taken() -> None:
     for limit in (1, 2, 3, 1000, 10**8):
         assert found_at(prose(Random(1), 3000), limit) is None

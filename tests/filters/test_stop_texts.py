@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_backend import Gate, ScriptedBackend
@@ -53,6 +54,22 @@ def test_nothing_is_passed_on_behind_one() -> None:
         "",
     ]
     assert scanner.found == "END"
+
+
+@pytest.mark.parametrize(
+    ("stops", "text", "shown", "found"),
+    [
+        (["b", "abcd"], "xabcd", "xa", "b"),
+        (["bc", "abc"], "xabcd", "x", "abc"),
+        (["c", "b"], "abc", "a", "b"),
+        (["a"], "a", "", "a"),
+        (["x"], "abc", "abc", ""),
+        ([], "abc", "abc", ""),
+    ],
+)
+def test_the_one_that_is_complete_first(stops: list[str], text: str, shown: str, found: str) -> None:
+    scanner = StopTextScanner(stops)
+    assert (scanner.feed(text) + scanner.flush(), scanner.found) == (shown, found)
 
 
 def replies(*steps: Event | Gate, stop: tuple[str, ...], markers: bool = True) -> list[Event]:

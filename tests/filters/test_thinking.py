@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from program import fake_engine
 
-from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.local_engine import LocalEngineBackend
-from bitnet_chat.config import Settings
-from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText
-from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Completed, Event, Notice, TextDelta, ThinkingDelta
-from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter, leaves_open, thinking_tags
+from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.filters.thinking import (
+    DuplicatePrefixFilter,
+    ThinkingFramer,
+    ThinkingSplitter,
+    leaves_open,
+    thinking_tags,
+)
 from bitnet_chat.templates.builtin import TEMPLATES
 
 TAGS = ("<think>", "</think>")
@@ -117,189 +108,88 @@ def test_a_second_attempt_tells_only_what_is_new() -> None:
         ("let me see", ["let ", "me see", ", so"], ", so"),
         ("let me see", ["let us", " go"], "\n\nus go"),
         ("let me", ["let"], ""),
+        ("ab", ["abc", "d"], "cd"),
+        ("abc", ["axx", "c"], "\n\nxxc"),
+        ("abc", ["xyz"], "\n\nxyz"),
+        ("abc", ["ab", "ad"], "\n\nad"),
     ):
         retelling = DuplicatePrefixFilter(told)
         assert "".join(map(retelling.feed, pieces)) == expected
 
 
-# With an engine
+class WordFramer:
+    """A framer that takes each text for a part of the reply, and a full stop for its end."""
+
+    kind, reply = "words", "so far"
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def feed(self, text: str) -> list[Frame]:
+        whole, stop, _ = text.partition(".")
+        return [*([ReplyText(whole)] if whole else []), *([TurnEnd(False)] if stop else [])]
+
+    def sent(self, data: bytes = b"") -> None:
+        self.calls.append(("sent", data))
+
+    def continued(self, data: bytes = b"") -> None:
+        self.calls.append(("continued", data))
+
+    def commanded(self, data: bytes = b"") -> None:
+        self.calls.append(("commanded", data))
+
+    def interrupted(self) -> None:
+        self.calls.append("interrupted")
+
+    def logged(self, line: str) -> bool:
+        return line == "known"
+
+    def waiting(self) -> list[Frame]:
+        return [ReplyText("waiting")]
+
+    def settle(self) -> list[Frame]:
+        return [ReplyText("settled")]
+
+    def eof(self, *, clean: bool) -> list[Frame]:
+        return [ReplyText("end"), *([TurnEnd(False)] if clean else [])]
 
 
-class Rig:
-    def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        engine, self.record = fake_engine(folder), folder / "record.jsonl"
-        monkeypatch.setenv("FAKE_ENGINE_RECORD", str(self.record))
-        self._engine, self._model = engine, model
-
-    def settings(self, *, opened: bool = False) -> Settings:
-        template = TEMPLATES["chatml"] + "{# </think> #}"
-        if opened:
-            template = template.replace("assistant\\n", "assistant\\n<think>\\n")
-        return Settings(engine=str(self._engine), model=str(self._model), chat_template=template)
-
-    @property
-    def prompts(self) -> list[str]:
-        return [json.loads(line)["prompt"] for line in self.record.read_text().splitlines()]
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_framer_splits_replies_to_messages(is_open: bool) -> None:
+    framer = ThinkingFramer(WordFramer(), TAGS, is_open=is_open)
+    opening = "" if is_open else "<think>"
+    assert framer.feed("<think>before") == [ReplyText("<think>before")], "before a message there is no reply"
+    for _ in range(2):
+        framer.sent(b"hello")
+        assert framer.feed(f"{opening}hm</think>so") == [ThinkingText("hm"), ReplyText("so")]
+        assert framer.feed("<think>.") == [ReplyText("<think>"), TurnEnd(False)]
+    framer.sent()
+    assert framer.feed(f"{opening}hm</thi.") == [ThinkingText("hm"), ThinkingText("</thi"), TurnEnd(False)]
+    framer.sent()
+    assert framer.feed("<thi.") == [*([ThinkingText("<thi")] if is_open else [ReplyText("<thi")]), TurnEnd(False)]
 
 
-@pytest.fixture
-def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    return Rig(tmp_path, model, monkeypatch)
+@pytest.mark.parametrize("method", ["continued", "commanded"])
+def test_what_goes_on_has_no_thoughts(method: str) -> None:
+    inner = WordFramer()
+    framer = ThinkingFramer(inner, TAGS, is_open=True)
+    framer.sent(b"a")
+    getattr(framer, method)(b"b")
+    framer.interrupted()
+    assert framer.feed("<think>so") == [ReplyText("<think>so")]
+    assert inner.calls == [("sent", b"a"), (method, b"b"), "interrupted"]
 
 
-def run(settings: Settings, body: Callable[[LocalEngineBackend], Awaitable[None]]) -> None:
-    async def main() -> None:
-        backend = LocalEngineBackend(settings)
-        try:
-            await asyncio.wait_for(body(backend), 60)
-        finally:
-            await backend.close()
-
-    asyncio.run(main())
-
-
-async def ask(
-    backend: LocalEngineBackend,
-    conversation: Conversation,
-    on_event: Callable[[Event], None] = lambda event: None,
-    options: ReplyOptions | None = None,
-) -> tuple[str, Completed]:
-    thoughts, text = "", ""
-    async for event in backend.reply(conversation, options):
-        on_event(event)
-        if isinstance(event, ThinkingDelta):
-            thoughts += event.text
-        elif isinstance(event, TextDelta):
-            text += event.text
-    assert isinstance(event, Completed), event
-    assert event.text == text
-    return thoughts, event
-
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
-
-
-@posix
-@pytest.mark.parametrize("opened", [False, True])
-def test_thoughts_are_no_part_of_the_reply_and_of_what_follows(rig: Rig, opened: bool) -> None:
-    async def body(backend: LocalEngineBackend) -> None:
-        asked = Conversation().with_user("say " + "<think>\n" * (not opened) + "hm\n</think>\n\n42")
-        thoughts, reply = await ask(backend, asked)
-        assert (thoughts, reply.text, reply.reason) == ("hm", "42", FinishReason.STOP)
-        conversation = asked.with_assistant(reply.text, thinking=thoughts)
-        answers = "next" if not opened else ""
-        assert (await ask(backend, conversation.with_user("say next")))[1].text == answers
-        assert len(rig.prompts) == 2 and rig.prompts[1].endswith("assistant\n42<|im_end|>"), rig.prompts
-
-    run(rig.settings(opened=opened), body)
-
-
-def switched(rig: Rig) -> Settings:
-    """A template that begins thoughts, unless it is told not to."""
-    off = "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
-    settings = rig.settings(opened=True)
-    return replace(settings, chat_template=settings.chat_template.replace("<think>\\n' }}", "' }}" + off))
-
-
-OFF = ReplyOptions(template={"enable_thinking": False, "thinking": False})
-
-
-@posix
-def test_thoughts_are_switched_off_for_one_reply(rig: Rig) -> None:
-    """By the template, so that they are not even made, and for nobody else."""
-
-    async def body(backend: LocalEngineBackend) -> None:
-        asked = Conversation().with_user("say hm\n</think>\n\n42")
-        assert [(await ask(backend, asked))[0], (await ask(backend, asked))[1].text] == ["hm", "42"]
-        without = Conversation().with_user("say 42")
-        thoughts, reply = await ask(backend, without, options=OFF)
-        assert (thoughts, reply.text) == ("", " and more"), "the message is in the prompt: it is asked to continue"
-        assert rig.prompts[-1].rstrip().endswith("say 42<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>")
-        cut = without.with_assistant("4", FinishReason.LENGTH)
-        assert not (await ask(backend, cut, options=OFF))[0] and rig.prompts[-1].endswith("</think>\n\n4")
-        assert (await ask(backend, asked))[0] == "hm"
-        assert "</think>" not in rig.prompts[-1]
-
-    run(switched(rig), body)
-
-
-@posix
-@pytest.mark.parametrize("on", [True, False])
-def test_a_template_that_has_no_switch_is_told_of(rig: Rig, on: bool) -> None:
-    async def body(backend: LocalEngineBackend) -> None:
-        told: list[str] = []
-        options = ReplyOptions(template={"enable_thinking": on, "thinking": on})
-        for _ in range(2):  # each request stands for itself
-            await ask(
-                backend,
-                Conversation().with_user("say 42"),
-                lambda event: told.append(event.text) if isinstance(event, Notice) else None,
-                options,
-            )
-        assert len(told) == 2 and all("does not use enable_thinking or thinking" in line for line in told)
-
-    run(rig.settings(), body)
-
-
-@pytest.mark.engine
-def test_a_real_engine_reads_the_other_prompt(rig: Rig, native: EngineBinary) -> None:
-    async def body(backend: LocalEngineBackend) -> None:
-        asked = Conversation().with_user("What is bitnet-chat?")
-        sizes = []
-        for options in (ReplyOptions(max_tokens=3), replace(OFF, max_tokens=3), ReplyOptions(max_tokens=3)):
-            sizes.append((await ask(backend, asked, options=options))[1].stats.prompt_size)
-        assert sizes[0] == sizes[2] < sizes[1], sizes  # type: ignore[operator]  # a native engine tells them
-
-    run(replace(switched(rig), engine=str(native.path)), body)
-
-
-@posix
-def test_thoughts_are_stopped(rig: Rig) -> None:
-    async def body(backend: LocalEngineBackend) -> None:
-        def stop(event: Event) -> None:
-            if isinstance(event, ThinkingDelta):
-                backend.interrupt()
-
-        asked = Conversation().with_user("story")
-        thoughts, reply = await ask(backend, asked, stop)
-        assert thoughts.startswith("word0") and reply.text == "" and reply.reason is FinishReason.INTERRUPTED
-        thoughts, reply = await ask(backend, asked.with_assistant("", reply.reason, thoughts), stop)
-        assert thoughts.startswith("word0"), "there is nothing to go on with: it is asked again"
-
-    run(rig.settings(opened=True), body)
-
-
-@posix
-def test_thoughts_are_told_once_when_the_engine_dies_of_them(rig: Rig) -> None:
-    async def body(backend: LocalEngineBackend) -> None:
-        thoughts, reply = await ask(backend, Conversation().with_user("once <think>let me see"))
-        assert thoughts == "let me seesurvived" and reply.text == ""
-        assert len(rig.prompts) >= 2
-
-    run(rig.settings(), body)
-
-
-@posix
-def test_an_answer_goes_on_behind_its_thoughts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_ENGINE_MORE", "say  and <think>more")
-
-    async def body(backend: LocalEngineBackend) -> None:
-        cut = Conversation().with_user("one").with_assistant("so", FinishReason.INTERRUPTED, "hm")
-        thoughts, reply = await ask(backend, cut)
-        assert (thoughts, reply.text) == ("", " and <think>more")
-        assert rig.prompts[-1].endswith("assistant\n<think>\n\n</think>\n\nso")
-
-    run(rig.settings(opened=True), body)
-
-
-@pytest.mark.engine
-def test_a_model_that_does_not_think_is_left_alone(classic: EngineBinary, model: Path) -> None:
-    async def body(backend: LocalEngineBackend) -> None:
-        hello = Conversation().with_system("be brief").with_user("hello")
-        thoughts, reply = await ask(backend, hello)
-        assert not thoughts and reply.text
-        process = backend._session.process
-        await ask(backend, hello.with_assistant(reply.text).with_user("how do I leave?"))
-        assert backend._session.process is process
-
-    run(Settings(engine=str(classic.path), model=str(model), temperature=0.0), body)
+def test_the_rest_of_a_framer_is_that_of_the_inner_one() -> None:
+    framer = ThinkingFramer(WordFramer(), TAGS, is_open=True)
+    assert (framer.kind, framer.reply, framer.logged("known"), framer.logged("x")) == ("words", "so far", True, False)
+    assert framer.eof(clean=True) == [ReplyText("end"), TurnEnd(False)]
+    framer.sent()
+    assert framer.waiting() + framer.settle() == [ThinkingText("waiting"), ThinkingText("settled")]
+    assert framer.eof(clean=True) == [ThinkingText("end"), TurnEnd(False)]
+    framer.sent()
+    framer.feed("<thi")
+    assert framer.eof(clean=False) == [ThinkingText("<thiend")]
+    framer.sent()
+    framer.feed("hm</th")
+    assert framer.eof(clean=False) == [ThinkingText("</thend")]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import check_immutable
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.conversation.openai_codec import encode_tool
@@ -72,7 +73,8 @@ def test_no_call_no_change() -> None:
 
 def test_a_closing_tag_in_a_string_is_text() -> None:
     inner = 'a "quoted" </tool_call> \\ {"b": [1]} <tool_call>'
-    assert split(call(text=inner)) == [ParsedCall("f", json.dumps({"text": inner}))]
+    for cuts in ([], list(range(200))):
+        assert split(call(text=inner), cuts) == [ParsedCall("f", json.dumps({"text": inner}))]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,8 @@ def test_what_is_meant_is_understood() -> None:
     assert parse('{"name": "f", "parameters": {"a": 1}}') == ParsedCall("f", '{"a": 1}')
     assert parse('{"name": "f"}') == ParsedCall("f", "{}")
     assert parse('{"name": "f", "arguments": {"a": "one\ntwo"}}') == ParsedCall("f", '{"a": "one\\ntwo"}')
+    assert parse('{"name": "f", "arguments": "{\\"a\\": \\"one\ntwo\\"}"}') == ParsedCall("f", '{"a": "one\\ntwo"}')
+    assert parse('{"name": "f", "arguments": " "}') == ParsedCall("f", "{}")
 
 
 def test_arguments_hold_nothing_that_a_terminal_obeys() -> None:
@@ -133,6 +137,44 @@ def test_a_call_without_end_is_noticed() -> None:
         assert splitter.feed("x" * 1000) == [] and splitter.call_size == size
     splitter.feed("</tool_call>")
     assert splitter.call_size == 0
+
+
+@pytest.mark.timeout(20)
+def test_long_white_space_costs_no_time_and_is_no_long_call() -> None:
+    splitter = ToolCallSplitter()
+    assert splitter.feed(" " * 500_000) == [] and splitter.call_size == 0
+    assert splitter.feed(call()) == [ParsedCall("f", "{}")]
+
+
+@pytest.mark.parametrize(
+    ("text", "body"),
+    [
+        ("<tool_call></tool_call> y", ""),
+        ('<tool_call>"</tool_call> y', '"'),
+        ('<tool_call>"x</tool_call> y', '"x'),
+        ('<tool_call>{"a": "x"</tool_call> y', '{"a": "x"'),
+        ('<tool_call>{"a": "x</tool_call> y', '{"a": "x'),
+        ('<tool_call>{"a": "</tool_call> y', '{"a": "'),
+        ('<tool_call>{"a": "x\\</tool_call> y', '{"a": "x\\'),
+    ],
+)
+def test_a_slip_ends_with_the_closing_tag(text: str, body: str) -> None:
+    for more in ("", "\nz"):
+        malformed, rest = split(text + more)
+        assert isinstance(malformed, MalformedCall) and malformed.text == body and rest == PlainText("y" + more)
+        assert split(text + more, list(range(len(text)))) == [malformed, rest]
+
+
+def test_a_call_is_there_with_its_closing_tag() -> None:
+    assert ToolCallSplitter().feed('<tool_call>{"name": "f"}</tool_call>') == [ParsedCall("f", "{}")]
+    assert ToolCallSplitter().feed('<tool_call>{"name": "f\\""}</tool_call>') == [ParsedCall('f"', "{}")]
+    malformed, rest = ToolCallSplitter().feed('<tool_call>{"a": "x\\\n</tool_call> y')
+    assert isinstance(malformed, MalformedCall) and rest == PlainText("y"), "no string goes beyond its line"
+
+
+def test_pieces_are_immutable() -> None:
+    for piece in (PlainText("a"), ParsedCall("f", "{}"), MalformedCall("x", "y")):
+        check_immutable(piece)
 
 
 _PARTS = st.sampled_from(

@@ -119,11 +119,21 @@ def test_all_words_are_looked_for_whatever_their_case() -> None:
         ("x" * 50 + "Needle" + "y" * 50, ["needle"], 20, "…xxxxxNeedleyyyyyyyyy…"),
         ("x" * 50 + "Needle", ["needle"], 20, "…" + "x" * 14 + "Needle"),
         ("Ein STRASSEN-Fest", ["straSSen"], 100, "Ein STRASSEN-Fest"),
+        ("a" * 20 + "b" * 20, ["b", "nothing"], 8, "…aabbbbbb…"),
+        ("needle" + "x" * 50, ["x", "needle"], 8, "needlexx…"),
+        ("0123456789" * 3, [], 10, "0123456789…"),
+        ("0123456789", [], 3, "012…"),
+        ("ß" * 10 + "y" * 30 + "needle" + "z" * 40, ["NEEDLE"], 8, "…yyneedle…"),
+        ("x" * 30 + "ß" + "z" * 40, ["ß"], 8, "…xxßzzzzz…"),
         ("b" * 30 + "second" + "a" * 30 + "first", ["first", "second"], 12, "…bbbsecondaaa…"),
     ],
 )
 def test_a_snippet_shows_the_first_word_that_is_found(text: str, words: list[str], room: int, shown: str) -> None:
     assert snippet(text, words, room) == shown
+
+
+def test_a_snippet_has_a_hundred_characters() -> None:
+    assert snippet("x" * 300, ["y"]) == "x" * 100 + "…"
 
 
 def test_tool_calls_and_results_come_back() -> None:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import ENTER, PATIENCE, Start, Terminal, command, environment, fake_engine, run, start
+from program import ENTER, TIMEOUT, Start, Terminal, command, environment, fake_engine, run, start
 
 from bitnet_chat import paths
 from bitnet_chat.cli import main
@@ -290,7 +290,7 @@ def test_a_question_that_was_stopped(fake: str, number: signal.Signals) -> None:
         assert program.stdout is not None
         os.read(program.stdout.fileno(), 100)
         program.send_signal(number)
-        program.communicate(timeout=PATIENCE)
+        program.communicate(timeout=TIMEOUT)
         assert program.returncode == 128 + number
     stored = Journal().load(1)
     assert stored.conversation.last is not None

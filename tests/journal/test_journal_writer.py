@@ -26,7 +26,7 @@ from bitnet_chat.journal.transactions import ConversationStore, ReplyOrigin
 from bitnet_chat.journal.writer_thread import DELAY, PendingText, WriterThread
 
 QUESTION = Conversation().with_user("a question")
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():  # noqa: ASYNC110 - what a thread does to a file sets no event
             await asyncio.sleep(0.005)
 
@@ -133,7 +133,7 @@ def test_the_thread_ends_with_the_recorder(journal: Journal) -> None:
     asyncio.run(talk())
     for thread in set(threading.enumerate()) - others:
         if thread.name == "journal":
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
             assert not thread.is_alive()
     assert sorted(path.name for path in journal.path.parent.iterdir()) == ["journal.db"]
 
@@ -165,8 +165,8 @@ def test_a_lock_of_another_program_stops_nobody(journal: Journal) -> None:
 @pytest.mark.parametrize("lets_go", [True, False])
 def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried until the patience is over, and only then it is said what is not kept: that, and nothing else."""
-    monkeypatch.setattr(recorder, "PATIENCE", PATIENCE if lets_go else 0.2)
-    monkeypatch.setattr(writer_thread, "REPORT_AFTER", PATIENCE)
+    monkeypatch.setattr(recorder, "PATIENCE", TIMEOUT if lets_go else 0.2)
+    monkeypatch.setattr(writer_thread, "REPORT_AFTER", TIMEOUT)
     open_file(journal.path)[0].close()
     other = sqlite3.connect(journal.path, isolation_level=None)
     complaints: list[str] = []
@@ -434,7 +434,7 @@ def test_damage_that_is_found_while_writing(journal: Journal, monkeypatch: pytes
     work.put(_text((False, "after")))
     work.put(EndReply(FinishReason.STOP, {}))
     work.stop()
-    assert reached.wait(PATIENCE) and ended.wait(PATIENCE)
+    assert reached.wait(TIMEOUT) and ended.wait(TIMEOUT)
     assert len(complaints) == 1 and "set aside as" in complaints[0]
     stored, read_back = [journal.load(entry.id) for entry in journal.list()]
     assert stored.conversation == conversation.with_assistant("before after", FinishReason.STOP, "hm")
@@ -456,7 +456,7 @@ def test_a_disk_that_damages_all_that_is_written(journal: Journal, monkeypatch: 
     monkeypatch.setattr(ConversationStore, "follow", broken)
     work.put(Follow(None))
     work.stop()
-    assert ended.wait(PATIENCE)
+    assert ended.wait(TIMEOUT)
     assert "damaged repeatedly" in complaints[-1] and len(complaints) == 4
 
 
@@ -468,7 +468,7 @@ def test_a_fault_of_ours_ends_no_chat(journal: Journal, monkeypatch: pytest.Monk
     work.put(Follow(None))
     work.put(Sync(QUESTION))
     work.stop()
-    assert ended.wait(PATIENCE) and work.off
+    assert ended.wait(TIMEOUT) and work.off
     assert len(complaints) == 1 and "follow" in complaints[0]
 
 
@@ -481,7 +481,7 @@ def test_the_end_is_waited_for_a_bounded_time(journal: Journal, monkeypatch: pyt
         supervisor = JournalRecorder(journal, complaints.append)
         supervisor.sync(QUESTION)
         await until(lambda: supervisor.id)
-        monkeypatch.setattr(ConversationStore, "follow", lambda store, row: hung.wait(PATIENCE))
+        monkeypatch.setattr(ConversationStore, "follow", lambda store, row: hung.wait(TIMEOUT))
         supervisor.follow(None)
         assert not await supervisor.settled()
         await supervisor.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from program import PATIENCE, fake_engine
+from program import TIMEOUT, fake_engine
 from scripted_backend import by_message
 from serving import scripted_source, serving
 
@@ -106,7 +106,7 @@ def test_a_name_that_is_no_utf8_is_known_to_every_endpoint(tmp_path: Path, model
             name: replace(scripted_source(by_message, [], name=name), path=Path(file.removeprefix("=")))
             for name, file in models.items()
         }
-        async with serving(sources) as served, httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+        async with serving(sources) as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
             for name in ("latin<E9>", "LATIN<E9>.gguf", "latin<e9>:latest"):
                 listed = (await client.get(f"/v1/models/{name}")).json()
                 shown = (await client.post("/api/show", json={"model": name})).json()

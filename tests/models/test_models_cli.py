@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +13,13 @@ from typing import Any
 
 import pytest
 from model_server import ModelServer, serving
+from models_command import run, stored
 
 from bitnet_chat import paths
-from bitnet_chat.cli import main
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.models.resolve import resolve
 
-
-@pytest.fixture
-def stored(home: Path, model: Path) -> Path:
-    folder = paths.models_dir()
-    folder.mkdir(parents=True)
-    shutil.copy(model, folder / "tiny.gguf")
-    return folder
+__all__ = ["stored"]
 
 
 @pytest.fixture
@@ -35,12 +28,6 @@ def server(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer
         monkeypatch.delenv(name, raising=False)
     with serving(model.read_bytes()) as server:
         yield server
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = main(["models", *arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def facts(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:

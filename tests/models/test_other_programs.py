@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from models_command import run
 from split_model import written
 
 from bitnet_chat import paths
-from bitnet_chat.cli import main
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import other_programs
 from bitnet_chat.models.resolve import resolve
@@ -65,12 +65,6 @@ def put(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = main(["models", *arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def names() -> list[str]:

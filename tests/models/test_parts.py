@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from model_server import ModelServer, serving
+from models_command import run
 from split_model import split, written
 
 from bitnet_chat import paths
 from bitnet_chat.backends.pool import BackendFactory as BackendSource
-from bitnet_chat.cli import main
 from bitnet_chat.doctor import model as doctor
 from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine.binary import EngineBinary
@@ -26,7 +26,6 @@ from bitnet_chat.models import download, engine_support, hub, store
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.hub import OfferedFile
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.names import part, stem_of
 from bitnet_chat.models.pull import PulledModel, pull
 from bitnet_chat.models.registry import ModelSource, parse
 from bitnet_chat.models.template_selection import prepare
@@ -67,30 +66,12 @@ def server(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mod
         yield server
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = main(["models", *arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 def folder() -> set[str]:
     return {each.name for each in paths.models_dir().iterdir()}
 
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-# Names.
-
-
-def test_names_of_parts() -> None:
-    found = part("x-00002-of-00003.gguf")
-    assert found is not None and (found.stem, found.number, found.count) == ("x", 2, 3)
-    assert found.all()[0] == "x-00001-of-00003.gguf"
-    others = ("x.gguf", "x-00004-of-00003.gguf", "x-00000-of-00003.gguf", "x-1-of-3.gguf", "x-00001-of-99999.gguf")
-    assert not any(part(name) for name in others)
-    assert [stem_of(name) for name in ("x-00001-of-00002.gguf", "x.gguf", "x")] == ["x", "x", "x"]
 
 
 @pytest.mark.parametrize(

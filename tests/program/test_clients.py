@@ -33,7 +33,7 @@ def test_published_clients(native: EngineBinary, tmp_path: Path) -> None:
         got: list[Any] = []
         for program in programs:
             done = subprocess.run(
-                program, capture_output=True, timeout=published.PATIENCE, env=environment(), cwd=tmp_path
+                program, capture_output=True, timeout=published.TIMEOUT, env=environment(), cwd=tmp_path
             )
             assert done.returncode == 0, done.stderr.decode()
             got.append(json.loads(done.stdout.splitlines()[-1]))

@@ -29,7 +29,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Failed, TextDelta
 
 pytestmark = pytest.mark.engine
-PATIENCE = 60
+TIMEOUT = 60
 CONVERSATIONS = [
     Conversation().with_user("How do I save the conversation?"),
     Conversation().with_user("Write a list."),
@@ -84,7 +84,7 @@ def test_all_backends_say_the_same(classic: EngineBinary, modern: EngineBinary, 
         return Settings(engine=str(binary.path), temperature=0.0, journal=False, **more)
 
     async def main() -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             server = LlamaServer(settings(classic, backend="llama-server"))
             keeping = server.backend()
             target = await keeping.service.ready()

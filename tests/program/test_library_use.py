@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import PATIENCE, fake_engine
+from program import TIMEOUT, fake_engine
 
 import bitnet_chat
 from bitnet_chat import (
@@ -42,7 +42,7 @@ SAYS = {
 
 
 def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), PATIENCE))
+    asyncio.run(asyncio.wait_for(body(), TIMEOUT))
 
 
 def test_each_example_is_known() -> None:

@@ -19,7 +19,7 @@ from serving import ServedProcess, served_process
 
 PAGE = (Path(__file__).parents[2] / "docs/server.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8033"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
 
 
 def run(argv: list[str], code: str) -> str:
-    done = subprocess.run(argv, input=code, capture_output=True, text=True, encoding="utf-8", timeout=PATIENCE)
+    done = subprocess.run(argv, input=code, capture_output=True, text=True, encoding="utf-8", timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -73,7 +73,7 @@ def test_browser(server: ServedProcess, code: str) -> None:
             try:
                 page = await chromium.new_page()
                 await page.goto(f"{server.url}/health")
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(TIMEOUT):
                     script = code.replace(ADDRESS, server.url)
                     return str(await page.evaluate(f"async () => {{ {script}\n return document.body.textContent; }}"))
             finally:

@@ -13,7 +13,7 @@ import pytest
 from program import run
 from scripted_backend import STATS, Gate, ScriptedBackend, say
 from serving import serving
-from test_repl_talk import Room, in_room
+from test_repl_talk import ReplRun, with_repl
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
@@ -110,17 +110,17 @@ def test_what_is_advised(advice: Advice, backend: str, words: tuple[str, ...], o
 
 
 def test_the_message_stays_unanswered_in_the_repl() -> None:
-    async def work(room: Room) -> None:
-        room.talk._backend = GuardedBackend(room.backend, GuardLimits())
-        await room.talk.submit("hello")
-        assert room.talk.conversation.messages == ()
-        assert AT_ONCE in room.paper.all and "[empty reply]" in room.paper.all
-        assert "empty reply" in room.paper.all
-        assert "the message is not part of the conversation" in room.paper.all
-        await room.talk.submit("again")
-        assert room.backend.asked == [Conversation().with_user("hello"), Conversation().with_user("again")]
+    async def work(repl: ReplRun) -> None:
+        repl.talk._backend = GuardedBackend(repl.backend, GuardLimits())
+        await repl.talk.submit("hello")
+        assert repl.talk.conversation.messages == ()
+        assert AT_ONCE in repl.output.all and "[empty reply]" in repl.output.all
+        assert "empty reply" in repl.output.all
+        assert "the message is not part of the conversation" in repl.output.all
+        await repl.talk.submit("again")
+        assert repl.backend.asked == [Conversation().with_user("hello"), Conversation().with_user("again")]
 
-    in_room(work, EMPTY, journal=True)
+    with_repl(work, EMPTY, journal=True)
 
 
 # Servers

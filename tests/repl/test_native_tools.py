@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from api_server import CUT, Answer, ApiServer, Request, lines, piece, sse, usage, whole
-from test_repl_tools import TOOLS, Desk, Paper
+from repl_console import RecordedOutput, ScriptedConsole
+from test_repl_tools import TOOLS
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
@@ -30,7 +31,7 @@ from bitnet_chat.repl.controller import ReplController
 from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.tools.loading import load
 
-PATIENCE = 60
+TIMEOUT = 60
 ADD = Tool("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}})
 ASKED = Conversation().with_user("What is 1 + 2?")
 Called = tuple[str, object]
@@ -89,7 +90,7 @@ def api(request: pytest.FixtureRequest) -> Api:
     return Api(request.param)
 
 
-class Room:
+class ToolReplies:
     def __init__(self, api: Api, backend: RemoteBackend, server: ApiServer) -> None:
         self._api, self.backend, self._server = api, backend, server
 
@@ -103,7 +104,7 @@ class Room:
         return [each.json for each in self._server.asked(self._api.path) if each.json["messages"]]
 
 
-def run(api: Api, answers: Sequence[Answer], body: Callable[[Room], Awaitable[None]], **settings: Any) -> None:
+def run(api: Api, answers: Sequence[Answer], body: Callable[[ToolReplies], Awaitable[None]], **settings: Any) -> None:
     left = list(answers)
 
     def script(request: Request) -> Answer:
@@ -117,8 +118,8 @@ def run(api: Api, answers: Sequence[Answer], body: Callable[[Room], Awaitable[No
         async with ApiServer(script) as server:
             backend = api.backend(server.url, **settings)
             try:
-                async with asyncio.timeout(PATIENCE):
-                    await body(Room(api, backend, server))
+                async with asyncio.timeout(TIMEOUT):
+                    await body(ToolReplies(api, backend, server))
             finally:
                 await backend.close()
 
@@ -157,12 +158,12 @@ FAULTS = [
 
 @pytest.mark.parametrize(("called", "why"), FAULTS, ids=["cut", "list", "nan", "nameless", "unknown"])
 def test_a_malformed_call_is_told_to_the_model_within_the_same_reply(api: Api, called: Called, why: str) -> None:
-    async def body(room: Room) -> None:
-        found = await room.ask()
+    async def body(replies: ToolReplies) -> None:
+        found = await replies.ask()
         end = end_of(found)
         assert (end.reason, end.text) == (FinishReason.STOP, "Let me see.\n\nIt is 3.")
         assert not calls_in(found) and not notices_in(found)
-        first, second = room.asked
+        first, second = replies.asked
         assert second["tools"] == first["tools"] and second["messages"][:-2] == first["messages"]
         said, result = second["messages"][-2:]
         assert said["role"] == "assistant" and said["content"] == "Let me see."
@@ -183,44 +184,44 @@ def test_a_malformed_call_is_told_to_the_model_within_the_same_reply(api: Api, c
 
 
 def test_then_it_may_call_as_it_should(api: Api) -> None:
-    async def body(room: Room) -> None:
-        found = await room.ask(max_tokens=20)
+    async def body(replies: ToolReplies) -> None:
+        found = await replies.ask(max_tokens=20)
         assert end_of(found).reason is FinishReason.TOOL_CALLS and end_of(found).text == "Again."
         assert calls_in(found) == [("add", {"a": 1})]
-        limits = [each.get("max_tokens", each.get("options", {}).get("num_predict")) for each in room.asked]
+        limits = [each.get("max_tokens", each.get("options", {}).get("num_predict")) for each in replies.asked]
         assert limits == [20, 15], "the limit is one for both"
 
     run(api, [api.says("", ("add", "{")), api.says("\n Again.", ("add", {"a": 1}))], body)
 
 
 def test_it_is_told_once(api: Api) -> None:
-    async def body(room: Room) -> None:
-        found = await room.ask()
+    async def body(replies: ToolReplies) -> None:
+        found = await replies.ask()
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.STOP, "One.\n\nTwo.")
         assert notices_in(found) == [
             "the model twice asked for a tool in a form that cannot be read: there is no tool 'sub'; there are: add"
         ]
-        assert len(room.asked) == 2 and not calls_in(found)
-        found = await room.ask()
-        assert len(room.asked) == 4, "and once again in the next reply"
+        assert len(replies.asked) == 2 and not calls_in(found)
+        found = await replies.ask()
+        assert len(replies.asked) == 4, "and once again in the next reply"
 
     answers = [api.says("One.", ("add", "[")), api.says("Two.", ("sub", {}))]
     run(api, [*answers, *answers], body)
 
 
 def test_beside_good_calls_it_is_told_with_their_results(api: Api) -> None:
-    async def body(room: Room) -> None:
-        found = await room.ask()
+    async def body(replies: ToolReplies) -> None:
+        found = await replies.ask()
         assert end_of(found).reason is FinishReason.TOOL_CALLS and calls_in(found) == [("add", {"a": 1})]
         (call,) = [each for each in found if isinstance(each, ToolCall)]
         told = ASKED.with_assistant("Both.", FinishReason.TOOL_CALLS, tool_calls=(call,)).with_tool_result(call, "3")
-        assert end_of(await room.ask(told)).text == "Done."
-        results = told_in(room.asked[-1])
+        assert end_of(await replies.ask(told)).text == "Done."
+        results = told_in(replies.asked[-1])
         assert results[0] == "3" and "there is no tool 'sub'" in results[1] and len(results) == 2
-        assert len(room.asked[-1]["messages"][1]["tool_calls"]) == 2
+        assert len(replies.asked[-1]["messages"][1]["tool_calls"]) == 2
         more = told.with_assistant("Done.", FinishReason.STOP).with_user("And?")
-        await room.ask(more)
-        assert [each["role"] for each in room.asked[-1]["messages"]] == [
+        await replies.ask(more)
+        assert [each["role"] for each in replies.asked[-1]["messages"]] == [
             "user", "assistant", "tool", "tool", "assistant", "user",
         ]  # fmt: skip
 
@@ -230,25 +231,25 @@ def test_beside_good_calls_it_is_told_with_their_results(api: Api) -> None:
 def test_another_client_hears_nothing_of_them(api: Api) -> None:
     """Servers may count the ids of their calls."""
 
-    async def body(room: Room) -> None:
-        found = await room.ask()
+    async def body(replies: ToolReplies) -> None:
+        found = await replies.ask()
         (call,) = [each for each in found if isinstance(each, ToolCall)]
         for id in ("call_0", "call_1", "c0", "call-0"):
             theirs = ToolCall(id, call.name, call.arguments)
             told = ASKED.with_assistant("Both.", FinishReason.TOOL_CALLS, tool_calls=(theirs,))
-            await room.ask(told.with_tool_result(theirs, "3"))
-            assert told_in(room.asked[-1]) == ["3"]
+            await replies.ask(told.with_tool_result(theirs, "3"))
+            assert told_in(replies.asked[-1]) == ["3"]
 
     run(api, [api.says("Both.", ("add", {"a": 1}), ("sub", {})), *([api.says("Done.")] * 4)], body)
 
 
 @pytest.mark.parametrize("options", [{"tools": ()}, {"tool_choice": "none"}], ids=["no tools", "none"])
 def test_who_offers_no_tools_gets_no_calls(api: Api, options: dict[str, Any]) -> None:
-    async def body(room: Room) -> None:
-        found = await room.ask(**options)
+    async def body(replies: ToolReplies) -> None:
+        found = await replies.ask(**options)
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.STOP, "Hm.")
         assert not calls_in(found) and "the request has no tools" in notices_in(found)[0]
-        assert len(room.asked) == 1
+        assert len(replies.asked) == 1
 
     run(api, [api.says("Hm.", ("add", {"a": 1}))], body)
 
@@ -256,30 +257,30 @@ def test_who_offers_no_tools_gets_no_calls(api: Api, options: dict[str, Any]) ->
 def test_what_may_happen_to_the_second_answer(api: Api) -> None:
     bad = api.says("One.", ("add", "{"))
 
-    async def refused(room: Room) -> None:
-        found = await room.ask()
+    async def refused(replies: ToolReplies) -> None:
+        found = await replies.ask()
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.STOP, "One.")
         assert "could not be told that it called add wrongly" in notices_in(found)[-1]
 
-    async def cut(room: Room) -> None:
-        found = await room.ask()
+    async def cut(replies: ToolReplies) -> None:
+        found = await replies.ask()
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.ENGINE_DIED, "One.\n\nTw")
         assert not calls_in(found)
 
-    async def cut_early(room: Room) -> None:
-        assert end_of(await room.ask()).text == "One.\n\nTwo." and len(room.asked) == 3
+    async def cut_early(replies: ToolReplies) -> None:
+        assert end_of(await replies.ask()).text == "One.\n\nTwo." and len(replies.asked) == 3
 
-    async def limited(room: Room) -> None:
-        found = await room.ask(max_tokens=6)
+    async def limited(replies: ToolReplies) -> None:
+        found = await replies.ask(max_tokens=6)
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.LENGTH, "One.\n\nTwo.")
         assert not calls_in(found)
 
-    async def interrupted(room: Room) -> None:
+    async def interrupted(replies: ToolReplies) -> None:
         found: list[Event] = []
-        async for event in room.backend.reply(ASKED, ReplyOptions(tools=(ADD,))):
+        async for event in replies.backend.reply(ASKED, ReplyOptions(tools=(ADD,))):
             found.append(event)
             if isinstance(event, TextDelta) and "Tw" in event.text:
-                room.backend.interrupt()
+                replies.backend.interrupt()
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.INTERRUPTED, "One.\n\nTw")
 
     run(api, [bad, whole({"error": {"message": "no tool messages here"}}, 400)], refused)
@@ -293,11 +294,11 @@ def test_what_may_happen_to_the_second_answer(api: Api) -> None:
 def test_a_reply_that_goes_on_goes_on_from_all_of_it(api: Api) -> None:
     """A server that goes on with a reply by itself."""
 
-    async def body(room: Room) -> None:
-        room.backend._goes_on = True
-        found = await room.ask(ASKED.with_assistant("It ", FinishReason.INTERRUPTED))
+    async def body(replies: ToolReplies) -> None:
+        replies.backend._goes_on = True
+        found = await replies.ask(ASKED.with_assistant("It ", FinishReason.INTERRUPTED))
         assert end_of(found).text == "is\n\n3."
-        first, second = room.asked
+        first, second = replies.asked
         assert first["messages"][-1]["content"] == "It" and second["messages"][-2]["content"] == "It is"
         assert "tool_calls" in second["messages"][-2]
 
@@ -320,9 +321,9 @@ def growing(api: Api, count: int, size: int) -> Answer:
 
 
 def test_a_long_call_gives_signs_of_life(api: Api) -> None:
-    async def body(room: Room) -> None:
-        room.backend._sign_of_life = -1.0  # all pieces may arrive at the same time
-        found = await room.ask()
+    async def body(replies: ToolReplies) -> None:
+        replies.backend._sign_of_life = -1.0  # all pieces may arrive at the same time
+        found = await replies.ask()
         assert end_of(found).reason is FinishReason.TOOL_CALLS
         assert set(notices_in(found)) == {"the model is generating a long tool call"}
 
@@ -337,8 +338,8 @@ def test_they_come_before_anybody_takes_it_for_a_stall(timeout: float, most: flo
 def test_a_call_without_end_is_stopped(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool_call_repair, "CALL_LIMIT", 1000)
 
-    async def body(room: Room) -> None:
-        found = await room.ask()
+    async def body(replies: ToolReplies) -> None:
+        found = await replies.ask()
         assert (end_of(found).reason, end_of(found).text) == (FinishReason.LENGTH, "Let me see.")
         assert not calls_in(found) and notices_in(found) == [
             "a tool call was stopped: it was longer than 1,000 characters"
@@ -355,24 +356,24 @@ def test_text_a_call_its_result_and_text_at_the_prompt(api: Api, tmp_path: Path)
     path.write_text(TOOLS)
     box = load(path)
 
-    async def body(room: Room) -> None:
-        paper, desk = Paper(), Desk(["yes"])
+    async def body(replies: ToolReplies) -> None:
+        output, console = RecordedOutput(), ScriptedConsole(["yes"])
         settings = ReplSettings(model="m", options=ReplyOptions(tools=box.tools), toolbox=box)
-        backend = GuardedBackend(room.backend, GuardLimits())
-        talk = ReplController(backend, settings, ReplyDisplay(paper, colour=False, spinner=False), desk, None, None)
+        backend = GuardedBackend(replies.backend, GuardLimits())
+        talk = ReplController(backend, settings, ReplyDisplay(output, colour=False, spinner=False), console, None, None)
         assert await talk.submit("weather?") == ""
         reply, result, last = talk.conversation.turns[1:]
         (call,) = reply.tool_calls
         assert (reply.content, call.name, json.loads(call.arguments)) == ("I look.", "get_weather", {"city": "Oslo"})
         assert result == Message("tool", "fine in Oslo", call_id=call.id, tool_name="get_weather")
         assert (last.content, last.finish) == ("Fine there.", FinishReason.STOP)
-        assert desk.questions == ['Call get_weather {"city": "Oslo"}?']
-        places = [paper.all.index(each) for each in ("I look.", "get_weather", "Fine there.")]
+        assert console.questions == ['Call get_weather {"city": "Oslo"}?']
+        places = [output.all.index(each) for each in ("I look.", "get_weather", "Fine there.")]
         assert places == sorted(places)
-        assert told_in(room.asked[-1]) == ["fine in Oslo"] and len(room.asked[-1]["tools"]) == len(box.tools)
+        assert told_in(replies.asked[-1]) == ["fine in Oslo"] and len(replies.asked[-1]["tools"]) == len(box.tools)
         # A reply that was cut behind its call: nobody is asked, and nothing is called.
         await talk.submit("again?")
-        assert desk.questions == ['Call get_weather {"city": "Oslo"}?'] and not talk.conversation.open_calls
+        assert console.questions == ['Call get_weather {"city": "Oslo"}?'] and not talk.conversation.open_calls
         assert talk.conversation.messages[-1].finish is FinishReason.LENGTH
 
     called = ("get_weather", {"city": "Oslo"})

@@ -19,7 +19,7 @@ pyte = pytest.importorskip("pyte")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
 PROGRAM = Path(__file__).parents[1] / "support" / "scripted_backend.py"
-PATIENCE = 20.0
+TIMEOUT = 20.0
 ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_R, ESC, TAB, UP = "\r", "\x03", "\x04", "\n", "\x12", "\x1b", "\t", "\x1b[A"
 FIGURES = "first token after"
 
@@ -68,7 +68,7 @@ class Terminal:
 
     def until(self, condition: str | Callable[[], bool]) -> None:
         """Reads until the screen shows ``condition``."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not (condition in self.text if isinstance(condition, str) else condition()):
             left = deadline - time.monotonic()
             assert left > 0, f"waited in vain for {condition!r} on:\n{self.text}"
@@ -329,7 +329,7 @@ def test_exit_leaves(start: Start) -> None:
     terminal = start()
     terminal.ready()
     terminal.send("/exit", ENTER)
-    terminal.child.expect(pexpect.EOF, timeout=PATIENCE)
+    terminal.child.expect(pexpect.EOF, timeout=TIMEOUT)
     terminal.child.wait()
     assert terminal.child.exitstatus == 0
 

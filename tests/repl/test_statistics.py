@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from backend_replies import end_of, events_of
 from program import fake_engine
 from scripted_backend import ScriptedBackend
 
@@ -35,9 +36,7 @@ REPLY = "Hello! Ask me how to use bitnet-chat."
 
 
 async def ask(backend: Backend, conversation: Conversation, limit: int | None = None) -> Completed:
-    events = [event async for event in backend.reply(conversation, ReplyOptions(max_tokens=limit))]
-    assert isinstance(events[-1], Completed), events
-    return events[-1]
+    return end_of(await events_of(backend, conversation, ReplyOptions(max_tokens=limit)))
 
 
 def resident(engine: EngineBinary | Path, model: Path, **more: object) -> LocalEngineBackend:

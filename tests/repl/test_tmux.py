@@ -21,7 +21,7 @@ from wcwidth import wcswidth
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
 PROGRAM = Path(__file__).parents[1] / "support" / "scripted_backend.py"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 POLL = 0.05
 _SGR = re.compile(r"\x1b\[([0-9;]*)m")
 _NAMES = {"1": "bold", "2": "dim", "3": "italic", "4": "underline", "9": "struck"}
@@ -102,7 +102,7 @@ class Tmux:
         return found[-1]
 
     def until(self, condition: str | Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not (condition in self.text if isinstance(condition, str) else condition()):
             assert time.monotonic() < deadline, f"waited in vain for {condition!r} on:\n{self.text}"
             time.sleep(POLL)  # tmux cannot be waited for; nothing depends on how long this is

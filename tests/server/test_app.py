@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from program import PATIENCE, command, engines_of, environment, fake_engine
+from program import TIMEOUT, command, engines_of, environment, fake_engine
 from serving import served_process
 
 from bitnet_chat.cli import app
@@ -27,7 +27,7 @@ if sys.platform == "win32":
 
 def fetched(url: str) -> str:
     request = urllib.request.Request(url, headers={"Accept": "text/html, */*"})
-    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         return str(response.read().decode())
 
 
@@ -144,7 +144,7 @@ def test_the_browser_shows_it_until_ctrl_c(tmp_path: Path, engine_flags: list[st
         assert "bitnet-chat" in fetched(url)
         engines = engines_of(child.pid)
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=PATIENCE)
+        child.communicate(timeout=TIMEOUT)
         assert child.returncode == 130
         assert is_gone(url)
         assert not [each for each in engines if each.is_running() and each.status() != "zombie"]
@@ -166,7 +166,7 @@ def test_without_a_display_the_address_is_told(tmp_path: Path, engine_flags: lis
             line = child.stderr.readline()
         assert "<title>bitnet-chat</title>" in fetched(line.split()[-1])
         child.send_signal(signal.SIGTERM)
-        child.communicate(timeout=PATIENCE)
+        child.communicate(timeout=TIMEOUT)
         assert child.returncode == 143
     finally:
         child.kill()

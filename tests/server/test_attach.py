@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from event_source import EventSource
-from program import CTRL_C, CTRL_D, ENTER, PATIENCE, Start, run, start
+from program import CTRL_C, CTRL_D, ENTER, TIMEOUT, Start, run, start
 from scripted_backend import Gate, Script, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 from test_chats import ALL_OF_IT, gated
@@ -68,7 +68,7 @@ def text_of(events: list[Event]) -> str:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Of the server, which is in this loop."""
-    for _ in range(int(PATIENCE * 1000)):
+    for _ in range(int(TIMEOUT * 1000)):
         if condition():
             return
         await asyncio.sleep(0.001)

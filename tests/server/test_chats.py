@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from event_source import EventSource, Told, words
-from program import PATIENCE
+from program import TIMEOUT
 from scripted_backend import STATS, Gate, Script, by_message, say
 from serving import Served, serving
 
@@ -64,7 +64,7 @@ async def client(
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await test()
 
     asyncio.run(bounded())

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from event_source import EventSource, words
-from program import CTRL_C, CTRL_D, ENTER, PATIENCE, Start, fake_engine, start
+from program import CTRL_C, CTRL_D, ENTER, TIMEOUT, Start, fake_engine, start
 from replies import is_story
 from scripted_backend import Gate
 from serving import Served, served_process, serving
@@ -353,13 +353,13 @@ def aside(script: Callable[[Conversation], list[Event | Gate]]) -> Iterator[Asid
 
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
-    assert up.wait(PATIENCE)
+    assert up.wait(TIMEOUT)
     served, down = found[0]
     try:
         yield served
     finally:
         served._loop.call_soon_threadsafe(down.set)
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
 
 
 def told(conversation: Conversation) -> list[Event | Gate]:

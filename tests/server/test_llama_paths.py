@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from bare_server import BareServer, compiled
-from program import PATIENCE
+from program import TIMEOUT
 from scripted_backend import by_message
 from serving import scripted_source, serving
 
@@ -36,7 +36,7 @@ def bare(classic: EngineBinary, model: Path) -> Any:
 def test_it_says_what_a_llama_server_says(bare: BareServer, model: Path) -> None:
     async def main() -> None:
         source = replace(scripted_source(by_message, [], name="demo", parallel=2), path=model)
-        async with serving(source) as served, httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+        async with serving(source) as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
 
             async def both(path: str, body: dict[str, Any]) -> tuple[Any, Any]:
                 answer = await client.post(path, json=body)
@@ -64,7 +64,7 @@ def test_it_says_what_a_llama_server_says(bare: BareServer, model: Path) -> None
 
 def test_what_cannot_be_answered_is_said() -> None:
     async def main() -> None:
-        async with serving(by_message) as served, httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+        async with serving(by_message) as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
             far = await client.post("/tokenize", json={"content": "hi"})
             assert far.status_code == 501 and "on another computer" in far.json()["error"]["message"]
             assert (await client.get("/props")).json()["model_alias"] == "scripted"
@@ -78,7 +78,7 @@ def test_what_cannot_be_answered_is_said() -> None:
 def test_bodies_of_these_paths_are_checked(model: Path) -> None:
     async def main() -> None:
         source = replace(scripted_source(by_message, [], name="demo"), path=model)
-        async with serving(source) as served, httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+        async with serving(source) as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
             for path, body in (
                 *(("/tokenize", {}), ("/tokenize", {"content": 5}), ("/tokenize", {"content": "a" * 400_001})),
                 *(("/detokenize", {"tokens": each}) for each in ("x", [1.5], [-1], [1 << 40], [True])),

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from program import PATIENCE, engines_of
+from program import TIMEOUT, engines_of
 from scripted_backend import NO_LIMITS, ScriptedBackend, by_message
 from serving import ServedProcess, served_process
 
@@ -112,7 +112,7 @@ async def settle() -> None:
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, PATIENCE))
+    asyncio.run(asyncio.wait_for(scene, TIMEOUT))
 
 
 def test_the_card_of_the_bundled_model(model: Path) -> None:
@@ -471,7 +471,7 @@ def test_real_models_take_turns(classic: EngineBinary, model: Path, tmp_path: Pa
     flags = ["--engine", str(classic.path), "--no-journal", "-m", f"main={model}", "-m", f"code={model}"]
     with (
         served_process(*flags, "--memory-limit", "150M", home=tmp_path) as process,
-        httpx.Client(base_url=process.url, trust_env=False, timeout=PATIENCE) as client,
+        httpx.Client(base_url=process.url, trust_env=False, timeout=TIMEOUT) as client,
     ):
         assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["main", "code", "auto"]
 

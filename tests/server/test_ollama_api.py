@@ -16,7 +16,7 @@ import pytest
 from conftest import _engine as engine_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from program import PATIENCE
+from program import TIMEOUT
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
@@ -39,7 +39,7 @@ HELLO = {"role": "user", "content": "hello"}
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, PATIENCE))
+    asyncio.run(asyncio.wait_for(scene, TIMEOUT))
 
 
 # Requests
@@ -290,7 +290,7 @@ async def talking(script: Any = by_message, **options: Any) -> AsyncIterator[tup
 async def asking(script: Any = by_message, **options: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Served]]:
     async with (
         serving(script, **options) as served,
-        httpx.AsyncClient(base_url=served.url, trust_env=False, timeout=PATIENCE) as client,
+        httpx.AsyncClient(base_url=served.url, trust_env=False, timeout=TIMEOUT) as client,
     ):
         yield client, served
 
@@ -656,7 +656,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]
 
 @pytest.fixture
 def client(program: ServedProcess) -> Iterator[ollama.Client]:
-    with ollama.Client(program.url, trust_env=False, timeout=PATIENCE) as client:
+    with ollama.Client(program.url, trust_env=False, timeout=TIMEOUT) as client:
         yield client
 
 

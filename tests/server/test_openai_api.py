@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from program import PATIENCE
+from program import TIMEOUT
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import Served, serving
 
@@ -48,7 +48,7 @@ def asking(text: str = "hello", **more: object) -> Body:
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def in_time() -> None:
-        await asyncio.wait_for(test(), PATIENCE)
+        await asyncio.wait_for(test(), TIMEOUT)
 
     asyncio.run(in_time())
 

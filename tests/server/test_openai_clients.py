@@ -19,7 +19,7 @@ from openai.lib.streaming.chat import ContentDeltaEvent
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
 from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
-from program import PATIENCE, environment
+from program import TIMEOUT, environment
 from scripted_backend import STATS, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
@@ -44,7 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
 
 @pytest.fixture(scope="module")
 def client(served: ServedProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT) as client:
         yield client
 
 
@@ -139,7 +139,7 @@ def test_a_client_that_leaves_and_comes_back(client: openai.OpenAI, served: Serv
         next(iter(stream))
 
     async def again() -> str | None:
-        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", timeout=PATIENCE) as other:
+        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", timeout=TIMEOUT) as other:
             whole = await other.chat.completions.create(model="", messages=QUESTION, temperature=0)
             return whole.choices[0].message.content
 
@@ -158,7 +158,7 @@ def with_client(
             serving(script) as served,
             openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client,
         ):
-            await asyncio.wait_for(test(client, served), PATIENCE)
+            await asyncio.wait_for(test(client, served), TIMEOUT)
 
     asyncio.run(main())
 
@@ -257,7 +257,7 @@ def test_llm(served: ServedProcess, client: openai.OpenAI, reply: str, tmp_path:
         done = subprocess.run(
             command,
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             stdin=subprocess.DEVNULL,
             env=environment(LLM_USER_PATH=str(tmp_path)),
         )
@@ -267,7 +267,7 @@ def test_llm(served: ServedProcess, client: openai.OpenAI, reply: str, tmp_path:
 
 def test_npm(served: ServedProcess, reply: str) -> None:
     script = published.node_modules() / "openai.mjs"
-    done = subprocess.run(["node", str(script), served.url], capture_output=True, timeout=PATIENCE)
+    done = subprocess.run(["node", str(script), served.url], capture_output=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr.decode()
     got = json.loads(done.stdout)
     assert got["whole"] == got["streamed"] == reply

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from program import PATIENCE
+from program import TIMEOUT
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 
 from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, ResponseFormat, Sampling
@@ -29,7 +29,7 @@ STATUS = BackendStatus("model", "engine", BackendState.IDLE)
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, PATIENCE))
+    asyncio.run(asyncio.wait_for(scene, TIMEOUT))
 
 
 def filled(place: CacheEntry, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:

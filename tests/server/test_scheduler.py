@@ -27,7 +27,7 @@ from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.server.model_manager import ModelManager
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler, RequestDefaults
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 def asks(text: str, **options: object) -> ReplyRequest:
@@ -48,7 +48,7 @@ async def desk_of(
     source = scripted_source(script, backends, parallel=parallel, **options)  # type: ignore[arg-type]
     scheduler = ReplyScheduler(ModelManager({"m": source}, queue=queue))
     scheduler.start()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         try:
             yield scheduler, backends
         finally:
@@ -335,7 +335,7 @@ def test_an_ending_desk_finishes_what_is_under_way_and_refuses_the_rest() -> Non
         async with desk_of(gated) as (scheduler, backends):
             reply = scheduler.begin(asks("hi"))
             await until(lambda: bool(reply.text))
-            closing = asyncio.ensure_future(scheduler.close(grace=PATIENCE))
+            closing = asyncio.ensure_future(scheduler.close(grace=TIMEOUT))
             await until(scheduler.ending.is_set)
             with pytest.raises(ShuttingDownError):
                 scheduler.begin(asks("too late"))

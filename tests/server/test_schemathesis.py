@@ -14,7 +14,7 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from program import PATIENCE
+from program import TIMEOUT
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from scripted_backend import say
@@ -50,10 +50,10 @@ def url() -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert up.wait(PATIENCE)
+    assert up.wait(TIMEOUT)
     yield found[0]
     down[0]()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,10 @@ def test_the_server_is_as_described(case: schemathesis.Case, url: str, session: 
     if case.query and "follow" in case.query:
         del case.query["follow"]  # a stream without an end
     # A schema cannot say in which order messages make sense: some that it allows are refused.
-    case.call_and_validate(base_url=url, session=session, timeout=PATIENCE, excluded_checks=[positive_data_acceptance])
+    case.call_and_validate(base_url=url, session=session, timeout=TIMEOUT, excluded_checks=[positive_data_acceptance])
 
 
 def test_the_description_is_served(url: str, session: requests.Session) -> None:
-    response = session.get(f"{url}/openapi.json", timeout=PATIENCE)
+    response = session.get(f"{url}/openapi.json", timeout=TIMEOUT)
     assert response.headers["content-type"] == "application/json"
     assert response.json() == json.loads(json.dumps(document()))

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from program import PATIENCE, assert_gone, engines_of, fake_engine, run
+from program import TIMEOUT, assert_gone, engines_of, fake_engine, run
 from scripted_backend import Gate, say
 from serving import ENGINE, ServedProcess, served_process, serving
 from test_scheduler import gated
@@ -43,7 +43,7 @@ def until_ready(client: httpx.Client) -> httpx.Response:
 
 @contextlib.contextmanager
 def client_of(process: ServedProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=process.url, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=process.url, timeout=TIMEOUT) as client:
         yield client
 
 
@@ -179,7 +179,7 @@ def test_twenty_clients_at_once_on_one_engine_some_of_whom_leave() -> None:
     """Some while they wait, some in mid-reply, streamed and not: the others get theirs, and nothing stays busy."""
 
     async def crowd(url: str) -> list[str]:
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as client:
 
             async def stay(number: int) -> str:
                 body = {"messages": [{"role": "user", "content": f"hi {number}"}], "max_tokens": 8}
@@ -266,7 +266,7 @@ def test_a_client_that_does_not_read_holds_up_nobody() -> None:
             head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
             await reader.readexactly(100)
-            async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+            async with httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
                 answer = await client.post(
                     "/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]}
                 )
@@ -296,7 +296,7 @@ def test_localhost_is_all_addresses_of_that_name() -> None:
 
 def within_patience(clients: Callable[[], Awaitable[None]]) -> None:
     async def whole() -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await clients()
 
     asyncio.run(whole())

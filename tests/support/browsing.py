@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright
-from program import PATIENCE
+from program import TIMEOUT
 from scripted_backend import Script, by_message
 from serving import Served, serving
 
@@ -48,7 +48,7 @@ class Chromium:
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         async def in_time() -> None:
-            async with asyncio.timeout(2 * PATIENCE):
+            async with asyncio.timeout(2 * TIMEOUT):
                 await coroutine
 
         self._runner.run(in_time())
@@ -130,7 +130,7 @@ class Window:
         await (page or self.page).wait_for_function(f"() => {condition}")
 
     def watch(self, page: Page) -> None:
-        page.set_default_timeout(1000 * PATIENCE)
+        page.set_default_timeout(1000 * TIMEOUT)
         page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
         page.on("dialog", lambda dialog: self.troubles.append(f"dialog: {dialog.message}"))
         page.on("popup", lambda popup: self.troubles.append(f"window: {popup.url}"))

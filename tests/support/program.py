@@ -22,7 +22,7 @@ if sys.platform != "win32":
     import pexpect
     import pyte
 
-PATIENCE = 60.0  # seconds; nothing takes a tenth of it on an idle machine
+TIMEOUT = 60.0  # seconds; nothing takes a tenth of it on an idle machine
 ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_U, ESC, ARROW_UP = "\r", "\x03", "\x04", "\n", "\x15", "\x1b", "\x1b[A"
 FIGURES = "first token after"
 _WARM = WarmProgram()
@@ -47,11 +47,11 @@ def run(
     """Runs it to its end, with nothing that is a terminal."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
     if script is None and sys.platform != "win32" and not any(name.startswith("PYTHON") for name in more):
-        done = _WARM.run(arguments, data, environment(**more), PATIENCE)
+        done = _WARM.run(arguments, data, environment(**more), TIMEOUT)
         if done is not None:
             return done
     return subprocess.run(
-        command(*arguments, script=script), input=data, capture_output=True, timeout=PATIENCE, env=environment(**more)
+        command(*arguments, script=script), input=data, capture_output=True, timeout=TIMEOUT, env=environment(**more)
     )
 
 
@@ -73,7 +73,7 @@ def engines_of(pid: int) -> list[psutil.Process]:
 
 def assert_gone(processes: Sequence[psutil.Process]) -> None:
     assert processes, "there was nothing that could have been left"
-    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
+    _, alive = psutil.wait_procs(processes, timeout=TIMEOUT)
     # Where nobody reaps orphans, a process that has ended stays as a zombie.
     left = [each for each in alive if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert not left, f"left behind: {left}"
@@ -122,7 +122,7 @@ class Terminal:
 
     def until(self, condition: str | Callable[[], bool]) -> None:
         """Reads until the screen shows ``condition``."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not (condition in self.text if isinstance(condition, str) else condition()):
             left = deadline - time.monotonic()
             assert left > 0, f"waited in vain for {condition!r} on:\n{self.text}"
@@ -191,7 +191,7 @@ class Terminal:
 
     def end(self) -> int:
         """Reads until the program has ended; gives its exit code, or minus the number of the signal."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         with contextlib.suppress(pexpect.EOF):
             while True:
                 assert time.monotonic() < deadline, f"it does not end:\n{self.text}"
@@ -228,7 +228,7 @@ def start() -> Iterator[Start]:
         terminal.close()
 
 
-class Ear:
+class ReceivedMessages:
     """Hears each message that a scripted engine gets, the moment it gets it."""
 
     def __init__(self, folder: Path) -> None:
@@ -241,7 +241,7 @@ class Ear:
     def next(self) -> str:
         """Waits for the next message."""
         while not self._lines:
-            self._read(PATIENCE)
+            self._read(TIMEOUT)
         return self._lines.pop(0)
 
     def rest(self) -> list[str]:
@@ -261,7 +261,7 @@ class Ear:
 
 
 @pytest.fixture
-def ear(tmp_path: Path) -> Iterator[Ear]:
-    ear = Ear(tmp_path)
-    yield ear
-    ear.close()
+def received(tmp_path: Path) -> Iterator[ReceivedMessages]:
+    received = ReceivedMessages(tmp_path)
+    yield received
+    received.close()

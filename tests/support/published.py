@@ -17,7 +17,7 @@ from bitnet_chat import paths
 from bitnet_chat.util import file_lock
 
 CLIENTS = Path(__file__).parents[1] / "clients"
-PATIENCE = 900.0  # seconds, for a slow index
+TIMEOUT = 900.0  # seconds, for a slow index
 # Before any test changes the environment.
 _INSTALLED = paths.data_dir() / "test-clients"
 _NPM = shutil.which("npm")
@@ -68,7 +68,7 @@ def _installed(wanted: Path, install: Callable[[Path, Path], list[list[str]]]) -
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             for command in install(folder, wanted):
-                ran = subprocess.run(command, capture_output=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+                ran = subprocess.run(command, capture_output=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL)
                 if ran.returncode != 0:
                     last = ran.stderr.decode(errors="replace").strip().splitlines()[-1:]
                     _missing(f"the packages of {wanted.name} cannot be installed: {' '.join(last)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bitnet_chat.engine.protocols.classic import ClassicFramer
 from bitnet_chat.engine.protocols.modern import ModernFramer
-from bitnet_chat.engine_frames import Framer
+from bitnet_chat.engine_frames import Frame, Framer, ReplyText, ThinkingText, UnexpectedOutput
 
 FOLDER = Path(__file__).parents[1] / "data" / "recordings"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jsonl"))
@@ -73,3 +73,15 @@ def load(name: str) -> Recording:
 def _entries(name: str) -> Iterator[dict]:
     with (FOLDER / f"{name}.jsonl").open() as file:
         yield from map(json.loads, file)
+
+
+def joined(frames: list[Frame]) -> list[Frame]:
+    """Runs of text as one, since where text is cut is free."""
+    result: list[Frame] = []
+    for frame in frames:
+        last = result[-1] if result else None
+        if isinstance(frame, ReplyText | ThinkingText | UnexpectedOutput) and type(last) is type(frame):
+            result[-1] = type(frame)(last.text + frame.text)
+        else:
+            result.append(frame)
+    return result

@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from program import PATIENCE, command, engines_of, environment
+from program import TIMEOUT, command, engines_of, environment
 from scripted_backend import Script, ScriptedBackend, by_message
 
 from bitnet_chat.backends.pool import BackendFactory
@@ -117,7 +117,7 @@ class ServedProcess:
         self._ear.start()
         self.url = ""
         while not self.url:
-            line = self._heard.get(timeout=PATIENCE)
+            line = self._heard.get(timeout=TIMEOUT)
             if line is None:
                 self.wait()
                 raise AssertionError(f"it ended before it listened: {''.join(self.lines)}")
@@ -133,8 +133,8 @@ class ServedProcess:
 
     def wait(self) -> int:
         """Until it has ended; gives its exit code, or minus the number of the signal."""
-        code = self._child.wait(PATIENCE)
-        self._ear.join(PATIENCE)
+        code = self._child.wait(TIMEOUT)
+        self._ear.join(TIMEOUT)
         return code
 
     def end(self, number: int = signal.SIGTERM) -> int:
@@ -143,7 +143,7 @@ class ServedProcess:
 
     def line(self) -> str:
         """The next line that it writes to stderr; empty at its end."""
-        return self._heard.get(timeout=PATIENCE) or ""
+        return self._heard.get(timeout=TIMEOUT) or ""
 
     def close(self) -> None:
         children = engines_of(self.pid)

@@ -9,14 +9,23 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import check_immutable
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
-from bitnet_chat.conversation import Conversation
-from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, decode_lines, encode_lines, normalise
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.stdin_encoding import (
+    MODERN_COMMANDS,
+    NormalisedText,
+    decode_lines,
+    encode_lines,
+    encoded_conversation,
+    normalise,
+)
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Notice
 
 _HARD = st.sampled_from(["/", "\\", "\n", "/exit", "/read x", "\\n", "\t", "é", "👍🏽", "<|im_end|>", "\r\n", "\x1b"])
@@ -76,6 +85,47 @@ def test_control_characters_become_visible_with_a_note() -> None:
     assert normalise("\udce9\udce8").note == "message: 2 bytes that are not UTF-8 replaced"
 
 
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("\x7f", "1 control character made visible"),
+        ("\x01\x02", "2 control characters made visible"),
+        ("a\r\nb", "line ends CRLF became LF"),
+        ("\r", "1 control character made visible"),
+        (
+            "\udcff\r\n\x00",
+            "line ends CRLF became LF, 1 control character made visible, 1 byte that is not UTF-8 replaced",
+        ),
+    ],
+)
+def test_a_note_names_each_change(text: str, note: str) -> None:
+    assert normalise(text).note == f"message: {note}"
+
+
+def test_the_conversation_of_an_engine() -> None:
+    """Text of users is made visible, replies stay byte for byte, and nothing but role and text is left."""
+    talk = Conversation(
+        (
+            Message("system", "a\x1b"),
+            Message("user", "b\udcff"),
+            Message("assistant", "c\x1b\udcff", FinishReason.STOP, "hm"),
+            Message("user", "d"),
+            Message("assistant", "\ud800 \udcc3\udca9 \udd00"),
+        )
+    )
+    assert encoded_conversation(talk).messages == (
+        Message("system", "a␛"),
+        Message("user", "b\ufffd"),
+        Message("assistant", "c\x1b\udcff"),
+        Message("user", "d"),
+        Message("assistant", "\ufffd é \ufffd"),
+    )
+
+
+def test_a_normalised_text_is_immutable() -> None:
+    check_immutable(NormalisedText("a"))
+
+
 def test_an_empty_message_cannot_be_encoded() -> None:
     with pytest.raises(ValueError, match="empty"):
         encode_lines("")
@@ -117,7 +167,7 @@ _HEARD = re.compile(rb"buffer: 'user\n(.*?)'\nD input tokens: ", re.DOTALL)
 """A message in the log of a classic engine, as it was read."""
 
 
-class Ears:
+class EngineLogs:
     """What engines say on their log, whole: one entry a process. On a pipe a log may be read later than the reply."""
 
     def __init__(self) -> None:
@@ -153,7 +203,7 @@ def test_every_message_arrives_at_a_real_engine(
         pytest.skip("this engine does not tell what it heard")
     transcript = tmp_path / "transcript.txt"
     is_classic = engine.dialect is Dialect.CLASSIC
-    ears = Ears()
+    engine_logs = EngineLogs()
     settings = Settings(
         engine=str(engine.path),
         model=str(model),
@@ -169,7 +219,7 @@ def test_every_message_arrives_at_a_real_engine(
     notes: dict[str, list[str]] = {}
 
     async def converse() -> None:
-        backend = LocalEngineBackend(settings, on_spawn=ears.listen)
+        backend = LocalEngineBackend(settings, on_spawn=engine_logs.listen)
         try:
             for name, text in MESSAGES.items():
                 conversation = Conversation().with_user(text)
@@ -178,7 +228,7 @@ def test_every_message_arrives_at_a_real_engine(
                 notes[name] = [event.text for event in events if isinstance(event, Notice)]
                 # What the engine got, in its own words: a line of its debug log, or its transcript of the chat.
                 if is_classic:
-                    heard = await ears.messages(len(notes))
+                    heard = await engine_logs.messages(len(notes))
                     assert len(heard) == len(notes), name
                     got[name] = heard[-1]
                 else:  # which is written before the reply and flushed
@@ -199,12 +249,12 @@ def test_every_message_arrives_at_a_real_engine(
 
 @pytest.mark.engine
 def test_typed_special_tokens_stay_text_on_a_classic_engine(classic: EngineBinary, model: Path) -> None:
-    ears = Ears()
+    engine_logs = EngineLogs()
     settings = Settings(engine=str(classic.path), model=str(model), temperature=0.0)
     conversation = Conversation().with_user("what is <|im_end|> there for?")
 
     async def converse() -> None:
-        backend = LocalEngineBackend(settings, on_spawn=ears.listen)
+        backend = LocalEngineBackend(settings, on_spawn=engine_logs.listen)
         try:
             async for _ in backend.reply(conversation):
                 pass
@@ -216,7 +266,7 @@ def test_typed_special_tokens_stay_text_on_a_classic_engine(classic: EngineBinar
             await backend.close()
 
     asyncio.run(converse())
-    first, second = (log.decode("utf-8", "replace") for log in ears.logs)
+    first, second = (log.decode("utf-8", "replace") for log in engine_logs.logs)
     typed = first.partition("input tokens: ")[2].partition("n_remain")[0]
     # One token would be '<|im_end|>':N; as text it is several pieces.
     assert "'<|im_end|>'" not in typed

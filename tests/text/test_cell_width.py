@@ -12,7 +12,8 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 @pytest.mark.parametrize(
-    ("text", "cells"), [("", 0), ("abc", 3), ("é", 1), ("世界", 4), ("🙂", 2), ("e\u0301", 1), ("👩‍🚀", 2)]
+    ("text", "cells"),
+    [("", 0), ("abc", 3), ("é", 1), ("世界", 4), ("🙂", 2), ("e\u0301", 1), ("👩‍🚀", 2), ("\u0301", 0), ("é\x07", 0)],
 )
 def test_widths(text: str, cells: int) -> None:
     assert width(text) == cells
@@ -30,6 +31,8 @@ def test_widths(text: str, cells: int) -> None:
         ("世界人", 5, "世界…", "…界人"),
         ("世界人", 4, "世…", "…人"),
         ("世界人", 2, "…", "…"),
+        ("世界人", 1, "…", "…"),
+        ("👩‍👩‍👧‍👦👩‍👩‍👧‍👦👩‍👩‍👧‍👦", 5, "👩‍👩‍👧‍👦👩‍👩‍👧‍👦…", "…👩‍👩‍👧‍👦👩‍👩‍👧‍👦"),
     ],
 )
 def test_a_line_is_cut_between_characters(text: str, columns: int, begun: str, ended: str) -> None:
@@ -51,4 +54,5 @@ def test_styles_take_no_cells() -> None:
     assert clip_styled(line, 5) == f"{RED}abc{PLAIN}d…"
     assert clip_styled(line, 3) == f"{RED}abc{PLAIN}"
     assert clip_styled(line, 2) == f"{RED}a…{PLAIN}"
+    assert clip_styled(line, 1) == f"{RED}…{PLAIN}"
     assert clip_styled(line, 0) == f"{RED}{PLAIN}"

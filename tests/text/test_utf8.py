@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,3 +55,16 @@ def test_a_buffer_is_the_text_of_its_pieces(pieces: list[str]) -> None:
         if number % 7 == 0:
             assert buffer.text == "".join(pieces[:number])
     assert buffer.text == "".join(pieces)
+
+
+def test_a_buffer_takes_little_more_memory_than_its_text() -> None:
+    """Pieces by themselves take 25 bytes or more for each of these characters."""
+    buffer = TextBuffer()
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            buffer.add(f"{number % 90 + 10}")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 3 * len(buffer.text) == 120_000

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from styled import rows
+from wcwidth import iter_graphemes
 
 from bitnet_chat.text.cell_width import width
 from bitnet_chat.text.wrap import WordWrapper, wrapped
@@ -111,7 +112,9 @@ def test_no_character_is_lost_or_written_twice(text: str, parts: list[tuple[int,
 def test_no_row_is_too_long(text: str, columns: int) -> None:
     whole, wrapper = WordWrapper(lambda: columns).feed(text), WordWrapper(lambda: columns)
     for row in rows(whole):
-        assert width(row) < columns and row == row.strip()
+        assert row == row.strip()
+        # Where a terminal shows the parts of an emoji side by side, it fits as well.
+        assert sum(max(width(each), sum(map(width, each))) for each in iter_graphemes(row)) < columns
     assert "".join(map(wrapper.feed, pieces(text))).count("\n") == whole.count("\n")
 
 
@@ -133,3 +136,132 @@ def test_lines_of_our_own() -> None:
     assert wrapped("> quoted words", 10) == "> quoted\n  words"
     assert wrapped("\x1b[2mdim words that go on\x1b[0m", 12) == "\x1b[2mdim words\x1b[0m\n\x1b[2mthat go on\x1b[0m"
     assert wrapped("", 10) == "" and wrapped("word", 1) == "word"
+    assert wrapped("/help   this list", 14) == "/help   this\n        list", "a column of commands takes up to 60 %"
+    assert wrapped("/help   this list", 13) == "/help   this\n    list"
+    assert wrapped("> > > quotes", 12) == "> > > quotes"[:5] + "\n      quotes"
+    assert wrapped("> > > quotes", 11) == "> > >\nquotes"
+
+
+@pytest.mark.parametrize(
+    ("before", "in_code"),
+    [
+        ("```\n", True),
+        ("```python\n", True),
+        ("~~~ a `b\n", True),
+        ("- ```\n", True),
+        ("12. ~~~\n", True),
+        ("> ```\n", True),
+        ("\t```\n", True),
+        ("``\n", False),
+        ("```a`b\n", False),
+        ("x ```\n", False),
+        ("-```\n", False),
+        ("```\n```\n", False),
+        ("```\n````\n", False),
+        ("```\n> ``` \n", False),
+        ("````\n```\n", True),
+        ("```\n~~~\n", True),
+        ("```\n``~\n", True),
+        ("```\n``` x\n", True),
+        ("``` " + "x" * 115 + " `\n", True),
+        ("``` " + "x" * 114 + " `\n", False),
+    ],
+)
+def test_what_is_code(before: str, in_code: bool) -> None:
+    """Its lines are not broken. Only the first 120 characters of a fence are looked at."""
+    for parts in ([before], list(before)):
+        wrapper = WordWrapper(lambda: 20)
+        for part in parts:
+            wrapper.feed(part)
+        assert (wrapper.feed("word " * 10) == "word " * 10) == in_code
+    plain = WordWrapper(lambda: 20, code=False)
+    plain.feed(before)
+    assert plain.feed("word " * 10) != "word " * 10
+
+
+def fed(text: str, columns: int = 20) -> WordWrapper:
+    wrapper = WordWrapper(lambda: columns)
+    wrapper.feed(text)
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    ("before", "size"),
+    [
+        ("```\n" + "x" * 10, 4),
+        ("```\n" + "x" * 25, 7),
+        ("```\n" + "x" * 45, 7),
+        ("```\n\tx", 5),
+        ("```\nab\t", 5),
+        ("```\n\t\t", 1),
+        ("x" * 30, 4),
+        ("```\n", 9),
+    ],
+)
+def test_how_much_stays_in_the_row_of_the_cursor(before: str, size: int) -> None:
+    """Of characters that may be two cells wide each."""
+    assert fed(before).stays("x" * size) and not fed(before).stays("x" * (size + 1))
+
+
+def test_words_leave_their_row_with_a_newline() -> None:
+    assert fed("word " * 10).stays("x" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "settled", "fresh"),
+    [
+        ("", True, True),
+        ("a", True, False),
+        ("a\n", True, True),
+        (" ", True, False),
+        ("```\n" + "x" * 19, True, False),
+        ("```\n" + "x" * 20, False, False),
+        ("```\n" + "x" * 21, True, False),
+        ("👩\u200d💻", False, False),
+        ("👩\u200d💻 a", False, False),
+        ("👩\u200d💻\n", True, True),
+        ("数", True, False),
+    ],
+)
+def test_where_the_cursor_is(text: str, settled: bool, fresh: bool) -> None:
+    assert (fed(text).settled, fed(text).fresh) == (settled, fresh)
+
+
+def test_a_resized_window_hides_the_place_of_the_cursor() -> None:
+    columns = 20
+    wrapper = WordWrapper(lambda: columns)
+    wrapper.feed("0123456789")
+    columns = 11
+    wrapper.feed("")
+    assert wrapper.settled, "the row is still a row"
+    columns = 10
+    wrapper.feed("")
+    assert not wrapper.settled and not wrapper.fresh and not wrapper.stays("a")
+    assert wrapper.feed("ab cd") == "ab\ncd" and wrapper.settled
+    columns = 40
+    assert wrapper.feed(" " + "e" * 20) == " " + "e" * 20 and wrapper.settled
+
+
+def test_a_combining_mark_takes_no_cell() -> None:
+    for mark in ("\u0300", "\u0301"):
+        assert WordWrapper(lambda: 6).feed(f"a cde{mark}") == f"a cde{mark}"
+        assert WordWrapper(lambda: 6).feed(f"a cdef{mark}") == f"a\ncdef{mark}"
+        wrapper = WordWrapper(lambda: 6)
+        assert [wrapper.feed(each) for each in ("a cde", mark, "f")] == ["a cde", mark, f"\x1b[4D\x1b[K\ncde{mark}f"]
+
+
+def test_another_text_begins_behind_one_that_was_written() -> None:
+    wrapper = fed("```\n")
+    wrapper.begin()
+    assert wrapper.fresh and wrapper.feed("word " * 5) != "word " * 5, "the fence is forgotten"
+    wrapper.begin("```\nx\n")
+    assert wrapper.feed("word " * 5) == "word " * 5, "it goes on in code"
+    wrapper.begin("word")
+    assert wrapper.feed("```\n") == "```\n" and wrapper.feed("word " * 5) != "word " * 5, "no fence in mid-line"
+    wrapper.begin("word\n")
+    wrapper.feed("```\n")
+    assert wrapper.feed("word " * 5) == "word " * 5
+    wrapper.begin("\x1b[1mbold")
+    assert wrapper.look == "\x1b[1m"
+    wrapper.begin()
+    assert wrapper.look == ""

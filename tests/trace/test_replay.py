@@ -13,7 +13,7 @@ from program import run
 
 from bitnet_chat.cli import replay
 from bitnet_chat.conversation.stdin_encoding import decode_lines
-from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText, TurnEnd, UnexpectedOutput
+from bitnet_chat.engine_frames import Frame, ReplyText, TurnEnd
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.utf8 import Utf8Decoder
 from bitnet_chat.trace import format
@@ -34,19 +34,8 @@ def entries_of(name: str) -> list[TraceEntry]:
     return list(format.of_lines(file_of(name).read_text("utf-8").split("\n"), name))
 
 
-def joined(frames: list[Frame]) -> list[Frame]:
-    result: list[Frame] = []
-    for frame in frames:
-        last = result[-1] if result else None
-        if isinstance(frame, ReplyText | ThinkingText | UnexpectedOutput) and type(last) is type(frame):
-            result[-1] = type(frame)(last.text + frame.text)
-        else:
-            result.append(frame)
-    return result
-
-
 def frames_of(entries: list[TraceEntry]) -> list[Frame]:
-    return joined([frame for happening in play(entries) for frame in happening.frames])
+    return recordings.joined([frame for happening in play(entries) for frame in happening.frames])
 
 
 def frames_as_tested(name: str) -> list[Frame]:
@@ -63,7 +52,7 @@ def frames_as_tested(name: str) -> list[Frame]:
             framer.interrupted()
         elif step.kind == "exit":
             frames += framer.feed(decoder.flush()) + framer.eof(clean=step.code == 0)
-    return joined(frames)
+    return recordings.joined(frames)
 
 
 @pytest.mark.parametrize("name", recordings.NAMES)

@@ -17,7 +17,7 @@ import pytest
 import recordings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from program import PATIENCE, command, environment, fake_engine, run
+from program import TIMEOUT, command, environment, fake_engine, run
 
 from bitnet_chat.errors import UsageError
 from bitnet_chat.trace import format, recorder
@@ -210,7 +210,7 @@ def test_a_program_that_is_killed_leaves_what_was_written(engine: Path) -> None:
             assert words < 1_000_000
     finally:
         child.send_signal(signal.SIGKILL)
-        child.wait(PATIENCE)
+        child.wait(TIMEOUT)
         child.stdout.close()
     assert _words_of(recorder.session(1)).startswith(b"word0 word1 ")
 

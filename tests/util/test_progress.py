@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from repl_console import RecordedOutput
 from scripted_backend import Gate, ScriptedBackend, say
 
 from bitnet_chat.backend import Backend, ReplyOptions
@@ -27,27 +28,12 @@ HALF, MORE = PromptProgress(600, 1200), PromptProgress(1200, 1200)
 STEPS: list[Event | Gate] = [Started(), HALF, MORE, *say("Hello.")[1:]]
 
 
-class Paper:
-    def __init__(self) -> None:
-        self.all = ""
-        self.news = asyncio.Event()
-
-    def words(self, text: str) -> None:
-        self.all += text
-
-    def remarks(self, text: str) -> None:
-        self.all += text
-        self.news.set()
-
-
-async def shown(steps: Sequence[Event | Gate], paper: Paper, until: str) -> None:
+async def shown(steps: Sequence[Event | Gate], output: RecordedOutput, until: str) -> None:
     backend = ScriptedBackend(lambda _: steps)
     backend.start()
-    display = ReplyDisplay(paper, colour=False, spinner=True, size=lambda: (80, 24))
+    display = ReplyDisplay(output, colour=False, spinner=True, size=lambda: (80, 24))
     running = asyncio.ensure_future(replies.ReplyView(backend, HELLO, ReplyOptions(), display).run())
-    while until not in paper.all:
-        paper.news.clear()
-        await paper.news.wait()
+    await output.until(until)
     backend.open_gate()
     await running
 
@@ -57,9 +43,9 @@ def test_the_terminal_says_how_far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies, "SPIN", 0.001)
 
     async def main() -> None:
-        paper = Paper()
-        await shown([Started(), HALF, Gate(), *say("Hello.")[1:]], paper, "reading 600 of 1,200 tokens")
-        assert "Hello.\n" in paper.all
+        output = RecordedOutput()
+        await shown([Started(), HALF, Gate(), *say("Hello.")[1:]], output, "reading 600 of 1,200 tokens")
+        assert "Hello.\n" in output.all
 
     asyncio.run(asyncio.wait_for(main(), 20))
 
@@ -69,11 +55,11 @@ def test_it_says_nothing_of_a_prompt_that_is_read_at_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(replies, "SPIN", 0.001)
 
     async def main() -> None:
-        paper = Paper()
-        await shown([Started(), HALF, Gate(), *say("Hello.")[1:]], paper, "0.0 s")
+        output = RecordedOutput()
+        await shown([Started(), HALF, Gate(), *say("Hello.")[1:]], output, "0.0 s")
         monkeypatch.setattr(replies, "PROGRESS_AFTER", 0.0)
-        await shown([Started(), HALF, MORE, Gate(), *say("Hello.")[1:]], paper, "⠹")
-        assert "reading" not in paper.all
+        await shown([Started(), HALF, MORE, Gate(), *say("Hello.")[1:]], output, "⠹")
+        assert "reading" not in output.all
 
     asyncio.run(asyncio.wait_for(main(), 20))
 
