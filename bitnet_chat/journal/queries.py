@@ -11,8 +11,9 @@ from bitnet_chat.journal.codec import decode_text, holder, snippet
 from bitnet_chat.journal.columns import LATEST, Columns, number
 from bitnet_chat.journal.database import named, transaction
 from bitnet_chat.journal.records import JournalEntry, ReplyState, SearchHit
-from bitnet_chat.journal.recovery import is_alive, settle
+from bitnet_chat.journal.recovery import settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
+from bitnet_chat.util.process_identity import is_alive
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

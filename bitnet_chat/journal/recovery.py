@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal.codec import decode_text, encode_text
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.database import transaction
+from bitnet_chat.util.process_identity import is_alive
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -64,40 +64,3 @@ def joined_chunks(connection: Connection, row: int, content: str, thinking: str)
 
 def joined(pieces: Iterable[Piece], thinking: bool) -> str:
     return "".join(text for thought, text in pieces if thought is thinking)
-
-
-# The writer of a reply, and whether its process still runs.
-#
-# A writer is ``pid:start``, the start in seconds since the epoch from psutil: a process id alone is soon reused.
-
-_TOLERANCE = 5.0  # seconds; a start is computed from the time of boot, which moves when the clock is set
-
-
-def this_writer() -> str:
-    """This process."""
-    start = _start(os.getpid())
-    return f"{os.getpid()}:{start or 0:.2f}"
-
-
-def is_alive(writer: str) -> bool:
-    """Whether the program that ``writer`` names still runs."""
-    pid, _, start = writer.partition(":")
-    try:
-        number, began = int(pid), float(start)
-    except ValueError:
-        return False
-    now = _start(number)
-    return now is not None and abs(now - began) <= _TOLERANCE
-
-
-def _start(pid: int) -> float | None:
-    try:
-        import psutil
-    except ImportError:  # it needs modules that some platforms lack; then every other writer counts as ended
-        return 0.0 if pid == os.getpid() else None
-    try:
-        process = psutil.Process(pid)
-        # A zombie process does not write any more.
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except (psutil.Error, ValueError, OverflowError):
-        return None

@@ -3,7 +3,7 @@
 Messages are a tree: each names its parent, and a conversation names its head, the last message of the line that it
 shows. What /undo, /edit and /regen leave behind stays as another branch. A message never changes once it is whole.
 
-While a reply is written its row has a ``writer`` (see :mod:`bitnet_chat.journal.recovery`), ``content`` is what it
+While a reply is written its row has a ``writer`` (see :mod:`bitnet_chat.util.process_identity`), ``content`` is what it
 began with (empty, or the reply that it goes on with), and the rest is in ``chunks``.
 """
 
