@@ -72,6 +72,11 @@ def models_dir() -> Path:
     return data_dir() / "models"
 
 
+def states_dir() -> Path:
+    """Saved engine states, see :mod:`bitnet_chat.prompt_cache`."""
+    return data_dir() / "states"
+
+
 def checkout() -> Path | None:
     """The root of the source checkout this package runs from; None for an installed package."""
     root = Path(__file__).resolve().parent.parent
