@@ -68,6 +68,7 @@ def run_checks(wish: CheckOptions) -> Iterator[Finding]:
     yield from _safely(
         "files", lambda: [files.data_folder(), files.journal(wanted=settings.journal), *files.set_aside()]
     )
+    yield from _safely("files", lambda: [files.states(settings.state_limit, wanted=settings.journal)])
 
 
 def _safely(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -72,7 +72,7 @@ def missing(ids: Sequence[int]) -> UsageError:
 
 
 _ENTRY = (
-    "SELECT c.id, c.title, c.created, c.updated, c.turns, c.model, h.role, h.finish, h.writer,"
+    "SELECT c.id, c.title, c.created, c.updated, c.turns, c.model, c.head, h.role, h.finish, h.writer,"
     " h.writer IS NOT NULL AND h.content = ''"
     " AND NOT EXISTS (SELECT 1 FROM chunks WHERE message = h.id AND NOT thinking) AS empty"
     " FROM conversations c LEFT JOIN messages h ON h.id = c.head WHERE "
@@ -107,4 +107,5 @@ def _entry(row: Mapping[str, object]) -> JournalEntry:
         state = ReplyState.UNANSWERED
     elif row["writer"] is not None or finish == FinishReason.CUT_OFF.value:
         state = ReplyState.CUT_OFF
-    return JournalEntry(id, title, created, updated, turns, model, state, "; ".join(values.damage))
+    damage = "; ".join(values.damage)
+    return JournalEntry(id, title, created, updated, turns, model, state, damage, number(row["head"]))

@@ -40,6 +40,8 @@ class JournalEntry:
     state: ReplyState = ReplyState.WHOLE
     damage: str = ""
     """The damage of its row; empty without any."""
+    head: int | None = None
+    """The row of its last message; None without one, or where a server lists it."""
 
 
 @dataclass(frozen=True, slots=True)

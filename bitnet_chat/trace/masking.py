@@ -34,7 +34,8 @@ _TEXTS = """--in-prefix --in-suffix -p --prompt -sys --system-prompt -r --revers
 _TEXT_FLAGS = frozenset(_TEXTS.split())
 # Flags of bitnet-chat whose value is not part of a conversation, as the name of a file in a question may be.
 _PLAIN = """-m --model --engine -c --ctx -t --threads --temp --temperature --seed -n --max-tokens --timeout --persona
---overflow --repeat-limit --stall-timeout --resume --markdown --thinking --io --typing-speed"""
+--overflow --repeat-limit --stall-timeout --resume --markdown --thinking --io --typing-speed
+--state-limit"""
 _PLAIN_FLAGS = frozenset(_PLAIN.split())
 
 
