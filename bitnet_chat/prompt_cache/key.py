@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 
 from bitnet_chat.conversation import Message, Tool
@@ -19,7 +19,7 @@ _IDENTITY_BYTES = 8
 _PREFIX_BYTES = 20
 """Clients of a server choose the messages: two that share a digest take 2**80 attempts."""
 
-_Value = str | int | bytes | tuple["_Value", ...]
+_Value = str | int | tuple["_Value", ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class StateIdentity:
     @property
     def digest(self) -> str:
         """16 digits for names of files; :meth:`StateStore.find` compares all fields."""
-        return blake2b(_encoded(astuple(self)), digest_size=_IDENTITY_BYTES).hexdigest()
+        values = tuple(getattr(self, each.name) for each in fields(self))
+        return blake2b(_encoded(values), digest_size=_IDENTITY_BYTES).hexdigest()
 
 
 def prefix_digests(system: str, tools: Sequence[Tool], messages: Sequence[Message]) -> tuple[str, ...]:
@@ -83,8 +84,6 @@ def _encoded(value: _Value) -> bytes:
     match value:
         case str():
             kind, content = b"s", value.encode("utf-8", "surrogatepass")
-        case bytes():
-            kind, content = b"b", value
         case int():
             kind, content = b"i", str(value).encode()
         case _:

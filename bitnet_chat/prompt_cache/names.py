@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
-from bitnet_chat.prompt_cache.key import StateIdentity
-
 KEY_LENGTH = 57
 _NAME = re.compile(
     r"(?P<stem>[0-9a-f]{16}-[0-9a-f]{40}\.\d{1,10}-\d{1,15}-\d{1,10})"
@@ -61,9 +59,19 @@ class FolderListing:
         return (self.states | self.parts) - self.records.keys()
 
 
-def key(identity: StateIdentity, digest: str) -> str:
-    """The beginning of a stem. ``digest``: of a boundary, see :func:`bitnet_chat.prompt_cache.key.prefix_digests`."""
-    return f"{identity.digest}-{digest}"
+def key(identity: str, prefix: str) -> str:
+    """The beginning of a stem. ``identity`` and ``prefix``: digests, see :mod:`bitnet_chat.prompt_cache.key`."""
+    return f"{identity}-{prefix}"
+
+
+def identity_of(stem: str) -> str:
+    """The digest of the identity."""
+    return stem[:16]
+
+
+def digest_of(stem: str) -> str:
+    """The digest of the boundary."""
+    return stem[17:KEY_LENGTH]
 
 
 def stem(key: str, process: str, number: int) -> str:

@@ -88,7 +88,7 @@ class StateStore:
         """
         if self.limit <= 0:
             return None
-        key = names.key(identity, digest)
+        key = names.key(identity.digest, digest)
         try:
             self._make_folder()
             while True:
@@ -145,16 +145,13 @@ class StateStore:
 
         Only the size of the file is checked, see :meth:`verify`. A state that is damaged is removed.
         """
-        prefix = f"{identity.digest}-"
-        listing = names.listing(name for name in self._names() if name.startswith(prefix) and name.endswith(".json"))
-        by_digest: dict[str, list[str]] = {}
-        for stem in listing.records:
-            by_digest.setdefault(stem[len(prefix) : names.KEY_LENGTH], []).append(stem)
-        for digest in reversed(digests):
-            for stem in sorted(by_digest.get(digest, ()), reverse=True):
-                state = self._read(stem, listing.records[stem])
-                if state is not None and state.identity == identity and state.digest == digest:
-                    return state
+        of = identity.digest
+        order = {names.key(of, digest): place for place, digest in enumerate(digests)}
+        listing = names.listing(name for name in self._names() if name[: names.KEY_LENGTH] in order)
+        for stem in sorted(listing.records, key=lambda stem: order[stem[: names.KEY_LENGTH]], reverse=True):
+            state = self._read(stem, listing.records[stem])
+            if state is not None and state.identity == identity and state.digest == names.digest_of(stem):
+                return state
         return None
 
     def verify(self, state: SavedState) -> bool:
@@ -262,7 +259,7 @@ class StateStore:
         for stem in listing.usable:
             found = status.get(names.state_name(stem))
             if found is not None:
-                identity = stem[:16]
+                identity = names.identity_of(stem)
                 owned = frozenset((identity, each.journal, each.conversation) for each in listing.owners_of(stem))
                 uses.append(StateUse(stem, found.st_size, found.st_mtime_ns, owned))
         return uses

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.prompt_cache.budget import KEPT_BOUNDARIES, MAX_DEFAULT, StateUse, leaving, limit
+from bitnet_chat.prompt_cache.budget import KEPT_BOUNDARIES, MAX_DEFAULT, MAX_STATES, StateUse, leaving, limit
 from bitnet_chat.util.progress import parse_size
 
 A, B, C = ("i", "j", 1), ("i", "j", 2), ("other", "j", 1)
@@ -45,6 +45,10 @@ def test_a_state_of_several_conversations_stays_for_each() -> None:
     assert leaving(states, 1000) == [], "it is the last one of the other conversation"
     assert leaving(states, 35) == ["a1"], "and counts once"
     assert leaving([*states, use("b", 9, B), use("b2", 10, B), use("b3", 11, B)], 1000) == ["fork"]
+
+
+def test_the_number_of_states_is_bounded() -> None:
+    assert leaving([use(str(number), number, bytes=1) for number in range(MAX_STATES + 2)], 10**9) == ["0", "1"]
 
 
 def test_a_state_that_is_larger_than_the_limit() -> None:

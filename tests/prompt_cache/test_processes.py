@@ -53,7 +53,7 @@ def is_sound(folder: Path) -> None:
     usage = store.usage()
     assert usage.bytes <= LIMIT and usage.count == len(found.records)
     for stem in found.records:
-        digest = stem[17 : names.KEY_LENGTH]
+        digest = names.digest_of(stem)
         state = store.find(IDENTITY, [digest])
         assert state is not None and store.verify(state) and content(digest, state.bytes) == state.path.read_bytes()
     assert lines == []

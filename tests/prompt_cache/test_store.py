@@ -387,6 +387,21 @@ def test_clear(rig: Rig) -> None:
     assert rig.store.clear() == 2 and rig.files() == []
 
 
+def test_a_file_that_cannot_be_removed_now(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows while an engine reads it: the rest of the state stays with it."""
+    state = rig.keep(1, conversation=1)
+    before = rig.files()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", full)
+        rig.store.remove(state, "no longer needed")
+        assert rig.store.clear() == rig.store.remove_owner(rig.journal, 1) == 0
+        rig.store.limit = 0
+        rig.store.tidy()
+    assert rig.files() == before and rig.find() == 1
+    rig.store.tidy()
+    assert rig.files() == []
+
+
 # Opening
 
 
