@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
+from bitnet_chat.util.progress import parse_size
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -64,6 +65,9 @@ class Settings:
     """Time limit, in seconds, for the probe of an engine program. 0: no limit."""
     journal: bool = True
     """Keep conversations in the journal."""
+    state_limit: str = ""
+    """Disk space of the saved engine states of conversations, such as 2G. 0: none is kept. Empty: a tenth of the free
+    space, at most 8 GB. None is kept without the journal."""
     markdown: Literal["auto", "on", "off"] = "auto"
     """Whether replies are styled. auto: on a terminal with colours."""
     thinking: Literal["show", "fold", "hide"] = "show"
@@ -288,6 +292,8 @@ def _parsed(name: str, text: str, source: str) -> Any:
 def checked(name: str, value: Any, source: str) -> Any:
     """Return ``value`` with the type of the setting. Raises UsageError, whose text begins with ``source``."""
     kind = _TYPES.get(name, str)
+    if name == "state_limit":
+        return _checked_size(name, value, source)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is bool:
@@ -306,6 +312,19 @@ def checked(name: str, value: Any, source: str) -> Any:
     if (name in _NOT_NEGATIVE and not 0 <= value < 1e9) or (kind in (int, float) and not -(1 << 63) < value < 1 << 63):
         raise UsageError(f"{source}{name} cannot be {value}")
     return value
+
+
+def _checked_size(name: str, value: Any, source: str) -> str:
+    """The text of a size; a whole number is one in bytes. Raises UsageError."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str):
+        raise UsageError(f"{source}{name} must be a size such as 2G, not {value!r}")
+    try:
+        if text:
+            parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"{source}{name}: {error}") from None
+    return text
 
 
 _WORDS = {str: "a text", int: "a whole number", float: "a number"}

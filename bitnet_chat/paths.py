@@ -74,6 +74,11 @@ def models_dir() -> Path:
     return data_dir() / "models"
 
 
+def states_dir() -> Path:
+    """Saved engine states, see :mod:`bitnet_chat.prompt_cache`."""
+    return data_dir() / "states"
+
+
 def checkout() -> Path | None:
     """Return the root of the source checkout that contains this package; None for an installed package."""
     root = Path(__file__).resolve().parent.parent

@@ -14,6 +14,7 @@ from bitnet_chat.cli.messages import may_remove, write_lines
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, export, json_text
 from bitnet_chat.journal import Journal, JournalEntry, ReplyState, SearchHit, StoredConversation
+from bitnet_chat.prompt_cache.store import StateStore
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.trace.recorder import folder, forget
 from bitnet_chat.util.files import write_exclusive
@@ -72,14 +73,16 @@ def _number(text: str, what: str = "number of a conversation") -> int:
 
 def _list(journal: Journal, flags: argparse.Namespace) -> int:
     entries = journal.list(flags.limit)
+    heads = StateStore(paths.states_dir()).heads(journal.path)
+    saved = {entry.id for entry in entries if (entry.id, entry.head) in heads}
     if flags.json:
-        _print_json([asdict(entry) for entry in entries])
+        _print_json([asdict(entry) | {"saved_state": entry.id in saved} for entry in entries])
     elif not entries:
         print("The journal is empty.", file=sys.stderr)
     else:
         widest = max(len(str(entry.id)) for entry in entries)
         for entry in entries:
-            print(_line(entry, widest))
+            print(_line(entry, widest, has_state=entry.id in saved))
     _say_damage(entries)
     return 0
 
@@ -90,9 +93,10 @@ def _say_damage(entries: Sequence[JournalEntry]) -> None:
             _say(f"conversation {entry.id} is damaged: {entry.damage}")
 
 
-def _line(entry: JournalEntry, widest: int = 0) -> str:
+def _line(entry: JournalEntry, widest: int = 0, *, has_state: bool = False) -> str:
+    """``has_state``: whether it continues from a saved engine state, without being read again."""
     turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
-    facts = [turns, entry.model, _STATES.get(entry.state, "")]
+    facts = [turns, entry.model, _STATES.get(entry.state, ""), "state saved" if has_state else ""]
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated)) if entry.updated else f"{'(no time)':16}"
     title = one_line(entry.title) or "(no title)"
     return f"{entry.id:>{widest}}  {when}  {title}  [{', '.join(one_line(fact) for fact in facts if fact)}]"
@@ -174,6 +178,9 @@ def _remove(journal: Journal, flags: argparse.Namespace) -> int:
     ids = list(dict.fromkeys(flags.ids))
     if not flags.yes and not may_remove([f"{id}  {one_line(journal.load(id).title)}" for id in ids]):
         return 1
+    states = StateStore(paths.states_dir())
+    for id in ids:  # first: without its conversation a state would belong to nothing
+        states.remove_owner(journal.path, id)
     if not journal.remove(ids):
         _say("another program has the journal open: traces remain in its log until it ends")
     forgotten = forget()  # recordings of the last sessions may contain the same text

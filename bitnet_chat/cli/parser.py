@@ -150,6 +150,11 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     )
     _add_switch(model, "spare", "additional loaded engines, for /clear and /regen without a wait")
     _add_switch(model, "journal", "storage of the conversation in the journal (default: yes)")
+    model.add_argument(
+        "--state-limit",
+        metavar="SIZE",
+        help="disk space of saved engine states, such as 2G; 0: none (default: a tenth of what is free, at most 8 GB)",
+    )
     others = parser.add_argument_group("backend")
     others.add_argument(
         "--backend", choices=_choices("backend"), help=f"backend that generates replies {default('backend')}"

@@ -24,6 +24,7 @@ from bitnet_chat.cli.first_run import provide
 from bitnet_chat.cli.parser import Parser, add_settings, parse
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.progress import parse_size
 
 if TYPE_CHECKING:
     from bitnet_chat.backends.pool import BackendFactory
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from bitnet_chat.server.settings import ServeSettings
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _TERMINAL_ONLY = "it applies to a terminal only"
 REFUSED = {
     "attach": "it always uses an engine",
@@ -182,10 +182,10 @@ def _name(text: str) -> str:
 
 
 def _size(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; use 12G or 800M, for example")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ def run_checks(options: CheckOptions) -> Iterator[Finding]:
     yield from _guarded(
         "files", lambda: [files.data_folder(), files.journal(wanted=settings.journal), *files.set_aside()]
     )
+    yield from _guarded("files", lambda: [files.states(settings.state_limit, wanted=settings.journal)])
 
 
 def _guarded(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

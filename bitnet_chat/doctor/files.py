@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bitnet_chat import config, paths
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.prompt_cache.store import StateStore, limit_of
 from bitnet_chat.trace import recorder
 from bitnet_chat.util.progress import size as in_words
 
@@ -79,6 +80,15 @@ def journal(*, wanted: bool) -> Finding:
     if sys.platform != "win32" and status.st_mode & 0o077:
         return warn(_GROUP, "journal", f"others may read {path}", f"chmod 600 {path}", mode=oct(status.st_mode & 0o777))
     return ok(_GROUP, "journal", f"{path} is intact, {in_words(size)}{off}", bytes=size)
+
+
+def states(limit: str, *, wanted: bool) -> Finding:
+    """The saved engine states. ``limit``: the setting. ``wanted``: whether conversations are kept."""
+    folder = paths.states_dir()
+    usage, most = StateStore(folder).usage(), limit_of(limit, folder) if wanted else 0
+    seen = f"{folder} holds {usage.count} engine state{'s' * (usage.count != 1)}, {in_words(usage.bytes)}"
+    seen += f" of at most {in_words(most)}" if most else "; none is added"
+    return ok(_GROUP, "states", seen, folder=str(folder), count=usage.count, bytes=usage.bytes, limit=most)
 
 
 def set_aside() -> Iterator[Finding]:

@@ -11,8 +11,9 @@ from bitnet_chat.journal.codec import contains_all, decode_text, snippet
 from bitnet_chat.journal.columns import LATEST, Columns, number
 from bitnet_chat.journal.database import rows_as_dicts, transaction
 from bitnet_chat.journal.records import JournalEntry, ReplyState, SearchHit
-from bitnet_chat.journal.recovery import is_alive, settle
+from bitnet_chat.journal.recovery import settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
+from bitnet_chat.util.process_identity import is_alive
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -72,7 +73,7 @@ def unknown_ids(ids: Sequence[int]) -> UsageError:
 
 
 _ENTRY = (
-    "SELECT c.id, c.title, c.created, c.updated, c.turns, c.model, h.role, h.finish, h.writer,"
+    "SELECT c.id, c.title, c.created, c.updated, c.turns, c.model, c.head, h.role, h.finish, h.writer,"
     " h.writer IS NOT NULL AND h.content = ''"
     " AND NOT EXISTS (SELECT 1 FROM chunks WHERE message = h.id AND NOT thinking) AS empty"
     " FROM conversations c LEFT JOIN messages h ON h.id = c.head WHERE "
@@ -107,4 +108,5 @@ def _entry(row: Mapping[str, object]) -> JournalEntry:
         state = ReplyState.UNANSWERED
     elif row["writer"] is not None or finish == FinishReason.CUT_OFF.value:
         state = ReplyState.CUT_OFF
-    return JournalEntry(id, title, created, updated, turns, model, state, "; ".join(values.damage))
+    damage = "; ".join(values.damage)
+    return JournalEntry(id, title, created, updated, turns, model, state, damage, number(row["head"]))

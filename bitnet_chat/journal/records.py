@@ -40,6 +40,8 @@ class JournalEntry:
     state: ReplyState = ReplyState.WHOLE
     damage: str = ""
     """Description of invalid values in the row; empty without any."""
+    head: int | None = None
+    """The row of its last message; None without one, or where a server lists it."""
 
 
 @dataclass(frozen=True, slots=True)

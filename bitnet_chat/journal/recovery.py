@@ -6,7 +6,6 @@ seconds since the epoch (psutil), because the operating system reuses process id
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal.codec import decode_text, encode_text
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.database import transaction
+from bitnet_chat.util.process_identity import is_alive
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -70,37 +70,3 @@ def joined_chunks(connection: Connection, row: int, content: str, thinking: str)
 def join_pieces(pieces: Iterable[Piece], thinking: bool) -> str:
     """Join the pieces that are thinking, or those that are not."""
     return "".join(text for thought, text in pieces if thought is thinking)
-
-
-_TOLERANCE = 5.0  # seconds; psutil derives a start time from the boot time, which changes when the clock is set
-
-
-def this_writer() -> str:
-    """Return the writer name of this process."""
-    start = _start_time(os.getpid())
-    return f"{os.getpid()}:{start or 0:.2f}"
-
-
-def is_alive(writer: str) -> bool:
-    """Whether the process named by ``writer`` still runs."""
-    pid, _, start = writer.partition(":")
-    try:
-        number, began = int(pid), float(start)
-    except ValueError:
-        return False
-    now = _start_time(number)
-    return now is not None and abs(now - began) <= _TOLERANCE
-
-
-def _start_time(pid: int) -> float | None:
-    """Start time of a process in seconds since the epoch; None if it does not run."""
-    try:
-        import psutil
-    except ImportError:  # psutil is not available on every platform; without it, all other writers count as ended
-        return 0.0 if pid == os.getpid() else None
-    try:
-        process = psutil.Process(pid)
-        # A zombie process no longer writes.
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except (psutil.Error, ValueError, OverflowError):
-        return None

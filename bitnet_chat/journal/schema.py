@@ -3,8 +3,8 @@
 Messages form a tree: each row names its parent, and a conversation names its head, the last message of its current
 branch. /undo, /edit and /regen leave the earlier messages as another branch. A complete message never changes.
 
-While a reply is written, its row has a ``writer`` (see :mod:`bitnet_chat.journal.recovery`), ``content`` is the text it
-started with (empty, or the reply that it continues), and new text is in ``chunks``.
+While a reply is written, its row has a ``writer`` (see :mod:`bitnet_chat.util.process_identity`), ``content`` is the
+text it started with (empty, or the reply that it continues), and new text is in ``chunks``.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from bitnet_chat.journal.codec import encode_text, encode_tool_calls
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.database import transaction
 from bitnet_chat.journal.records import ReplyState, StoredConversation, title_of
-from bitnet_chat.journal.recovery import Piece, join_pieces, this_writer
+from bitnet_chat.journal.recovery import Piece, join_pieces
+from bitnet_chat.util.process_identity import this_process
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -466,7 +467,7 @@ class ConversationStore:
             self.end_reply(FinishReason.INTERRUPTED, {})
 
     def _identify_writer(self) -> None:
-        self._writer = self._writer or this_writer()
+        self._writer = self._writer or this_process()
 
 
 # Copies of conversations: for /fork, and for a conversation that another program has continued.

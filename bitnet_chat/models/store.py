@@ -98,7 +98,7 @@ def find(name: str) -> InstalledModel | None:
     if not is_name(name):
         return None
     path = path_of(name)
-    record = _record(_record_path(path))
+    record = _record(record_path(path))
     try:
         if path.is_file():
             return InstalledModel(name, path, path.stat().st_size, record)
@@ -136,7 +136,7 @@ def _pieces(path: Path) -> list[Path]:
 
 def write_record(path: Path, record: ModelRecord) -> None:
     """Write the record of the model at ``path``. Raises OSError."""
-    write_json(_record_path(path), asdict(record))
+    write_json(record_path(path), asdict(record))
 
 
 def write_json(target: Path, content: dict[str, Any]) -> None:
@@ -158,7 +158,7 @@ def remove(name: str) -> int:
     path = path_of(name)
     freed = 0
     converted = [path.with_name(f"{name}{CONVERTED}{end}") for end in (".gguf", ".json")]
-    for each in dict.fromkeys((path, *_pieces(path), *leftovers(name), _record_path(path), *converted)):
+    for each in dict.fromkeys((path, *_pieces(path), *leftovers(name), record_path(path), *converted)):
         with contextlib.suppress(FileNotFoundError):
             size = each.lstat().st_size
             each.unlink()
@@ -195,7 +195,7 @@ def state_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part.json")
 
 
-def _record_path(path: Path) -> Path:
+def record_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 

@@ -35,7 +35,8 @@ _TEXTS = """--in-prefix --in-suffix -p --prompt -sys --system-prompt -r --revers
 _TEXT_FLAGS = frozenset(_TEXTS.split())
 # Flags of bitnet-chat whose values are not part of a conversation. The name of an attached file may be.
 _PLAIN = """-m --model --engine -c --ctx -t --threads --temp --temperature --seed -n --max-tokens --timeout --persona
---overflow --repeat-limit --stall-timeout --resume --markdown --thinking --io --typing-speed"""
+--overflow --repeat-limit --stall-timeout --resume --markdown --thinking --io --typing-speed
+--state-limit"""
 _PLAIN_FLAGS = frozenset(_PLAIN.split())
 
 

@@ -69,6 +69,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)i?B?", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """The bytes of ``12G`` or ``800M``, in powers of 1024. Raises ValueError with a message for another text."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; use 12G or 800M, for example")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
 def size(count: int) -> str:
     """Format a number of bytes with decimal prefixes, as disks and downloads do: ``812 MB``, ``1.2 GB``."""
     if count < 1_000_000:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat import config
+from bitnet_chat import config, paths
 from bitnet_chat.backend import Sampling
 from bitnet_chat.cli.parser import build, parse
 from bitnet_chat.config import Settings
@@ -185,6 +185,19 @@ def test_settings_and_flags_are_the_same() -> None:
     assert parse(["-y"])[1] == parse(["--install", "yes"])[1] == {"install": "yes"}
     for name in ("install", "overflow", "markdown", "thinking", "io"):
         assert actions[name].choices is not None and getattr(Settings(), name) in actions[name].choices
+
+
+def test_the_limit_of_states_is_a_size() -> None:
+    assert config.load({"state_limit": "2G"}, {})[0].state_limit == "2G"
+    assert config.load({}, {"BITNET_CHAT_STATE_LIMIT": "0"})[0].state_limit == "0"
+    paths.config_file().write_text("state_limit = 1000")
+    assert config.load({}, {})[0].state_limit == "1000", "bytes"
+    paths.config_file().write_text('state_limit = "800M"')
+    assert config.load({}, {})[0].state_limit == "800M"
+    assert config.from_keywords(None, {"state_limit": 5})[0].state_limit == "5"
+    for value in ("much", "-1", -1, True, 1.5, ["1G"]):
+        with pytest.raises(UsageError, match=r"--state-limit: state_limit"):
+            config.load({"state_limit": value}, {})
 
 
 def test_help_tells_the_defaults() -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from api_server import Answer, Threaded, ollama, whole
@@ -22,6 +23,8 @@ from bitnet_chat.doctor.hardware import BuildInstructions, MemoryFacts, Processo
 from bitnet_chat.engine.binary import EngineBinary, EngineVariant
 from bitnet_chat.errors import EngineDiedError, ModelError
 from bitnet_chat.models.info import read_info
+from bitnet_chat.prompt_cache.key import StateIdentity
+from bitnet_chat.prompt_cache.store import StateStore
 
 __all__ = ["start"]
 SCRIPT = Path(__file__).parents[1] / "support" / "without_pty.py"
@@ -220,6 +223,22 @@ def test_a_damaged_journal(damage: str) -> None:
     found = files.journal(wanted=True)
     assert found.status is FindingStatus.BROKEN and "moves a damaged one aside" in found.remedy
     assert path.read_bytes() == data
+
+
+def test_saved_states() -> None:
+    found = files.states("2K", wanted=True)
+    assert (found.facts["count"], found.facts["bytes"], found.facts["limit"]) == (0, 0, 2048)
+    assert not paths.states_dir().exists()
+    store = StateStore(paths.states_dir(), 2048)
+    pending = store.begin(StateIdentity("m", "e", "v", 1, 1, "f16", "f16", "t"), "0" * 40)
+    assert pending is not None
+    pending.path.write_bytes(bytes(1000))
+    store.commit(pending, tokens=1, seconds=1)
+    found = files.states("2K", wanted=True)
+    assert found.status is FindingStatus.OK and found.facts["count"] == 1
+    assert found.seen == f"{paths.states_dir()} holds 1 engine state, 1 kB of at most 2 kB"
+    assert "none is added" in files.states("2K", wanted=False).seen
+    assert cast(int, files.states("", wanted=True).facts["limit"]) > 2048
 
 
 def test_a_journal_that_was_set_aside() -> None:

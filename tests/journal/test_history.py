@@ -20,6 +20,8 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import restore
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
+from bitnet_chat.prompt_cache.key import StateIdentity
+from bitnet_chat.prompt_cache.store import StateStore
 from bitnet_chat.trace import recorder
 
 __all__ = ["start"]
@@ -62,6 +64,29 @@ def test_list(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = history(capsys, "list", "--json", "-n", "1")
     [entry] = json.loads(output)
     assert (entry["id"], entry["title"], entry["turns"], entry["state"]) == (2, "plain question", 1, "whole")
+
+
+def test_saved_states_are_marked_and_removed(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = {entry.id: entry for entry in journal.list()}
+    store = StateStore(paths.states_dir(), 1000)
+    identity = StateIdentity("m", "e", "v", 1, 1, "f16", "f16", "t")
+    for id, message in ((1, 1), (2, entries[2].head)):
+        assert message is not None
+        pending = store.begin(identity, f"{id:040}")
+        assert pending is not None
+        pending.path.write_bytes(b"x")
+        assert store.commit(pending, tokens=1, seconds=1, owner=store.owner(journal.path, id, message))
+    first, second = history(capsys, "list")[1].splitlines()
+    assert first.endswith("[1 turn, m, state saved]") and "state saved" not in second
+    entries_of = json.loads(history(capsys, "list", "--json")[1])
+    assert [(entry["id"], entry["saved_state"], entry["state"]) for entry in entries_of] == [
+        (2, True, "whole"),
+        (1, False, "whole"),
+    ]
+    assert history(capsys, "rm", "2", "--yes")[0] == 0
+    assert store.usage().count == 1 and store.heads(journal.path) == {(1, 1)}
+    assert history(capsys, "rm", "1", "--yes")[0] == 0
+    assert list(paths.states_dir().iterdir()) == []
 
 
 def test_nothing_to_list(capsys: pytest.CaptureFixture[str], home: Path) -> None:

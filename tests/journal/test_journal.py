@@ -25,9 +25,9 @@ from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
 from bitnet_chat.journal.records import TITLE_LENGTH, title_of
-from bitnet_chat.journal.recovery import is_alive, this_writer
 from bitnet_chat.journal.salvage import open_file
 from bitnet_chat.journal.transactions import ConversationStore, ReplyOrigin
+from bitnet_chat.util.process_identity import is_alive, this_process
 from bitnet_chat.version import __version__
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))
@@ -640,7 +640,7 @@ def test_one_without_a_word_is_none(journal: Journal, pieces: tuple[str, ...]) -
 
 
 def test_a_conversation_in_use_is_not_taken_for_dead(journal: Journal) -> None:
-    id = began(journal, "so far", writer=this_writer())
+    id = began(journal, "so far", writer=this_process())
     for _ in range(2):
         stored = journal.load(id)
         assert stored.state is ReplyState.ANSWERING is journal.list()[0].state
@@ -649,8 +649,8 @@ def test_a_conversation_in_use_is_not_taken_for_dead(journal: Journal) -> None:
 
 
 def test_writers() -> None:
-    assert is_alive(this_writer())
-    pid, _, start = this_writer().partition(":")
+    assert is_alive(this_process())
+    pid, _, start = this_process().partition(":")
     assert not is_alive(f"{pid}:{float(start) - 60:.2f}"), "the number of a process that ended an hour ago is reused"
     for strange in ("", "x", "1:", ":", "-5:1.0", f"{2**70}:1", DEAD):
         assert not is_alive(strange)

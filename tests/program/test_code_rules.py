@@ -36,6 +36,7 @@ def inside(path: Path, *places: str) -> bool:
 
 
 PURE = ("text", "engine_frames", "filters", "templates", "context", "conversation", "markdown")
+PURE += ("prompt_cache.budget", "prompt_cache.key", "prompt_cache.names")
 PROTOCOLS = ("engine.protocols.classic", "engine.protocols.modern", "engine.protocols.native")
 DECIDING = [path for path in MODULES if inside(path, *PURE, *PROTOCOLS) and not inside(path, "templates.sandbox")]
 DOING = {"os", "io", "socket", "subprocess", "asyncio", "threading", "time", "pathlib", "sys", "tempfile", "selectors"}

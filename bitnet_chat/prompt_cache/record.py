@@ -1,0 +1,104 @@
+"""The record of a saved state: JSON beside the file of the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bitnet_chat.prompt_cache.key import FORMAT, StateIdentity
+from bitnet_chat.prompt_cache.names import StateOwner
+
+MAX_BYTES = 1 << 16
+"""Of a record."""
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingState:
+    """A state to be written by an engine: into ``path``, an existing empty file."""
+
+    path: Path
+    identity: StateIdentity
+    digest: str
+    stem: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """A state that an engine can restore from ``path``. The file never changes, but may be removed at any time."""
+
+    path: Path
+    identity: StateIdentity
+    digest: str
+    """Of the boundary, see :func:`bitnet_chat.prompt_cache.key.prefix_digests`."""
+    tokens: int
+    bytes: int
+    crc32: int
+    seconds: float
+    """Time that the engine took to read the tokens."""
+    created: float
+    """Seconds since the epoch."""
+    owner: StateOwner | None
+    """The first one."""
+    stem: str
+
+
+class RecordError(ValueError):
+    """A record that is damaged, or of another format."""
+
+
+def encode(state: SavedState) -> bytes:
+    """The content of a record."""
+    values = {"format": FORMAT, "identity": asdict(state.identity), "digest": state.digest, "tokens": state.tokens}
+    values |= {"bytes": state.bytes, "crc32": state.crc32, "seconds": state.seconds, "created": state.created}
+    return json.dumps(values).encode("ascii")
+
+
+def decode(content: bytes, path: Path, stem: str, owner: StateOwner | None) -> SavedState:
+    """The state of a record. ``path``: of the state. Raises RecordError."""
+    try:
+        values = json.loads(content)
+        if values["format"] != FORMAT:
+            raise RecordError(f"format {values['format']!r}")
+        return SavedState(
+            path=path,
+            identity=_identity(values["identity"]),
+            digest=_text(values["digest"]),
+            tokens=_number(values["tokens"], int),
+            bytes=_number(values["bytes"], int),
+            crc32=_number(values["crc32"], int),
+            seconds=_number(values["seconds"], float),
+            created=_number(values["created"], float),
+            owner=owner,
+            stem=stem,
+        )
+    except RecordError:
+        raise
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RecordError(f"damaged record ({type(error).__name__})") from None
+
+
+def _identity(values: Mapping[str, Any]) -> StateIdentity:
+    whole = {"sequences", "context", "format"}
+    checked: dict[str, Any] = {}
+    for name in (each.name for each in fields(StateIdentity)):
+        if name == "flags":
+            checked[name] = tuple(_text(each) for each in values[name])
+        else:
+            checked[name] = _number(values[name], int) if name in whole else _text(values[name])
+    return StateIdentity(**checked)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _number(value: object, kind: type[Number]) -> Number:
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)) or not value >= 0:
+        raise TypeError
+    return kind(value)
