@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from bitnet_chat.context.token_count import TokenCount
@@ -52,6 +53,14 @@ class ResponseFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalPlace:
+    """A conversation of a journal: the file of the journal, and the number of the conversation in it."""
+
+    journal: Path
+    conversation: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyOptions:
     """The request for one reply. A backend refuses an unsupported option with Failed(UnsupportedError)."""
 
@@ -70,6 +79,8 @@ class ReplyOptions:
     """Arguments of the chat template beside the messages, such as ``enable_thinking``."""
     overflow: Policy | None = None
     """The policy for a conversation that is longer than the window; None: that of the backend."""
+    place: Callable[[], JournalPlace | None] = field(default=lambda: None, compare=False)
+    """The place of the conversation in a journal, once it has one: saved states of the engine belong to it."""
     alone: bool = False
     """Whether the request is independent, as in a stateless API: other requests have no effect on its reply, and each
     reply reports its dropped messages, also where the request is repeated."""

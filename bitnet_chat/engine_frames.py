@@ -23,7 +23,10 @@ INFO = "\x1b[35m"
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The engine has loaded and waits for input."""
+    """The engine has loaded, or has done a command, and waits for input."""
+
+    error: str = ""
+    """Reason for a failed command; empty if it succeeded."""
 
 
 @dataclass(frozen=True, slots=True)

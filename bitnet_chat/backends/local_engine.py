@@ -26,6 +26,7 @@ from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.protocols import EngineOptions, EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import protocol_for
+from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.selection import EngineRequest, judge, select
 from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.start_errors import OptionRetry
@@ -34,6 +35,9 @@ from bitnet_chat.engine.transport import pty_is_available
 from bitnet_chat.errors import BitnetChatError, ModelError, UnsupportedError, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.models.names import name_of
+from bitnet_chat.prompt_cache.key import StateIdentity, text_digest
+from bitnet_chat.prompt_cache.model_hash import compute_hash, known_hash
+from bitnet_chat.prompt_cache.store import open_state_store
 from bitnet_chat.trace.recorder import TraceRecorder
 from bitnet_chat.trace.recorder import folder as recordings
 from bitnet_chat.util.resources import ProcessUsage
@@ -105,6 +109,8 @@ class LocalEngineBackend:
         self._recorder = TraceRecorder(recordings()) if settings.journal else None
         self._on_spawn = on_spawn
         self._load = ProcessUsage()
+        self._store = open_state_store(settings) if self.binary.dialect is Dialect.NATIVE else None
+        self._state_identity: StateIdentity | None = None
         self._session = Session(
             self.protocol,
             EngineContextWindow(settings.overflow, lambda text: self.count(text) or by_length(text)),
@@ -113,6 +119,7 @@ class LocalEngineBackend:
             tokenizer=lambda: self._tokens().tokenizer(),
             affordable=self._load.leaves_room_for_another if settings.spare and not useless else None,
             refit=self._refitted,
+            states=EngineStates(self._store, lambda: self._state_identity) if self._store is not None else None,
         )
         # Programs in C and C++ buffer what they write to a pipe; the native one does not.
         has_terminal = settings.io != "pipe" and pty_is_available()
@@ -228,7 +235,7 @@ class LocalEngineBackend:
             engine=f"{packages.name_of(self.binary)} ({self.binary.dialect.value})",
             engine_version=self.binary.version,
             sampling=self._sampling,
-            state=BackendState(self._session.state),
+            state=self._state,
             context_used=used.count if used is not None else None,
             context_exact=used is None or not used.error,
             context_size=process.meter.context_size or self._session.supervisor.window.size if process else None,
@@ -238,6 +245,11 @@ class LocalEngineBackend:
             restarts=self._session.supervisor.budget.spent,
             in_bursts=self._is_buffered,
         )
+
+    @property
+    def _state(self) -> BackendState:
+        supervisor = self._session.supervisor
+        return BackendState.IDLE if supervisor.is_saving else BackendState(self._session.state)
 
     async def close(self) -> None:
         if self._interpreter is not None:
@@ -300,8 +312,11 @@ class LocalEngineBackend:
             else batch_size("", header.size, share.number or processors.usable()),
             rpc=self._rpc,
             overrides=prepared.overrides,
+            states=self._store.folder if self._store is not None else None,
             extra=share.extra,
         )
+        if self._store is not None:
+            self._identify(options, template.source)
         with contextlib.suppress(ModelError):  # a classic engine reports it; a modern one has its own template parser
             marks = template.marks()
             self._role_markers = markers_of(marks.in_prefix, marks.in_suffix)
@@ -314,6 +329,31 @@ class LocalEngineBackend:
             overriding_template=prepared.replaces,
             thinking=thinking_tags(template.source, header.chat_template),
         )
+
+    def _identify(self, options: EngineOptions, template: str) -> None:
+        """Set the identity of the saved states: at once if the hash of the model is known, else when it is computed."""
+
+        def identify(model: str) -> None:
+            self._state_identity = StateIdentity(
+                model=model,
+                engine=packages.name_of(self.binary),
+                engine_version=self.binary.version,
+                sequences=1,
+                context=options.context_size,
+                cache_type_k="f16",
+                cache_type_v="f16",
+                template=text_digest(template),
+                flags=options.overrides,
+            )
+
+        def compute() -> None:
+            with contextlib.suppress(ModelError):
+                identify(compute_hash(options.model))
+
+        if (known := known_hash(options.model)) is not None:
+            identify(known)
+        else:
+            threading.Thread(target=compute, name="model hash", daemon=True).start()
 
     def _template(self) -> ChatTemplate:
         """The chat template in use. Reads the header: may run in a thread."""

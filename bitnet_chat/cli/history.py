@@ -74,7 +74,7 @@ def _number(text: str, what: str = "number of a conversation") -> int:
 def _list(journal: Journal, flags: argparse.Namespace) -> int:
     entries = journal.list(flags.limit)
     heads = StateStore(paths.states_dir()).heads(journal.path)
-    saved = {entry.id for entry in entries if (entry.id, entry.head) in heads}
+    saved = {conversation for conversation, _ in heads}
     if flags.json:
         _print_json([asdict(entry) | {"saved_state": entry.id in saved} for entry in entries])
     elif not entries:

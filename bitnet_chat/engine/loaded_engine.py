@@ -32,6 +32,10 @@ class EngineInstance:
         self.replayed_thinking = replayed_thinking
         self.notes = notes
         self.is_within = is_within
+        self.evaluated = Conversation()
+        """What its context begins with: the conversation of the last prompt, read or restored."""
+        self.saved: Conversation | None = None
+        """The conversation of the last saved state."""
         self.has_strayed = False
         """Its context differs from ``memory``."""
         self.is_at_limit = False
@@ -73,4 +77,4 @@ class EngineInstance:
             asked, answered = memory.messages[-2:]
             turn = protocol.cost_of_message(asked.content, count) + count(answered.content) + TokenCount(1)
             self._account = self.used(protocol, count) + turn
-        self.memory = memory
+        self.memory = self.evaluated = memory

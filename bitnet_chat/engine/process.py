@@ -122,6 +122,8 @@ class EngineProcess:
         """The fault for which the process was ended."""
         self.refusal: EngineError | None = None
         """The engine's own reason for an end before the first prompt."""
+        self.command_error = ""
+        """Reason for the failure of the last command; empty if it succeeded."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
@@ -359,6 +361,7 @@ class EngineProcess:
     def _take(self, frames: list[Frame]) -> None:
         for frame in frames:
             if isinstance(frame, Ready):
+                self.command_error = frame.error
                 self._move(Signal.READY)
                 self._loading.end()
                 if self.ready_after is None:

@@ -22,6 +22,7 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EncodedMessage, EngineProtocol
 from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
+from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine_frames import EngineError, Frame, PrefillProgress, ReplyText, ThinkingText, TurnEnd
@@ -64,12 +65,13 @@ class Session:
         tokenizer: Callable[[], Tokenizer | None] = lambda: None,
         affordable: Callable[[int], bool] | None = None,
         refit: Callable[[EngineProcess], bool] = lambda process: False,
+        states: EngineStates | None = None,
     ) -> None:
         """Create a session. ``tokenizer``: the model's, if any; may take time. For the rest see
         :class:`EngineSupervisor`."""
         window = window or EngineContextWindow("drop-oldest", by_length)
         self.supervisor = EngineSupervisor(
-            protocol, window, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit
+            protocol, window, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit, states=states
         )
         self._trimmer = ContextTrimmer(self.supervisor, self._or_stop)
         self._tokenizer = tokenizer
@@ -137,6 +139,7 @@ class Session:
         supervisor = self.supervisor
         supervisor.begin(alone=options.alone)
         supervisor.sampling = options.sampling
+        supervisor.place = options.place
         self._stop_reason = None
         self._stopped.clear()
         window = supervisor.window
@@ -234,6 +237,7 @@ class Session:
             )
             attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else options.max_tokens
             process.send(message)
+            self.supervisor.sent(prompt)
             if self._stop_reason is not None:  # it came while the message was being handed over
                 process.stop()
             if attempts.has_started:
@@ -320,7 +324,7 @@ class Session:
             if self.state is not ProcessState.IDLE:
                 await self._died_before(process, prompt, deaths)
             # Only now the size of its window is known.
-            elif (await self._trimmer.fit(prompt, options.max_tokens)).kept == prompt.kept:
+            elif await self._trimmer.fit(prompt, options.max_tokens) == prompt and not await supervisor.recall(prompt):
                 return process, prompt
         return None
 

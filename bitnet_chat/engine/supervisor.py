@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 
-from bitnet_chat.backend import Sampling
+from bitnet_chat.backend import JournalPlace, Sampling
 from bitnet_chat.context.summary import Summary
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.window import Policy
@@ -25,14 +25,22 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
+from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine.user_notices import Notices
 from bitnet_chat.errors import BitnetChatError, EngineDiedError
 from bitnet_chat.events import Notice
+from bitnet_chat.prompt_cache.record import SavedState
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 _PAUSE = 0.1  # seconds
+_SAVE_PAUSE = 0.3
+"""Seconds without a request before a state is saved: a client that asks at once does not wait for it."""
+_SAVE_SHARE = 10
+"""A state that takes longer to save waits this many times as long."""
+_SAVE_LIMIT = 3.0
+"""Seconds for which :meth:`EngineSupervisor.close` waits for a state."""
 
 
 class EngineSupervisor:
@@ -51,7 +59,19 @@ class EngineSupervisor:
         on_spawn: Callable[[EngineProcess], None] | None = None,
         affordable: Callable[[int], bool] | None = None,
         refit: Callable[[EngineProcess], bool] = lambda process: False,
+        states: EngineStates | None = None,
     ) -> None:
+        """``states``: None keeps no states."""
+        self.place: Callable[[], JournalPlace | None] = lambda: None
+        """The conversation of the current reply in a journal, for its states."""
+        self._states = states
+        self._save_seconds = 0.0
+        """Time that the last state took."""
+        self._saving: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._is_alone = False
+        self.is_saving = False
+        """Whether the child writes a state: a request waits for that, and for nothing else."""
         self.budget = RestartBudget()
         self.window = window
         self.busy = False
@@ -84,7 +104,7 @@ class EngineSupervisor:
 
     def begin(self, *, alone: bool) -> None:
         """Begin a request. ``alone``: without the notices and dropped messages of other requests."""
-        self.busy = True
+        self.busy, self._is_alone = True, alone
         if alone:
             self._notices.forget_request()
             self.window.restore(())
@@ -131,7 +151,7 @@ class EngineSupervisor:
                     continue  # a summary is made when a reply is awaited
                 prompt = self.prompt(history)
                 process = await self.synchronise(prompt)
-                self._watch_over(self._read_ahead(process, protocol, prompt.kept))
+                self._watch_over(self._read_ahead(process, protocol, prompt))
         except BitnetChatError:
             self.discard()  # the next reply tries again and tells
         if not self.busy:
@@ -149,6 +169,10 @@ class EngineSupervisor:
             and self.protocols.made.carries_all
         ):
             loaded.turn_to(self.window.kept(self._history))  # its figures are of what is not told again
+        if loaded is not None and loaded.is_alive and self._states is not None:
+            if self._saving is not None and not self.is_saving:
+                self._saving.cancel()
+            self._saving = asyncio.ensure_future(self._save_at_rest(loaded))
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit:
             self._replacing = asyncio.ensure_future(self._replace_unless_ready(loaded))
         else:
@@ -283,14 +307,22 @@ class EngineSupervisor:
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
 
-    async def _read_ahead(self, process: EngineProcess, protocol: EngineProtocol, memory: Conversation) -> None:
-        """Have the child read ``memory`` while no reply is waited for, where its start has not done that."""
+    async def _read_ahead(self, process: EngineProcess, protocol: EngineProtocol, prompt: EnginePrompt) -> None:
+        """Have the child restore or read a history while no reply is waited for, where its start has not done that."""
         await process.settled()
-        loaded = self._loaded
-        if loaded is None or process is not loaded.process or process.state is not ProcessState.IDLE or self.busy:
+        memory, loaded = prompt.kept, self._loaded
+
+        def is_wanted() -> bool:
+            is_idle = process.state is ProcessState.IDLE and not self.busy and not self._closed
+            return is_idle and loaded is not None and loaded is self._loaded and loaded.memory == memory
+
+        if loaded is None or process is not loaded.process or not is_wanted():
             return
-        if self._closed or loaded.memory != memory or process.meter.context_used is not None:
+        if await self.recall(prompt, is_wanted):
+            await process.settled()
+        if not is_wanted() or process.meter.context_used is not None:
             return
+        loaded.evaluated = memory
         with contextlib.suppress(BitnetChatError):  # the next reply reports a template that refuses
             if (told := protocol.preparation(memory)) is not None:
                 process.command(told.data, forgets=True, stop=told.stop)
@@ -367,8 +399,91 @@ class EngineSupervisor:
         if self._loaded is not None:
             self._loaded.has_answered = self._loaded.has_strayed = True
 
+    # Saved states
+
+    async def recall(self, prompt: EnginePrompt, is_wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Have an idle child restore a saved state if that spares it from reading a part of ``prompt``. True: it is
+        idle again when it has done so. A context that would be lost is saved first. ``is_wanted``: asked again before
+        the state is restored."""
+        loaded, protocol, states = self._loaded, self.protocols.made, self._states
+        if states is None or loaded is None or protocol is None or protocol.restore("x") is None:
+            return False
+        process = loaded.process
+        if states.is_lost(loaded.evaluated, prompt.kept):
+            await self._save(loaded)
+        state = await run_in_daemon_thread(partial(states.better, loaded.evaluated, prompt.kept))
+        if state is None or not self._is_at_rest(loaded) or not is_wanted():
+            return False
+        command = protocol.restore(state.path.name)
+        assert command is not None, "it was asked above"
+        process.command(command, forgets=True)
+        loaded.evaluated, loaded.saved = prompt.kept, None
+        self._watch_over(self._check_restored(process, state, states))
+        return True
+
+    async def _check_restored(self, process: EngineProcess, state: SavedState, states: EngineStates) -> None:
+        """Remove a state that the child cannot restore. It reads the conversation instead."""
+        await process.settled()
+        if process.command_error:
+            await run_in_daemon_thread(partial(states.remove, state, process.command_error))
+
+    def sent(self, prompt: EnginePrompt) -> None:
+        """Note that the child evaluates ``prompt``."""
+        if self._loaded is not None:
+            self._loaded.evaluated = prompt.kept
+
+    async def _save_at_rest(self, loaded: EngineInstance) -> None:
+        """Save the context of a child once nothing has been asked of it for a while, or when it is closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(_SAVE_PAUSE, _SAVE_SHARE * self._save_seconds)):
+                await self._closing.wait()
+        if not self.busy:
+            await self._save(loaded)
+
+    async def _save(self, loaded: EngineInstance) -> None:
+        """Save the context of an idle child, unless that has been done."""
+        states, protocol, process, conversation = self._states, self.protocols.made, loaded.process, loaded.evaluated
+        if states is None or protocol is None or not self._is_at_rest(loaded) or loaded.saved == conversation:
+            return
+        job = await run_in_daemon_thread(partial(states.begin, conversation, is_alone=self._is_alone))
+        if job is None:
+            return
+        command = protocol.save(job.name)
+        if command is None or not self._is_at_rest(loaded) or loaded.evaluated is not conversation:
+            await run_in_daemon_thread(partial(states.discard, job))
+            return
+        began, used, error = time.monotonic(), process.meter.context_used or 0, "the save was interrupted"
+        self.is_saving, loaded.saved = True, conversation
+        try:
+            process.command(command, forgets=False)
+            await process.settled()
+            error = "the engine has ended" if process.state is ProcessState.DEAD else process.command_error
+        finally:
+            self.is_saving = False
+            self._save_seconds = time.monotonic() - began
+            if error:
+                states.discard(job, error)
+        await run_in_daemon_thread(partial(states.commit, job, tokens=used, place=self.place()))
+
+    def _is_at_rest(self, loaded: EngineInstance) -> bool:
+        return loaded is self._loaded and loaded.process.state is ProcessState.IDLE
+
+    async def _save_last(self) -> None:
+        """Save the context before the child is ended, in :data:`_SAVE_LIMIT` seconds."""
+        loaded = self._loaded
+        if self._states is None or loaded is None or loaded.process.ready_after is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SAVE_LIMIT):
+                if self._saving is not None:
+                    await asyncio.wait([self._saving])
+                await loaded.process.settled()
+                await self._save(loaded)
+
     async def close(self) -> None:
-        """End the child, its spares and earlier ones, and wait until all have ended."""
+        """Save the context, end the child, its spares and earlier ones, and wait until all have ended."""
+        self._closing.set()
+        await self._save_last()
         self._closed = True
         if self._replacing is not None:
             self._replacing.cancel()

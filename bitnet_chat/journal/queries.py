@@ -73,7 +73,7 @@ def unknown_ids(ids: Sequence[int]) -> UsageError:
 
 
 _ENTRY = (
-    "SELECT c.id, c.title, c.created, c.updated, c.turns, c.model, c.head, h.role, h.finish, h.writer,"
+    "SELECT c.id, c.title, c.created, c.updated, c.turns, c.model, h.role, h.finish, h.writer,"
     " h.writer IS NOT NULL AND h.content = ''"
     " AND NOT EXISTS (SELECT 1 FROM chunks WHERE message = h.id AND NOT thinking) AS empty"
     " FROM conversations c LEFT JOIN messages h ON h.id = c.head WHERE "
@@ -109,4 +109,4 @@ def _entry(row: Mapping[str, object]) -> JournalEntry:
     elif row["writer"] is not None or finish == FinishReason.CUT_OFF.value:
         state = ReplyState.CUT_OFF
     damage = "; ".join(values.damage)
-    return JournalEntry(id, title, created, updated, turns, model, state, damage, number(row["head"]))
+    return JournalEntry(id, title, created, updated, turns, model, state, damage)

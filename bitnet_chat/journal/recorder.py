@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from bitnet_chat.backend import JournalPlace
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
@@ -74,6 +76,16 @@ class JournalRecorder:
     def id(self) -> int | None:
         """Id of the current conversation; None until its first message is in the file."""
         return self._slot.id
+
+    def place(self) -> Callable[[], JournalPlace | None]:
+        """The place of the present conversation, also after another one was begun: None until its first message is in
+        the file."""
+        slot, journal = self._slot, self._journal
+
+        def found() -> JournalPlace | None:
+            return JournalPlace(Path(journal.name), slot.id) if journal is not None and slot.id is not None else None
+
+        return found
 
     @property
     def title(self) -> str:

@@ -40,8 +40,6 @@ class JournalEntry:
     state: ReplyState = ReplyState.WHOLE
     damage: str = ""
     """Description of invalid values in the row; empty without any."""
-    head: int | None = None
-    """The row of its last message; None without one, or where a server lists it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from bitnet_chat.util.progress import parse_size
 
-KEPT_BOUNDARIES = 3
-"""States of one conversation. Each holds the whole conversation up to its boundary, so that n of them take n times the
-space. The last one continues it, the one before serves /undo and /regen, and the third one a second /undo in a row."""
+KEPT_BRANCHES = 3
+"""States of one conversation. Each holds a whole branch, so that n of them take n times the space. The last one serves
+every point of its branch; the others are branches that /undo, /edit and /regen have left."""
 MAX_STATES = 1000
 """Each search lists the folder: 3 ms for so many, 0.4 ms for 100."""
 MAX_DEFAULT = 8_000_000_000
@@ -37,7 +37,7 @@ def limit(setting: str, free: int, kept: int) -> int:
 
 
 def leaving(states: Iterable[StateUse], limit: int) -> list[str]:
-    """The names of the states that leave, in this order: those beyond the last :data:`KEPT_BOUNDARIES` of each
+    """The names of the states that leave, in this order: those beyond the last :data:`KEPT_BRANCHES` of each
     conversation that owns them; then, while the others exceed ``limit`` bytes or :data:`MAX_STATES`, those that are not
     the last one of a conversation that owns them; then the rest. Each time the least recently used one is first."""
     later: Counter[tuple[str, str, int]] = Counter()
@@ -47,8 +47,8 @@ def leaving(states: Iterable[StateUse], limit: int) -> list[str]:
         ranked.append((min((later[each] for each in state.conversations), default=0), state))
         later.update(state.conversations)
     ranked.reverse()
-    names = [state.name for rank, state in ranked if rank >= KEPT_BOUNDARIES]
-    kept = [(rank, state) for rank, state in ranked if rank < KEPT_BOUNDARIES]
+    names = [state.name for rank, state in ranked if rank >= KEPT_BRANCHES]
+    kept = [(rank, state) for rank, state in ranked if rank < KEPT_BRANCHES]
     count, total = len(kept), sum(state.bytes for _, state in kept)
     for _, state in sorted(kept, key=lambda each: not each[0]):
         if total <= limit and count <= MAX_STATES:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from bitnet_chat.prompt_cache.key import FORMAT, StateIdentity
 from bitnet_chat.prompt_cache.names import StateOwner
 
-MAX_BYTES = 1 << 16
+MAX_BYTES = 1 << 22
 """Of a record."""
 Number = TypeVar("Number", int, float)
 
@@ -22,7 +22,7 @@ class PendingState:
 
     path: Path
     identity: StateIdentity
-    digest: str
+    digests: tuple[str, ...]
     stem: str
 
 
@@ -32,8 +32,9 @@ class SavedState:
 
     path: Path
     identity: StateIdentity
-    digest: str
-    """Of the boundary, see :func:`bitnet_chat.prompt_cache.key.prefix_digests`."""
+    digests: tuple[str, ...]
+    """Of all boundaries that it covers, see :func:`bitnet_chat.prompt_cache.key.prefix_digests`. An engine that
+    restores it can drop what is behind any of them."""
     tokens: int
     bytes: int
     crc32: int
@@ -52,7 +53,7 @@ class RecordError(ValueError):
 
 def encode(state: SavedState) -> bytes:
     """The content of a record."""
-    values = {"format": FORMAT, "identity": asdict(state.identity), "digest": state.digest, "tokens": state.tokens}
+    values = {"format": FORMAT, "identity": asdict(state.identity), "digests": state.digests, "tokens": state.tokens}
     values |= {"bytes": state.bytes, "crc32": state.crc32, "seconds": state.seconds, "created": state.created}
     return json.dumps(values).encode("ascii")
 
@@ -66,7 +67,7 @@ def decode(content: bytes, path: Path, stem: str, owner: StateOwner | None) -> S
         return SavedState(
             path=path,
             identity=_identity(values["identity"]),
-            digest=_text(values["digest"]),
+            digests=_digests(values["digests"]),
             tokens=_number(values["tokens"], int),
             bytes=_number(values["bytes"], int),
             crc32=_number(values["crc32"], int),
@@ -90,6 +91,12 @@ def _identity(values: Mapping[str, Any]) -> StateIdentity:
         else:
             checked[name] = _number(values[name], int) if name in whole else _text(values[name])
     return StateIdentity(**checked)
+
+
+def _digests(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not values:
+        raise TypeError
+    return tuple(map(_text, values))
 
 
 def _text(value: object) -> str:

@@ -18,6 +18,8 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 
 from bitnet_chat import paths
@@ -79,16 +81,16 @@ class StateStore:
 
     # An engine writes a state
 
-    def begin(self, identity: StateIdentity, digest: str) -> PendingState | None:
-        """An empty file for an engine to write, whose name has no separators and does not begin with a dot. ``digest``:
-        of the boundary that the engine has evaluated.
+    def begin(self, identity: StateIdentity, digests: tuple[str, ...]) -> PendingState | None:
+        """An empty file for an engine to write, whose name has no separators and does not begin with a dot.
+        ``digests``: of all boundaries of the conversation that the engine has evaluated.
 
         :meth:`commit` or :meth:`discard` must follow, else the file remains until this process has ended. None: none
         is kept, or none can be written.
         """
         if self.limit <= 0:
             return None
-        key = names.key(identity.digest, digest)
+        key = names.key(identity.digest, digests[-1])
         try:
             self._make_folder()
             while True:
@@ -96,16 +98,16 @@ class StateStore:
                 path = self.folder / names.state_name(stem)
                 with contextlib.suppress(FileExistsError):  # of an earlier process with the same identity
                     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-                    return PendingState(path, identity, digest, stem)
+                    return PendingState(path, identity, digests, stem)
         except OSError as error:
             self._log(f"no engine state is kept: {self.folder} cannot be written: {error.strerror}")
             return None
 
     def commit(
-        self, pending: PendingState, *, tokens: int, seconds: float, owner: StateOwner | None = None
+        self, pending: PendingState, *, tokens: int, seconds: float = 0.0, owner: StateOwner | None = None
     ) -> SavedState | None:
-        """Keep a state that an engine has written completely, in place of an earlier one of the same boundary, and
-        remove what exceeds the limit. Reads the file once.
+        """Keep a state that an engine has written completely, in place of those of its own beginning, and remove
+        what exceeds the limit. Reads the file once.
 
         ``tokens``: evaluated ones. ``seconds``: time that reading them took. ``owner``: None for a prefix that many
         conversations share. None: the state is not kept, and the file is removed.
@@ -118,7 +120,7 @@ class StateStore:
                 self.discard(pending, why)
                 return None
             state = SavedState(
-                path, pending.identity, pending.digest, tokens, size, crc, seconds, time.time(), owner, pending.stem
+                path, pending.identity, pending.digests, tokens, size, crc, seconds, time.time(), owner, pending.stem
             )
             path.chmod(0o600)
             self._stamp(path)
@@ -126,6 +128,7 @@ class StateStore:
         except (OSError, OverflowError) as error:
             self.discard(pending, str(error))
             return None
+        self._supersede(state)
         self._fit()
         return state
 
@@ -138,21 +141,23 @@ class StateStore:
 
     # A state is used
 
-    def find(self, identity: StateIdentity, digests: Sequence[str]) -> SavedState | None:
-        """The state of the longest prefix of a conversation. ``digests``: of all its boundaries, see
-        :func:`~bitnet_chat.prompt_cache.key.prefix_digests`; the index of the state's digest among them is the number
-        of messages that it covers.
+    def find(self, identity: StateIdentity, digests: Sequence[str]) -> tuple[SavedState, int] | None:
+        """The state that shares most with a conversation, and the number of messages that they share. ``digests``: of
+        all boundaries of the conversation, see :func:`~bitnet_chat.prompt_cache.key.prefix_digests`.
 
         Only the size of the file is checked, see :meth:`verify`. A state that is damaged is removed.
         """
-        of = identity.digest
-        order = {names.key(of, digest): place for place, digest in enumerate(digests)}
-        listing = names.listing(name for name in self._names() if name[: names.KEY_LENGTH] in order)
-        for stem in sorted(listing.records, key=lambda stem: order[stem[: names.KEY_LENGTH]], reverse=True):
+        prefix = f"{identity.digest}-"
+        listing = names.listing(name for name in self._names() if name.startswith(prefix) and name.endswith(".json"))
+        best: tuple[SavedState, int] | None = None
+        for stem in sorted(listing.records, reverse=True):
             state = self._read(stem, listing.records[stem])
-            if state is not None and state.identity == identity and state.digest == names.digest_of(stem):
-                return state
-        return None
+            if state is None or state.identity != identity or state.digests[-1] != names.digest_of(stem):
+                continue
+            shared = sum(1 for _ in takewhile(bool, map(eq, state.digests, digests))) - 1
+            if shared >= 0 and (best is None or shared > best[1]):
+                best = state, shared
+        return best
 
     def verify(self, state: SavedState) -> bool:
         """Whether the file is the one that was committed, by its CRC-32. A damaged one is removed."""
@@ -235,6 +240,17 @@ class StateStore:
         listing = self._listing()
         for stem in budget.leaving(self._uses(listing), self.limit):
             self._remove(listing, stem)
+
+    def _supersede(self, state: SavedState) -> None:
+        """Remove the states whose whole conversation is the beginning of that of ``state``, which gets their owners."""
+        prefixes = {names.key(state.identity.digest, digest) for digest in state.digests[:-1]}
+        listing = self._listing()
+        for stem in listing.usable:
+            if stem[: names.KEY_LENGTH] in prefixes:
+                if state.owner is not None:
+                    for owner in listing.owners_of(stem) - {state.owner}:
+                        self._add_owner(state.stem, owner)
+                self._remove(listing, stem)
 
     def _merge(self, listing: FolderListing) -> None:
         """The last state of a key gets the owners of the others, which are removed. It is the same one for processes

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.prompt_cache.budget import KEPT_BOUNDARIES, MAX_DEFAULT, MAX_STATES, StateUse, leaving, limit
+from bitnet_chat.prompt_cache.budget import KEPT_BRANCHES, MAX_DEFAULT, MAX_STATES, StateUse, leaving, limit
 from bitnet_chat.util.progress import parse_size
 
 A, B, C = ("i", "j", 1), ("i", "j", 2), ("other", "j", 1)
@@ -31,7 +31,7 @@ def test_the_previous_turn_leaves_before_another_conversation() -> None:
 
 
 def test_a_conversation_keeps_its_last_boundaries() -> None:
-    states = [use(str(number), number, A) for number in range(KEPT_BOUNDARIES + 2)]
+    states = [use(str(number), number, A) for number in range(KEPT_BRANCHES + 2)]
     assert leaving(states, 1000) == ["0", "1"]
     assert leaving([*states, use("x", -1)], 1000) == ["0", "1"], "a state without owners is no boundary"
 
@@ -72,7 +72,7 @@ def test_the_limit_holds_and_nothing_leaves_without_need(
     assert sum(state.bytes for state in kept) <= most
     for conversation in (A, B, C):
         owned = [state for state in kept if state.conversations == {conversation}]
-        assert len(owned) <= KEPT_BOUNDARIES
+        assert len(owned) <= KEPT_BRANCHES
     beyond = leaving(states, 10**9)
     assert gone[: len(beyond)] == beyond
     if len(gone) > len(beyond):

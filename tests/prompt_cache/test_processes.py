@@ -32,7 +32,7 @@ def content(digest: str, size: int = 100) -> bytes:
 
 
 def keep(store: StateStore, boundary: int, conversation: int, size: int = 100) -> None:
-    pending = store.begin(IDENTITY, DIGESTS[boundary])
+    pending = store.begin(IDENTITY, DIGESTS[: boundary + 1])
     assert pending is not None
     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
         pending.path.write_bytes(content(DIGESTS[boundary], size))

@@ -20,7 +20,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Message
 from bitnet_chat.engine.native.protocol import Save, decode_request, encode
 from bitnet_chat.prompt_cache import store as module
-from bitnet_chat.prompt_cache.budget import KEPT_BOUNDARIES
+from bitnet_chat.prompt_cache.budget import KEPT_BRANCHES
 from bitnet_chat.prompt_cache.key import FORMAT, StateIdentity, prefix_digests
 from bitnet_chat.prompt_cache.names import StateOwner
 from bitnet_chat.prompt_cache.record import SavedState
@@ -95,7 +95,7 @@ def test_the_longest_prefix_is_found(rig: Rig) -> None:
 
 def test_nothing_is_found_before_the_commit_or_for_another_identity(rig: Rig) -> None:
     assert rig.find() is None and not rig.folder.exists()
-    pending = rig.store.begin(IDENTITY, DIGESTS[1])
+    pending = rig.store.begin(IDENTITY, DIGESTS[:2])
     assert pending is not None and rig.find() is None
     pending.path.write_bytes(b"x")
     assert rig.find() is None and rig.store.usage() == StateUsage(0, 0)
@@ -113,7 +113,7 @@ def test_an_identity_with_the_digest_of_another_one_is_none(rig: Rig, monkeypatc
 
 
 def test_a_name_is_one_for_every_engine(rig: Rig) -> None:
-    pending = rig.store.begin(IDENTITY, DIGESTS[1])
+    pending = rig.store.begin(IDENTITY, DIGESTS[:2])
     assert pending is not None
     name = pending.path.name
     assert decode_request(encode(Save(1, name))) == Save(1, name)
@@ -126,7 +126,7 @@ def test_only_the_owner_may_read(rig: Rig) -> None:
     rig.folder.mkdir(mode=0o755)
     before = os.umask(0)
     try:
-        pending = rig.store.begin(IDENTITY, DIGESTS[1])
+        pending = rig.store.begin(IDENTITY, DIGESTS[:2])
         assert pending is not None
         assert pending.path.stat().st_mode & 0o777 == 0o600
         pending.path.unlink()
@@ -151,7 +151,7 @@ def test_a_state_that_is_saved_again_replaces_the_earlier_one(rig: Rig) -> None:
 
 def test_without_a_limit_nothing_is_written(tmp_path: Path) -> None:
     rig = Rig(tmp_path, 0)
-    assert rig.store.begin(IDENTITY, DIGESTS[1]) is None and rig.files() == []
+    assert rig.store.begin(IDENTITY, DIGESTS[:2]) is None and rig.files() == []
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_without_a_limit_nothing_is_written(tmp_path: Path) -> None:
 )
 def test_a_state_that_is_not_kept(rig: Rig, content: bytes | None, words: str) -> None:
     kept = rig.keep(2)
-    pending = rig.store.begin(IDENTITY, DIGESTS[1])
+    pending = rig.store.begin(IDENTITY, DIGESTS[:2])
     assert pending is not None
     if content is None:
         pending.path.unlink()
@@ -173,7 +173,7 @@ def test_a_state_that_is_not_kept(rig: Rig, content: bytes | None, words: str) -
 
 def test_a_state_that_is_given_up(rig: Rig) -> None:
     for reason in ("", "the disk is full"):
-        pending = rig.store.begin(IDENTITY, DIGESTS[1])
+        pending = rig.store.begin(IDENTITY, DIGESTS[:2])
         assert pending is not None
         rig.store.discard(pending, reason)
     assert rig.files() == [] and rig.lines == ["an engine state is not kept: the disk is full"]
@@ -184,14 +184,14 @@ def full(*_: object, **__: object) -> Any:
 
 
 def test_a_full_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    pending = rig.store.begin(IDENTITY, DIGESTS[1])
+    pending = rig.store.begin(IDENTITY, DIGESTS[:2])
     assert pending is not None
     pending.path.write_bytes(b"x")
     with monkeypatch.context() as patch:
         patch.setattr(StateStore, "_write_record", full)
         assert rig.store.commit(pending, tokens=1, seconds=0) is None
         patch.setattr(os, "open", full)
-        assert rig.store.begin(IDENTITY, DIGESTS[1]) is None
+        assert rig.store.begin(IDENTITY, DIGESTS[:2]) is None
     assert rig.files() == [] and len(rig.lines) == 2 and all("No space left" in line for line in rig.lines)
 
 
@@ -204,7 +204,7 @@ from pathlib import Path
 from bitnet_chat.prompt_cache.store import StateStore
 from bitnet_chat.prompt_cache.key import StateIdentity
 store = StateStore(Path({str(rig.folder)!r}), 1000, print)
-pending = store.begin(StateIdentity("m", "e", "v", 1, 1, "a", "b", "t"), "0" * 40)
+pending = store.begin(StateIdentity("m", "e", "v", 1, 1, "a", "b", "t"), ("0" * 40,))
 pending.path.write_bytes(b"x")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
@@ -221,7 +221,7 @@ def environment() -> dict[str, str]:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "states").write_text("a file")
     rig = Rig(tmp_path, 1000)
-    assert rig.store.begin(IDENTITY, DIGESTS[1]) is None
+    assert rig.store.begin(IDENTITY, DIGESTS[:2]) is None
     assert rig.find() is None and rig.store.usage() == StateUsage(0, 0) and rig.store.heads(rig.journal) == set()
     assert rig.store.clear() == rig.store.remove_owner(rig.journal, 1) == 0
     rig.store.tidy()
@@ -329,7 +329,7 @@ def test_the_last_boundaries_of_a_conversation_stay(rig: Rig) -> None:
     for boundary in range(1, 7):
         rig.keep(boundary, conversation=1)
     rig.keep(1, conversation=2)
-    assert rig.store.heads(rig.journal) == {(1, 4), (1, 5), (1, 6), (2, 1)} and KEPT_BOUNDARIES == 3
+    assert rig.store.heads(rig.journal) == {(1, 4), (1, 5), (1, 6), (2, 1)} and KEPT_BRANCHES == 3
     other = replace(IDENTITY, model="b")
     for boundary in range(1, 7):
         rig.keep(boundary, conversation=1, identity=other)
@@ -407,7 +407,7 @@ def test_a_file_that_cannot_be_removed_now(rig: Rig, monkeypatch: pytest.MonkeyP
 
 def test_what_ended_processes_leave_behind_is_removed(rig: Rig) -> None:
     state = rig.keep(1, conversation=1)
-    mine = rig.store.begin(IDENTITY, DIGESTS[2])
+    mine = rig.store.begin(IDENTITY, DIGESTS[:3])
     assert mine is not None
     dead = f"{IDENTITY.digest}-{DIGESTS[3]}.{2**22 + 1}-100-0"
     left = [f"{dead}.state", f"{dead}.part", f"{dead[:-1]}1.part", f"{dead[:-1]}2.json"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions
@@ -28,6 +28,7 @@ def recorded(
 ) -> ReplyPipeline:
     """The pipeline of a recorded reply. Recording begins at once."""
     status = backend.status()
+    options = replace(options, place=recorder.place())
     pipeline = pipeline_of(backend, conversation, options)
     recorder.begin_reply(conversation, model=status.model, engine=status.engine, options=made_with(options, status))
     return pipeline.then(_JournalFilter(backend, recorder, options))

@@ -41,6 +41,8 @@ class EngineOptions:
     """Corrections of wrong metadata of the model, as ``KEY=TYPE:VALUE``; only for an engine with the flag
     ``OVERRIDE``.
     """
+    states: Path | None = None
+    """Folder of saved states; None if none are kept."""
     extra: tuple[str, ...] = ()
     """Flags given after ``--``, last on the command line."""
 
@@ -157,6 +159,13 @@ class EngineProtocol(Protocol):
         """Return input that makes a running engine evaluate ``history`` before the next message is known; None if there
         is none.
         """
+
+    def save(self, file: str) -> bytes | None:
+        """Command that makes a running engine write its context to ``file``, a name in the folder of states; None
+        without such a command."""
+
+    def restore(self, file: str) -> bytes | None:
+        """Command that replaces the context of a running engine by a saved one; None without such a command."""
 
     def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         """Return whether a process with this ``launch`` and ``context`` can be used for the next message after

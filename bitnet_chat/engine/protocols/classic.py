@@ -398,6 +398,12 @@ class ClassicProtocol:
     def preparation(self, history: Conversation) -> EncodedMessage | None:
         return None
 
+    def save(self, file: str) -> bytes | None:
+        return None
+
+    def restore(self, file: str) -> bytes | None:
+        return None
+
     def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         if self.input(launch, context, history, PLACEHOLDER) is not None:
             return True

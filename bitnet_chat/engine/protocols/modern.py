@@ -363,6 +363,12 @@ class ModernProtocol:
     def preparation(self, history: Conversation) -> EncodedMessage | None:
         return None
 
+    def save(self, file: str) -> bytes | None:
+        return None
+
+    def restore(self, file: str) -> bytes | None:
+        return None
+
     def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         return True
 

@@ -30,6 +30,10 @@ from bitnet_chat.engine.native.protocol import (
     Piece,
     Prefill,
     ProtocolError,
+    Restore,
+    Restored,
+    Save,
+    Saved,
     Stop,
     Token,
     decode_message,
@@ -69,7 +73,11 @@ class NativeProtocol:
         options: EngineOptions,
         segments: PromptSegments,
         thinking: Tags | None = None,
+        *,
+        saves: bool = False,
     ) -> None:
+        """``saves``: whether the command line names a folder of states."""
+        self._saves = saves
         self._argv, self._options, self._segments = argv, options, segments
         self._thinking = TemplateThinking(segments, thinking)
         self._numbers = count(1)
@@ -136,6 +144,12 @@ class NativeProtocol:
         number = next(self._numbers)
         prompt = tuple(self._pieces(self._segments.before_message(history)))
         return EncodedMessage(encode(Complete(number, prompt=prompt, max_tokens=0)), stop=encode(Stop(number)))
+
+    def save(self, file: str) -> bytes | None:
+        return encode(Save(next(self._numbers), file)) if self._saves else None
+
+    def restore(self, file: str) -> bytes | None:
+        return encode(Restore(next(self._numbers), file)) if self._saves else None
 
     def _pieces(self, prompt: str) -> Iterator[Piece]:
         template, at = self._segments.template, 0
@@ -238,9 +252,12 @@ class NativeFramer:
                 return [EngineError(message.what, message.why)]
             case Prefill() | Token() if message.id == self._id and self._is_command:
                 return []
-            case NativeReplyEnded() | NativeFailed() if message.id == self._id and self._is_command:
+            case NativeReplyEnded() | Saved() | Restored() if message.id == self._id and self._is_command:
                 self._id = None
                 return [engine_frames.Ready()]
+            case NativeFailed() if message.id == self._id and self._is_command:
+                self._id = None
+                return [engine_frames.Ready(message.what)]
             case Prefill() if message.id == self._id:
                 return [PrefillProgress(message.done, message.total)]
             case Token() if message.id == self._id:

@@ -79,9 +79,10 @@ def protocol_for(
             options.model,
             context_size=options.context_size or None,
             threads=options.threads,
+            state_folder=options.states,
             overrides=options.overrides,
         )
-        return NativeProtocol(argv, options, segments, thinking)
+        return NativeProtocol(argv, options, segments, thinking, saves=options.states is not None)
     from bitnet_chat.engine.protocols.modern import ModernProtocol
 
     return ModernProtocol(binary, options, overriding_template, control_tokens)

@@ -1,0 +1,302 @@
+"""Saved states with real engines: a conversation goes on without being read again, after whatever happened to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bitnet_chat import paths
+from bitnet_chat.backend import JournalPlace, ReplyOptions, Sampling
+from bitnet_chat.backends.local_engine import LocalEngineBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.saved_states import shared_messages
+from bitnet_chat.events import Completed, Stats, TextDelta
+from bitnet_chat.prompt_cache.store import StateStore
+
+STORY = " ".join(f"I have {number} questions about the terminal, the model and the engine." for number in range(40))
+GREEDY = Sampling(temperature=0.0)
+SHORT = 60
+"""Tokens, at most, that are read again: the end of a reply, the message, and what the template adds."""
+TIMEOUT = 60.0
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of states of its own; engines and models stay where they are."""
+    folder = tmp_path / "states"
+    monkeypatch.setattr(paths, "states_dir", lambda: folder)
+    return folder
+
+
+class Engines:
+    """Engines that are started one after the other, as by several runs of the program."""
+
+    def __init__(self, engine: EngineBinary, model: Path) -> None:
+        self.engine, self.model = engine, model
+
+    def open(self, **settings: object) -> LocalEngineBackend:
+        model = os.environ.get("BITNET_CHAT_MODEL") or str(self.model)
+        return LocalEngineBackend(replace(Settings(engine=str(self.engine.path), model=model, threads=1), **settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def engines(any_native: EngineBinary, model: Path) -> Engines:
+    return Engines(any_native, model)
+
+
+async def ask(
+    backend: LocalEngineBackend, conversation: Conversation, text: str = "", **options: object
+) -> tuple[Conversation, Stats]:
+    """The conversation with the reply, and its figures."""
+    conversation = conversation.with_user(text) if text else conversation
+    wanted = ReplyOptions(max_tokens=12, sampling=GREEDY, **options)  # type: ignore[arg-type]
+    reply, end = "", None
+    async for event in backend.reply(conversation, wanted):
+        if isinstance(event, TextDelta):
+            reply += event.text
+        end = event
+    assert isinstance(end, Completed), end
+    return conversation.with_assistant(reply), end.stats
+
+
+async def saved(backend: LocalEngineBackend) -> None:
+    """Wait until the context is saved, as it is between two messages."""
+    supervisor = backend._session.supervisor
+    while supervisor._saving is None or not supervisor._saving.done():
+        await asyncio.sleep(0.01)
+
+
+def run(body: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await asyncio.wait_for(body(), TIMEOUT)
+
+    asyncio.run(main())
+
+
+async def talk(backend: LocalEngineBackend) -> tuple[Conversation, Conversation]:
+    """A conversation of two turns, and its first turn."""
+    first, _ = await ask(backend, Conversation().with_system("You are kind."), STORY)
+    both, _ = await ask(backend, first, "And how do I save a conversation?")
+    return both, first
+
+
+def test_a_resumed_conversation_is_not_read_again(engines: Engines) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        live, _ = await ask(backend, both, "What is a token?")
+        await backend.close()  # which saves what was not saved yet
+        backend = engines.open()
+        again, stats = await ask(backend, both, "What is a token?")
+        await backend.close()
+        assert again == live, "the very words of the engine that has lived through it"
+        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        assert (stats.context_used or 0) > 600
+
+    run(body)
+
+
+def test_a_history_is_restored_before_a_message_is_typed(engines: Engines) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        await backend.close()
+        backend = engines.open()
+        backend.prepare(both)
+        supervisor = backend._session.supervisor
+        while supervisor.starting is not None or (supervisor._loaded and not supervisor._loaded.evaluated.turns):
+            await asyncio.sleep(0.01)
+        assert supervisor._loaded is not None and supervisor._loaded.evaluated == both
+        _, stats = await ask(backend, both, "What is a token?")
+        await backend.close()
+        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+
+    run(body)
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_after_the_death_of_an_engine_its_context_is_restored(engines: Engines, signal_name: str) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        await saved(backend)
+        process = backend._session.process
+        assert process is not None
+        os.kill(process.pid, getattr(signal, signal_name))
+        await process.gone()
+        _, stats = await ask(backend, both, "What is a token?")
+        await backend.close()
+        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+
+    run(body)
+
+
+def test_one_state_serves_every_branch(engines: Engines) -> None:
+    """/undo, /regen, /edit and /fork after a restart; another conversation with the same beginning."""
+
+    async def body() -> None:
+        backend = engines.open()
+        both, first = await talk(backend)
+        await backend.close()
+        assert len(list(paths.states_dir().glob("*.json"))) == 1
+        backend = engines.open()
+        other, stats = await ask(backend, first, "What is a token?")  # /undo, then another message
+        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        await backend.close()
+        assert len(list(paths.states_dir().glob("*.json"))) == 2, "of each branch"
+        backend = engines.open()
+        for branch in (both, other):
+            again, stats = await ask(backend, branch, "Thank you.")
+            assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        await backend.close()
+
+    run(body)
+
+
+def test_a_conversation_that_makes_way_for_another_is_kept(engines: Engines) -> None:
+    """As /resume does, or a server for its clients, without a pause."""
+
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        other, _ = await ask(backend, Conversation().with_user(f"Now {STORY}"), alone=True)
+        for conversation in (both, other):
+            _, stats = await ask(backend, conversation, "Go on.", alone=True)
+            assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        await backend.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize("fault", ["cut", "garbage", "missing", "record", "bit"])
+def test_a_damaged_state_costs_a_reading(engines: Engines, fault: str, home: Path) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        live, _ = await ask(backend, both, "What is a token?")
+        await backend.close()
+        (state,), (record,) = home.glob("*.state"), home.glob("*.json")
+        content = state.read_bytes()
+        match fault:
+            case "cut":
+                state.write_bytes(content[:-1000])
+            case "garbage":
+                state.write_bytes(b"x" * len(content))
+            case "missing":
+                state.unlink()
+            case "record":
+                record.write_bytes(b"{")
+            case _:
+                state.write_bytes(content[:-500] + bytes([content[-500] ^ 1]) + content[-499:])
+        backend = engines.open()
+        again, stats = await ask(backend, both, "What is a token?")
+        assert stats.prompt_tokens is not None and stats.prompt_tokens > 600
+        assert again.messages[:-1] == live.messages[:-1]
+        await backend.close()
+        assert not record.exists()
+
+    run(body)
+
+
+def test_a_state_that_the_engine_refuses_is_removed(engines: Engines, home: Path) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        await backend.close()
+        (state,) = home.glob("*.state")
+        store = StateStore(home, 1 << 30)
+        record = state.with_suffix(".json")
+        text = record.read_text()
+        state.write_bytes(b"not a state" * 1000)
+        size, crc = store_figures(state)
+        import json
+
+        values = json.loads(text) | {"bytes": size, "crc32": crc}
+        record.write_text(json.dumps(values))
+        backend = engines.open()
+        _, stats = await ask(backend, both, "What is a token?")
+        assert stats.prompt_tokens is not None and stats.prompt_tokens > 600
+        await backend.close()
+        assert not state.exists()
+        assert store.usage().count == 1, "that of the conversation as it is now"
+
+    run(body)
+
+
+def store_figures(path: Path) -> tuple[int, int]:
+    import zlib
+
+    content = path.read_bytes()
+    return len(content), zlib.crc32(content)
+
+
+@pytest.mark.parametrize("settings", [{"ctx": 1024}, {"chat_template": "chatml"}])
+def test_a_state_made_with_other_settings_is_not_used(engines: Engines, settings: dict[str, object]) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        await backend.close()
+        backend = engines.open(**settings)
+        _, stats = await ask(backend, both, "What is a token?")
+        await backend.close()
+        if "chat_template" in settings and backend.model.name.startswith("bitnet-demo"):
+            return  # its own template
+        assert stats.prompt_tokens is not None and stats.prompt_tokens > 600
+
+    run(body)
+
+
+@pytest.mark.parametrize("settings", [{"journal": False}, {"state_limit": "0"}])
+def test_nothing_is_kept_where_nothing_is_to_be(engines: Engines, settings: dict[str, object], home: Path) -> None:
+    async def body() -> None:
+        backend = engines.open(**settings)
+        await talk(backend)
+        await backend.close()
+        assert not home.exists()
+
+    run(body)
+
+
+def test_a_short_conversation_is_not_worth_a_file(engines: Engines, home: Path) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        await ask(backend, Conversation(), "hello")
+        await ask(backend, Conversation(), "Tell me more. " * 100, alone=True)
+        await backend.close()
+        assert not list(home.glob("*.state"))
+
+    run(body)
+
+
+def test_a_state_belongs_to_its_conversation(engines: Engines, home: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.db"
+
+    async def body() -> None:
+        backend = engines.open()
+        await ask(backend, Conversation(), STORY, place=lambda: JournalPlace(journal, 7))
+        await backend.close()
+        store = StateStore(home)
+        assert store.usage().count == 1
+        assert store.remove_owner(journal, 8) == 0
+        assert store.remove_owner(journal, 7) == 1
+        assert store.usage().count == 0
+
+    run(body)
+
+
+def test_shared_messages() -> None:
+    first = Conversation().with_system("S").with_user("a").with_assistant("b")
+    assert shared_messages(first, first) == 2
+    assert shared_messages(first, first.with_user("c")) == 2
+    assert shared_messages(first, first.without_last_turn()) == 0
+    assert shared_messages(first, Conversation().with_user("a")) == -1
