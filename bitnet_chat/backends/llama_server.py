@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
@@ -14,6 +15,7 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.local_engine import advised_sampling, model_path, with_magic
+from bitnet_chat.backends.slot_states import SlotStates
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.engine import processors, rpc
@@ -23,11 +25,15 @@ from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.native.library import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.protocols import log_flags
+from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.server_process import HOST, ManagedServer, ServerProcess, described
 from bitnet_chat.engine.start_errors import OptionRetry
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.names import name_of
+from bitnet_chat.prompt_cache.key import StateIdentity, text_digest
+from bitnet_chat.prompt_cache.model_hash import when_hashed
+from bitnet_chat.prompt_cache.store import open_state_store
 from bitnet_chat.templates.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
@@ -40,6 +46,7 @@ _OURS = """--host --port --reuse-port --api-key --api-key-file --api-prefix --ss
 _OUR_FLAGS = frozenset(_OURS.split())
 _CACHE = "2048"
 """MiB of prompts that left their slots. The default of the server, 8192, is too much for a desktop computer."""
+_STATES = "--slot-save-path"
 _DYING = 2.0
 """Seconds between the end of a connection and the end of the process that has closed it."""
 _DEAF = 5.0
@@ -97,6 +104,10 @@ class LlamaServer:
         self._refit = OptionRetry(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout), self.notices.append
         )
+        self._store = open_state_store(settings) if self.binary.has(_STATES) and not self._rpc else None
+        self._state_identity: StateIdentity | None = None
+        self.slots: set[int] = set()
+        """Numbers of the slots that are in use."""
         self._connection: HTTPConnection | None = None
         self._known: tuple[ServerProcess, RequestTarget] | None = None
         self.is_doubtful = False
@@ -141,24 +152,50 @@ class LlamaServer:
             argv += option("--batch-size", max(size, 2 * self.parallel))
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
+        if self._store is not None and (folder := self._store.ready_folder()) is not None:
+            argv += option(_STATES, folder)
+            self._identify(context, prepared.template.source, prepared.overrides)
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []
         argv += [word for each in prepared.overrides for word in option(OVERRIDE, each)]
         argv += option("--chat-template", prepared.replaces) if prepared.replaces else []
         return [*argv, *share.extra, *self._address()]
+
+    def _identify(self, context: int, template: str, overrides: tuple[str, ...]) -> None:
+        """Set the identity of the saved states, once the hash of the model is known."""
+
+        def identify(model: str) -> None:
+            self._state_identity = StateIdentity(
+                model=model,
+                engine="llama-server",
+                engine_version=self.binary.version or str(self.binary.path),
+                sequences=self.parallel,
+                context=context,
+                cache_type_k="",
+                cache_type_v="",
+                template=text_digest(template),
+                flags=(*self._settings.engine_args, *overrides),
+            )
+
+        when_hashed(self.model, identify)
 
     def backend(self) -> RemoteBackend:
         """Make a backend for one more conversation. The process ends with the last of them."""
         settings = self._settings
         fit = ServerContextWindow(settings.overflow, lambda text: self.count(text) or by_length(text))
         sampling = settings.sampling.over(advised_sampling(self.model))
+        slot = _ServerSlot(self)
+        states = None
+        if self._store is not None and slot.number < self.parallel:
+            states = SlotStates(EngineStates(self._store, lambda: self._state_identity), slot.number)
         return RemoteBackend(
-            _ServerSlot(self),
-            OpenAIFormat(llama=True),
+            slot,
+            OpenAIFormat(llama=True, slot=slot.number if states is not None else None),
             fit,
             self.count,
             sampling=sampling,
             goes_on=True,
             sign_of_life=sign_of_life(settings),
+            states=states,
         )
 
     @property
@@ -267,6 +304,9 @@ class _ServerSlot:
 
     def __init__(self, shared: LlamaServer) -> None:
         self._shared = shared
+        self.number = next(number for number in count() if number not in shared.slots)
+        """The lowest that is free."""
+        shared.slots.add(self.number)
         shared.server.join()
 
     @property
@@ -318,6 +358,7 @@ class _ServerSlot:
         return notices
 
     async def close(self) -> None:
+        self._shared.slots.discard(self.number)
         await self._shared.leave()
 
 

@@ -36,7 +36,7 @@ from bitnet_chat.errors import BitnetChatError, ModelError, UnsupportedError, Us
 from bitnet_chat.events import Event
 from bitnet_chat.models.names import name_of
 from bitnet_chat.prompt_cache.key import StateIdentity, text_digest
-from bitnet_chat.prompt_cache.model_hash import compute_hash, known_hash
+from bitnet_chat.prompt_cache.model_hash import when_hashed
 from bitnet_chat.prompt_cache.store import open_state_store
 from bitnet_chat.trace.recorder import TraceRecorder
 from bitnet_chat.trace.recorder import folder as recordings
@@ -312,7 +312,7 @@ class LocalEngineBackend:
             else batch_size("", header.size, share.number or processors.usable()),
             rpc=self._rpc,
             overrides=prepared.overrides,
-            states=self._store.folder if self._store is not None else None,
+            states=self._store.ready_folder() if self._store is not None else None,
             extra=share.extra,
         )
         if self._store is not None:
@@ -331,7 +331,7 @@ class LocalEngineBackend:
         )
 
     def _identify(self, options: EngineOptions, template: str) -> None:
-        """Set the identity of the saved states: at once if the hash of the model is known, else when it is computed."""
+        """Set the identity of the saved states, once the hash of the model is known."""
 
         def identify(model: str) -> None:
             self._state_identity = StateIdentity(
@@ -346,14 +346,7 @@ class LocalEngineBackend:
                 flags=options.overrides,
             )
 
-        def compute() -> None:
-            with contextlib.suppress(ModelError):
-                identify(compute_hash(options.model))
-
-        if (known := known_hash(options.model)) is not None:
-            identify(known)
-        else:
-            threading.Thread(target=compute, name="model hash", daemon=True).start()
+        when_hashed(options.model, identify)
 
     def _template(self) -> ChatTemplate:
         """The chat template in use. Reads the header: may run in a thread."""

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitnet_chat.backend import JournalPlace
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.prompt_cache.key import StateIdentity, prefix_digests
 from bitnet_chat.prompt_cache.record import PendingState, SavedState
 from bitnet_chat.prompt_cache.store import StateStore
 
+SAVE_PAUSE = 0.3
+"""Seconds without a request before a state is saved: a client that asks at once does not wait for it."""
+SAVE_SHARE = 10
+"""A state that takes long to save waits this many times as long."""
 WORTH_CHARACTERS = 400
 """Characters that a state must spare an engine from reading: about 100 tokens, 0.6 s at 160 tokens/s, where restoring
 a state of 2,300 tokens takes 0.1 s."""
@@ -43,13 +47,15 @@ class EngineStates:
         """``identity``: None while it is not known, which means that no state is used."""
         self._store, self._identity = store, identity
 
-    def better(self, live: Conversation, wanted: Conversation) -> SavedState | None:
+    def better(
+        self, live: Conversation | None, wanted: Conversation, tools: tuple[Tool, ...] = ()
+    ) -> SavedState | None:
         """A valid state that shares more with the prompt of ``wanted`` than an engine whose context holds ``live``;
-        None if it would spare too little."""
+        None if it would spare too little. ``tools``: in the prompt beside the conversation."""
         identity = self._identity()
         if identity is None or _characters(wanted, shared_messages(live, wanted)) < WORTH_CHARACTERS:
             return None
-        found = self._store.find(identity, _digests(wanted))
+        found = self._store.find(identity, _digests(wanted, tools))
         if found is None:
             return None
         state, count = found
@@ -59,19 +65,21 @@ class EngineStates:
         self._store.touch(state)
         return state
 
-    def is_lost(self, live: Conversation, wanted: Conversation) -> bool:
+    def is_lost(self, live: Conversation | None, wanted: Conversation) -> bool:
         """Whether an engine whose context holds ``live`` would lose much of it with the prompt of ``wanted``. Does not
         block."""
-        return _characters(live, shared_messages(live, wanted)) >= _WORTH_OF_CLIENTS
+        return live is not None and _characters(live, shared_messages(live, wanted)) >= _WORTH_OF_CLIENTS
 
-    def begin(self, conversation: Conversation, *, is_alone: bool = False) -> StateJob | None:
+    def begin(
+        self, conversation: Conversation, tools: tuple[Tool, ...] = (), *, is_alone: bool = False
+    ) -> StateJob | None:
         """Begin to save the context of an engine that holds ``conversation``; None if it is not worth it, or no state
         is kept. :meth:`commit` or :meth:`discard` must follow. ``is_alone``: it is the prompt of an independent
         request, which is worth it only if it is long."""
         identity = self._identity()
         if identity is None or _characters(conversation, -1) < (_WORTH_OF_CLIENTS if is_alone else WORTH_CHARACTERS):
             return None
-        pending = self._store.begin(identity, _digests(conversation))
+        pending = self._store.begin(identity, _digests(conversation, tools))
         return StateJob(pending, conversation) if pending is not None else None
 
     def commit(self, job: StateJob, *, tokens: int, place: JournalPlace | None) -> bool:
@@ -88,9 +96,10 @@ class EngineStates:
         self._store.remove(state, reason)
 
 
-def shared_messages(first: Conversation, second: Conversation) -> int:
-    """Number of leading messages that two conversations share, after equal system prompts; -1 if these differ."""
-    if first.system != second.system:
+def shared_messages(first: Conversation | None, second: Conversation) -> int:
+    """Number of leading messages that two conversations share, after equal system prompts; -1 if these differ, or for
+    None."""
+    if first is None or first.system != second.system:
         return -1
     for count, (one, other) in enumerate(zip(first.turns, second.turns, strict=False)):
         if one != other:
@@ -98,8 +107,8 @@ def shared_messages(first: Conversation, second: Conversation) -> int:
     return min(len(first.turns), len(second.turns))
 
 
-def _digests(conversation: Conversation) -> tuple[str, ...]:
-    return prefix_digests(conversation.system, (), conversation.turns)
+def _digests(conversation: Conversation, tools: tuple[Tool, ...]) -> tuple[str, ...]:
+    return prefix_digests(conversation.system, tools, conversation.turns)
 
 
 def _characters(conversation: Conversation, shared: int) -> int:

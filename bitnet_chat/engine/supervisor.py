@@ -25,7 +25,7 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
-from bitnet_chat.engine.saved_states import EngineStates
+from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine.user_notices import Notices
@@ -35,10 +35,6 @@ from bitnet_chat.prompt_cache.record import SavedState
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 _PAUSE = 0.1  # seconds
-_SAVE_PAUSE = 0.3
-"""Seconds without a request before a state is saved: a client that asks at once does not wait for it."""
-_SAVE_SHARE = 10
-"""A state that takes longer to save waits this many times as long."""
 _SAVE_LIMIT = 3.0
 """Seconds for which :meth:`EngineSupervisor.close` waits for a state."""
 
@@ -435,7 +431,7 @@ class EngineSupervisor:
     async def _save_at_rest(self, loaded: EngineInstance) -> None:
         """Save the context of a child once nothing has been asked of it for a while, or when it is closed."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(_SAVE_PAUSE, _SAVE_SHARE * self._save_seconds)):
+            async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._save_seconds)):
                 await self._closing.wait()
         if not self.busy:
             await self._save(loaded)

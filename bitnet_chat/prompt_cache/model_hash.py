@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,21 @@ def compute_hash(model: Path) -> str:
     with contextlib.suppress(OSError, UsageError, ValueError):  # ValueError: a path that is not UTF-8
         _remember(computed)
     return _joined([computed[_key(file)][1] for file in files])
+
+
+def when_hashed(model: Path, use: Callable[[str], None]) -> None:
+    """Call ``use`` with the hash: at once if it is known, else in another thread when it is computed; never for a file
+    that cannot be read."""
+    known = known_hash(model)
+    if known is not None:
+        use(known)
+        return
+
+    def compute() -> None:
+        with contextlib.suppress(ModelError):
+            use(compute_hash(model))
+
+    threading.Thread(target=compute, name="model hash", daemon=True).start()
 
 
 def _files(model: Path) -> list[Path]:

@@ -302,6 +302,15 @@ class StateStore:
                         found[entry.name] = entry.stat()
         return found
 
+    def ready_folder(self) -> Path | None:
+        """The folder, made if it is missing; None if it cannot be made."""
+        try:
+            self._make_folder()
+        except OSError as error:
+            self._log(f"no engine state is kept: {self.folder} cannot be made: {error.strerror}")
+            return None
+        return self.folder
+
     def _make_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if sys.platform != "win32" and self.folder.stat().st_mode & 0o077:

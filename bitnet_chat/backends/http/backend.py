@@ -19,9 +19,9 @@ from bitnet_chat.backends.http.client import (
     RequestCancelledError,
 )
 from bitnet_chat.backends.http.context_window import ServerContextWindow
-from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
+from bitnet_chat.backends.http.endpoint import Endpoint, PromptStates, RequestTarget
 from bitnet_chat.backends.http.fit_request import RequestTrimmer
-from bitnet_chat.backends.http.request import RequestMessages
+from bitnet_chat.backends.http.request import RequestMessages, sent_conversation
 from bitnet_chat.backends.http.retry import AttemptError, ReplyRetry
 from bitnet_chat.backends.http.tool_errors import PendingToolErrors
 from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
@@ -57,16 +57,20 @@ class RemoteBackend:
         goes_on: bool = False,
         preload: Callable[[RequestTarget], Awaitable[None]] | None = None,
         sign_of_life: float = SIGN_OF_LIFE,
+        states: PromptStates | None = None,
     ) -> None:
         """``count``: tokens of a text. ``sampling``: of replies without options. ``goes_on``: whether the server
         continues an incomplete reply at the end of the conversation. ``preload``: loads the model, where ``ready`` does
-        not. ``sign_of_life``: seconds without text until a notice about an unfinished tool call."""
+        not. ``sign_of_life``: seconds without text until a notice about an unfinished tool call. ``states``: saves
+        and restores what the server has read; None if nothing can."""
+        self._states = states
         self._service, self._wire, self._fit, self._count = service, wire, fit, count
         self._sampling, self._goes_on, self._preload = sampling, goes_on, preload
         self._sign_of_life = sign_of_life
         self._pending = PendingToolErrors()
         self._closed = False
         self._starting: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._is_starting = False
         """True until the server has started, or a reply shows it."""
         self._request: CancellableRequest | None = None
@@ -95,6 +99,16 @@ class RemoteBackend:
 
     def prepare(self, history: Conversation) -> None:
         self.start()
+        if self._states is not None and history.turns and self._request is None:
+            self._preparing = asyncio.ensure_future(self._recall(history, self._states))
+
+    async def _recall(self, history: Conversation, states: PromptStates) -> None:
+        """Restore the state of a conversation before its next message is known."""
+        with contextlib.suppress(BitnetChatError, ConnectionLostError, HTTPStatusError):
+            sent = await run_beside_loop(history, sent_conversation, history)
+            target = await self._service.ready()
+            if self._request is None:
+                await states.recall(target, sent, ())
 
     def count(self, text: str) -> TokenCount | None:
         return self._count(text)
@@ -136,6 +150,8 @@ class RemoteBackend:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
+        if self._states is not None:
+            await self._states.close()
         await self._service.close()
 
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
@@ -255,6 +271,9 @@ class RemoteBackend:
         retry.fit.size = retry.fit.size or self._fit.size
         self._check_tools(asked, target)
         await retry.trimmer.make_room(retry.question, retry.options, target)
+        if self._states is not None:
+            prompt = Conversation(retry.fit.messages(retry.question))
+            await request.within(self._states.recall(target, prompt, asked.offered))
         return target
 
     def _passed(self, event: Event, request: CancellableRequest) -> Event:
@@ -267,6 +286,9 @@ class RemoteBackend:
         self._wire = self._wire if asked.alone and retry.wire.depends_on_request else retry.wire
         self._used = end.stats.context_used or self._used
         self._is_exact = end.stats.exact
+        if self._states is not None and retry.target is not None and not retry.question.prefix:
+            held = Conversation(retry.fit.messages(retry.question)).with_assistant(end.text)
+            self._states.replied(retry.target, held, asked, self._used)
         return attempt.of_window(end, asked, retry.fit.size)
 
     def _learn_size(self, target: RequestTarget) -> None:

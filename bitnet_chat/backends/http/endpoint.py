@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.client import HTTPConnection
 from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.templates.special_tokens import SpecialTokens
 from bitnet_chat.text.sanitize import one_line
 
@@ -29,6 +31,21 @@ class RequestTarget:
     ``<|im_start|>system`` in a message may begin a system prompt."""
     count: Callable[[dict[str, Any]], Awaitable[int | None]] | None = None
     """The server's count of the prompt tokens of a request; its result is None if the server does not count."""
+
+
+class PromptStates(Protocol):
+    """Saved states of what a server has read."""
+
+    async def recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
+        """Restore a state before a request with this prompt, if that spares the server from reading it."""
+
+    def replied(
+        self, target: RequestTarget, conversation: Conversation, options: ReplyOptions, tokens: int | None
+    ) -> None:
+        """Note the end of a reply. ``conversation``: the prompt and the reply. ``tokens``: of both."""
+
+    async def close(self) -> None:
+        """Save what the server has read. Takes seconds at most."""
 
 
 class Endpoint(Protocol):

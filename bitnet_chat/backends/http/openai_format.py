@@ -42,7 +42,9 @@ class OpenAIFormat:
     """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``llama``: for llama-server, with its additional
     fields."""
 
-    def __init__(self, *, llama: bool = False, left_out: frozenset[str] = frozenset()) -> None:
+    def __init__(self, *, llama: bool = False, left_out: frozenset[str] = frozenset(), slot: int | None = None) -> None:
+        """``slot``: of llama-server; None lets it choose."""
+        self._slot = slot
         self.path = "/v1/chat/completions" if llama else "/chat/completions"
         self._llama = llama
         self._left_out = left_out
@@ -52,7 +54,7 @@ class OpenAIFormat:
         return tuple(each for each in ("stream_options", "max_tokens") if each not in self._left_out)
 
     def without(self, field: str) -> OpenAIFormat:
-        return OpenAIFormat(llama=self._llama, left_out=self._left_out | {field})
+        return OpenAIFormat(llama=self._llama, left_out=self._left_out | {field}, slot=self._slot)
 
     @property
     def depends_on_request(self) -> bool:
@@ -105,6 +107,7 @@ class OpenAIFormat:
         if self._llama:
             # With progress events the server notices during prefill that its client has disconnected.
             body |= {"cache_prompt": True, "timings_per_token": stream, "return_progress": stream}
+            body |= {"id_slot": self._slot} if self._slot is not None else {}
         return body
 
     def reader(self, options: ReplyOptions | None = None) -> OpenAIResponseParser:

@@ -62,6 +62,11 @@ class RequestMessages:
         return replace(self, asked=(*self.asked, Message("user", GO_ON)), prefix="", overlap="")
 
 
+def sent_conversation(conversation: Conversation) -> Conversation:
+    """A history as requests send it."""
+    return Conversation(tuple(map(_as_sent, conversation.messages)))
+
+
 def _as_sent(message: Message) -> Message:
     """``message`` in valid UTF-8. Control characters become visible symbols, except in replies."""
     content = message.content

@@ -1,0 +1,136 @@
+"""Saved states of the slots of a managed llama-server: ``/slots/N?action=save`` and ``restore``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from bitnet_chat.backend import JournalPlace, ReplyOptions
+from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError
+from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.util.threads import run_in_daemon_thread
+
+_SAVE_LIMIT = 3.0
+"""Seconds for which :meth:`SlotStates.close` waits for a state."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SlotContext:
+    """What a slot holds: the prompt of its last request, and the reply."""
+
+    target: RequestTarget
+    conversation: Conversation
+    tools: tuple[Tool, ...] = ()
+    tokens: int = 0
+
+
+class SlotStates:
+    """The states of one slot. One request at a time uses it."""
+
+    def __init__(self, states: EngineStates, slot: int) -> None:
+        self._states, self.slot = states, slot
+        self._context: _SlotContext | None = None
+        self._saved: _SlotContext | None = None
+        self._place: Callable[[], JournalPlace | None] = lambda: None
+        self._is_alone = False
+        self._seconds = 0.0
+        self._saving: asyncio.Task[None] | None = None
+        self._is_writing = False
+        self._closing = asyncio.Event()
+        self._recalling = asyncio.Lock()
+
+    async def recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
+        """Restore a saved state if that spares the server from reading a part of the prompt. A context that would be
+        lost is saved first. Waits for a state that is being written."""
+        async with self._recalling:
+            await self._recall(target, conversation, tools)
+
+    async def _recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
+        await self._at_rest()
+        live = self._live(target, tools)
+        if self._states.is_lost(live, conversation):
+            await self._save()
+        state = await run_in_daemon_thread(partial(self._states.better, live, conversation, tuple(tools)))
+        if state is None:
+            return
+        self._context = None
+        try:
+            await self._post(target, "restore", state.path.name)
+            self._context = self._saved = _SlotContext(target, conversation, tuple(tools), state.tokens)
+        except HTTPStatusError as error:
+            await run_in_daemon_thread(partial(self._states.remove, state, str(error)))
+        except (BitnetChatError, ConnectionLostError):  # the request itself reports it
+            pass
+
+    def replied(
+        self, target: RequestTarget, conversation: Conversation, options: ReplyOptions, tokens: int | None
+    ) -> None:
+        """Note what the slot holds after a reply, and save it once nothing has been asked of it for a while."""
+        self._context = _SlotContext(target, conversation, tuple(options.offered), tokens or 0)
+        self._place, self._is_alone = options.place, options.alone
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.ensure_future(self._save_at_rest())
+
+    async def close(self) -> None:
+        """Save the context, in a limited time."""
+        self._closing.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SAVE_LIMIT):
+                if self._saving is not None:
+                    await asyncio.wait([self._saving])
+                await self._save()
+
+    def _live(self, target: RequestTarget, tools: Sequence[Tool]) -> Conversation | None:
+        """The conversation in the slot; None after a restart of the server, or with other tools in its prompt."""
+        context = self._context
+        return context.conversation if context and context.target is target and context.tools == tuple(tools) else None
+
+    async def _at_rest(self) -> None:
+        if self._saving is None or self._saving.done():
+            return
+        if not self._is_writing:
+            self._saving.cancel()
+        await asyncio.wait([self._saving])
+
+    async def _save_at_rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._seconds)):
+                await self._closing.wait()
+        await self._save()
+
+    async def _save(self) -> None:
+        context, states = self._context, self._states
+        if context is None or context == self._saved:
+            return
+        self._is_writing = True
+        try:
+            job = await run_in_daemon_thread(
+                partial(states.begin, context.conversation, context.tools, is_alone=self._is_alone)
+            )
+            if job is None:
+                return
+            began, error = asyncio.get_running_loop().time(), "the save was interrupted"
+            try:
+                await self._post(context.target, "save", job.name)
+                error = ""
+            except (HTTPStatusError, ConnectionLostError, BitnetChatError) as failure:
+                error = str(failure)
+            finally:
+                self._seconds = asyncio.get_running_loop().time() - began
+                if error:
+                    states.discard(job, error)
+            if not error:
+                self._saved = context
+                await run_in_daemon_thread(partial(states.commit, job, tokens=context.tokens, place=self._place()))
+        finally:
+            self._is_writing = False
+
+    async def _post(self, target: RequestTarget, action: str, file: str) -> Any:
+        return await target.connection.ask(f"/slots/{self.slot}?action={action}", {"filename": file})
