@@ -29,7 +29,7 @@ MODULES = {
     "text/wrap.py": "tests/text/test_wrap.py",
     "filters/stop_texts.py": "tests/filters/test_stop_texts.py",
     "filters/continuation.py": "tests/filters/test_continuation.py",
-    "filters/role_markers.py": "tests/filters/test_reply_guard.py",
+    "filters/role_markers.py": "tests/filters/test_fence_tracker.py tests/filters/test_reply_guard.py",
     "filters/repetition.py": "tests/filters/test_repetition.py",
     "filters/thinking.py": "tests/filters/test_thinking.py",
     "filters/tool_calls.py": "tests/filters/test_toolcalls.py",

@@ -29,7 +29,7 @@ def screenshot(data: Path) -> Picture:
     for name in ("engine", "models"):
         (data / name).unlink()
     (data / "config.toml").write_text("temperature = 0.0\n", "utf-8")
-    with closing(Terminal(data=data, rows=28, install="ask")) as terminal:
+    with closing(Terminal(data=data, rows=30, install="ask")) as terminal:
         terminal.until(lambda: any("[Y/n" in line for line in terminal.lines))
         terminal.type("y\r")
         terminal.say("Hello! Name three rivers.")
@@ -87,9 +87,9 @@ def context(data: Path) -> Picture:
 def guard(data: Path) -> Picture:
     """A model that may not end its reply repeats itself, until the guard stops it."""
     message = "Sing: la la la la la la la la la la la la"
-    with closing(Terminal("-n", "0", "--", "--ignore-eos", data=data, rows=30)) as terminal:
+    with closing(Terminal("-n", "0", "--repeat-limit", "3", "--", "--ignore-eos", data=data, rows=24)) as terminal:
         terminal.say(message)
-        return Picture(terminal.rest(), "bitnet-chat -- --ignore-eos", first=f"> {message}")
+        return Picture(terminal.rest(), "bitnet-chat --repeat-limit 3 -- --ignore-eos", first="In ")
 
 
 def doctor(data: Path) -> Picture:

@@ -14,7 +14,7 @@ import pexpect
 import pyte
 
 _ROOT = Path(__file__).resolve().parent.parent
-_TIMEOUT = 120.0
+_TIMEOUT = 300.0
 """Seconds for a reply, including loading and installation."""
 _DATA = "~/.local/share/bitnet-chat"
 _FIGURES = re.compile(r"\x1b\[2m~?\d+ tokens?\b")

@@ -62,8 +62,8 @@ class StandbyPool:
         return None
 
     def pause(self, wanted: Conversation) -> None:
-        """Stop loading until the next :meth:`want`, because a reply to ``wanted`` is requested. A process that is being
-        loaded is ended unless it is for ``wanted``.
+        """Stop loading until the next :meth:`want`, because a reply after the conversation ``wanted`` is requested. A
+        process that is being loaded is ended unless it is for ``wanted``.
         """
         self._stop_filling()
         self._keep(lambda each: each.process.state is not ProcessState.STARTING or each.memory == wanted)

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import ToolCall
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import (
     Completed,
     Event,
@@ -24,6 +24,7 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
+from bitnet_chat.server.errors import failure_of
 
 DROPPED = "x-messages-dropped"
 """Header with the number of oldest messages that did not fit into the context window."""
@@ -95,6 +96,11 @@ class ReplyBroadcast:
     def notices(self) -> list[str]:
         """The notices so far."""
         return [block.event.text for block in self._blocks if isinstance(block.event, Notice)]
+
+    @property
+    def failure(self) -> BitnetChatError | None:
+        """The error of a reply that has ended and is not usable."""
+        return None if self.end is None else failure_of(self.end)
 
     @property
     def is_empty(self) -> bool:

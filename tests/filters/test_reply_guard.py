@@ -142,6 +142,42 @@ def test_what_is_no_marker(reply: str) -> None:
     assert watched(reply) == (reply, None)
 
 
+@pytest.mark.parametrize(
+    ("reply", "is_marker"),
+    [
+        ("Paris <|im_end|>", True),
+        ("Paris <|im_end|>\n", True),
+        ("Paris <|im_end|>\r\n", True),
+        ("Paris <|im_end|><|im_start|>", True),
+        ("Paris <|im_end|>[INST]", True),
+        ("Paris <|im_end|> and", False),
+        ("Paris <|im_end|>.", False),
+        ("Paris<|im_end|>.", True),
+        ("\t<|im_end|> and", True),
+        ("'Paris <|im_end|>\n", False),
+        ("It's Paris <|im_end|>\n", True),
+        ('"a" and "b <|im_end|>\n', False),
+        ("`a` and ``b <|im_end|>\n", True),
+        ("“a” <|im_end|>\n", True),
+        ("“a <|im_end|>\n", False),
+        ("<s>x\n</s>", False),
+        ("<s>x\ny\n</s>", True),
+        ("<sx>x</s>", True),
+        ("Yes!\nUser: hi", True),
+        ("Yes,\nUser: hi", False),
+        ("Yes.)\nUser: hi", True),
+        ("Yes。\nUser: hi", True),
+        ("Name: Ada.\nUser: hi", False),
+        ("**Name**: Ada.\n\nUser: hi", False),
+        ("# Title.\n\nUser: hi", False),
+        ("Like so：\n\nUser: hi", False),
+        ("***\n\nUser: hi", False),
+    ],
+)
+def test_what_stands_around_a_marker(reply: str, is_marker: bool) -> None:
+    assert (watched(reply)[1] is FinishReason.ROLE_MARKER) == is_marker
+
+
 def test_labels_count_only_in_templates_that_speak_so() -> None:
     assert watched("Paris.\n\nUser: and Spain?", markers("chatml"))[1] is None
     assert watched("Paris.\n\nUSER: and Spain?", markers("bitnet"))[1] is None

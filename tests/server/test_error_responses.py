@@ -11,7 +11,6 @@ from program import PATIENCE
 from serving import serving
 
 from bitnet_chat.server.error_responses import api_of
-from bitnet_chat.server.routing import plain
 
 
 def openai(message: str, kind: str = "invalid_request_error", code: str = "method_not_allowed") -> dict[str, object]:
@@ -116,11 +115,3 @@ def test_internal_faults_have_the_format_of_the_api_and_no_details() -> None:
 )
 def test_the_api_of_a_path(path: str, api: str) -> None:
     assert api_of(path) == api
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [("//v1//models/", "/v1/models"), ("/models/", "/v1/models"), ("/v1/health", "/health"), ("//", "/"), ("*", "*")],
-)
-def test_the_plain_form_of_a_path(path: str, expected: str) -> None:
-    assert plain(path) == expected

@@ -90,17 +90,16 @@ class _OllamaApi:
         generation = self._scheduler.begin(reply_request, on_end=over)
         ready = generation.started.wait() if asked.stream else generation.ended()
         await while_connected(request, ready, generation.stop)
-        headers, end = generation.headers, generation.end
-        failure = None if end is None else failure_of(end)
-        if failure is not None and (generation.is_empty or not asked.stream):
-            return error_response(failure, request.scope["path"], headers)
+        headers = generation.headers
+        if (error := generation.failure) is not None and (generation.is_empty or not asked.stream):
+            return error_response(error, request.scope["path"], headers)
         if asked.stream:
             return _OllamaStream(_lines(generation, encoder, notices), generation.stop, headers)
-        assert isinstance(end, Completed)
+        assert isinstance(generation.end, Completed)
         now = time.time()
         total = now - generation.created
         notices += generation.notices
-        whole = encoder.whole(end, generation.thinking, generation.calls, total, notices, now)
+        whole = encoder.whole(generation.end, generation.thinking, generation.calls, total, notices, now)
         return json_response(to_json(whole), headers=headers)
 
     async def _check_window(self, asked: OllamaRequest, model: str, notes: IgnoredFields | None) -> None:

@@ -90,9 +90,8 @@ class _OpenAIApi:
         headers = generation.headers
         head = ChunkHeader(f"{prefix}-{generation.id}", int(generation.created), generation.model)
         encoder = encoder_of(head, usage=asked.usage)
-        failure = None if generation.end is None else failure_of(generation.end)
-        if failure is not None and (generation.is_empty or not asked.stream):
-            return error_response(failure, request.scope["path"], headers)
+        if (error := generation.failure) is not None and (generation.is_empty or not asked.stream):
+            return error_response(error, request.scope["path"], headers)
         if asked.stream:
             return EventStream(_chunks(generation, encoder, notices), gone=generation.stop, headers=headers)
         assert isinstance(generation.end, Completed)
