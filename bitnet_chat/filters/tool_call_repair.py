@@ -17,6 +17,8 @@ REPAIRS = 1
 """Further answers within one reply."""
 CALL_LIMIT = 200_000
 """Characters of an unfinished call at which the reply is stopped."""
+SIGN_OF_LIFE = 20.0
+"""Seconds without text until a notice about an unfinished call."""
 _REPORTED = 8
 """Reported faults of one answer: a server may send any number."""
 _NAME_LIMIT = 64
@@ -93,7 +95,7 @@ class ToolCallRepair:
 class CallProgress:
     """Notices about calls that the model is still generating: their text is not shown."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float = SIGN_OF_LIFE) -> None:
         """``patience``: seconds without text until a notice."""
         self._patience = patience
         self._size = 0

@@ -30,12 +30,9 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
-from bitnet_chat.filters.tool_call_repair import ToolCallRepair
+from bitnet_chat.filters.tool_call_repair import SIGN_OF_LIFE, ToolCallRepair
 from bitnet_chat.util.resources import ProcessUsage
 from bitnet_chat.util.threads import run_beside_loop
-
-SIGN_OF_LIFE = 20.0
-"""Seconds without text after which a notice reports an unfinished tool call."""
 
 
 def sign_of_life(settings: Settings) -> float:

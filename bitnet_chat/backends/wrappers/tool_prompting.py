@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 256
 """Number of replies whose exact text is kept."""
-_SIGN_OF_LIFE = 20.0
-"""Seconds of a tool call after which a notice reports that the model is still generating it."""
 
 Replies = Callable[[Conversation, ReplyOptions], AsyncGenerator[Event]]
 
@@ -151,7 +149,7 @@ class _ToolCallFilter(ReplyFilter):
         self._begun = _beginning(options)
         self._repair = ToolCallRepair(adapter.tools)
         self._reading = _ReplyParser(self._repair, self._begun, has_tools=bool(adapter.tools))
-        self._progress = CallProgress(_SIGN_OF_LIFE)
+        self._progress = CallProgress()
         self._plain, self._asked = conversation, options
         self._turns: tuple[Message, ...] = ()
         """The complete answers of the engine in this reply, and the messages between them."""
