@@ -109,7 +109,8 @@ class LocalEngineBackend:
         self._recorder = TraceRecorder(recordings()) if settings.journal else None
         self._on_spawn = on_spawn
         self._load = ProcessUsage()
-        self._store = open_state_store(settings) if self.binary.dialect is Dialect.NATIVE else None
+        keeps = self.binary.dialect is Dialect.NATIVE or self.binary.has("--prompt-cache")
+        self._store = open_state_store(settings) if keeps else None
         self._state_identity: StateIdentity | None = None
         self._session = Session(
             self.protocol,

@@ -7,6 +7,7 @@ from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.protocols import EngineProtocol
+from bitnet_chat.engine.saved_states import StateJob
 
 
 class EngineInstance:
@@ -34,6 +35,8 @@ class EngineInstance:
         self.is_within = is_within
         self.evaluated = Conversation()
         """What its context begins with: the conversation of the last prompt, read or restored."""
+        self.cache: StateJob | None = None
+        """The state that it writes at its first reply."""
         self.saved: Conversation | None = None
         """The conversation of the last saved state."""
         self.has_strayed = False

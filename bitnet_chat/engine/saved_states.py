@@ -7,6 +7,7 @@ with the same system prompt.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -81,6 +82,18 @@ class EngineStates:
             return None
         pending = self._store.begin(identity, _digests(conversation, tools))
         return StateJob(pending, conversation) if pending is not None else None
+
+    def begin_copy(self, conversation: Conversation) -> StateJob | None:
+        """Like :meth:`begin`, for an engine that reads the file when it starts: with the content of the state that
+        shares most with ``conversation``."""
+        job = self.begin(conversation)
+        if job is not None and (state := self.better(None, conversation)) is not None:
+            try:
+                shutil.copyfile(state.path, job.pending.path)
+            except OSError as error:
+                self.discard(job, str(error))
+                return None
+        return job
 
     def commit(self, job: StateJob, *, tokens: int, place: JournalPlace | None) -> bool:
         """Keep a state that the engine has written. Whether it is kept."""

@@ -11,7 +11,9 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from bitnet_chat.backend import JournalPlace, Sampling
 from bitnet_chat.context.summary import Summary
@@ -25,7 +27,7 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates
+from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, StateJob
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine.user_notices import Notices
@@ -256,7 +258,8 @@ class EngineSupervisor:
             spare.process.kill()
             spare = None
         if spare is None:
-            return self._replace(memory, message=message, unfinished=unfinished)
+            cache = await self._prompt_cache(protocol, memory)
+            return self._replace(memory, message=message, unfinished=unfinished, cache=cache)
         self.discard()
         self._loaded = spare
         return spare.process
@@ -266,12 +269,16 @@ class EngineSupervisor:
         self._history = history
         return self._replace(self.window.kept(history))
 
-    def _replace(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> EngineProcess:
+    def _replace(
+        self, memory: Conversation, *, message: str = "", unfinished: bool = False, cache: StateJob | None = None
+    ) -> EngineProcess:
         self.discard()
-        self._loaded = self._load(memory, message=message, unfinished=unfinished)
+        self._loaded = self._load(memory, message=message, unfinished=unfinished, cache=cache)
         return self._loaded.process
 
-    def _load(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> EngineInstance:
+    def _load(
+        self, memory: Conversation, *, message: str = "", unfinished: bool = False, cache: StateJob | None = None
+    ) -> EngineInstance:
         """A child that is started with ``memory``, the one that answers or a spare. ``message``: what is put to it."""
         if self._closed or self.protocols.made is None:
             raise EngineDiedError("the engine was closed", remedy="open another one")
@@ -279,6 +286,8 @@ class EngineSupervisor:
         launch = protocol.launch(memory, unfinished=unfinished, sampling=self.sampling)
         if message and protocol.input(launch, launch.context, memory, message) is None:
             launch = protocol.launch(memory, message=message, sampling=self.sampling)
+        if cache is not None:
+            launch = replace(launch, argv=(*launch.argv, *protocol.cache_flags(cache.pending.path)))
         process = EngineProcess(protocol, launch, self._transport)
         replayed_thinking = protocol.clearing() is not None and bool(memory.turns)
         loaded = EngineInstance(
@@ -289,6 +298,7 @@ class EngineSupervisor:
             is_within=unfinished,
             sampling=self.sampling,
         )
+        loaded.cache = cache
         if self._on_spawn is not None:
             self._on_spawn(process)
         self._watch_over(self._watch(loaded))
@@ -366,6 +376,8 @@ class EngineSupervisor:
 
     def discard(self) -> None:
         if self._loaded is not None:
+            if self._loaded.cache is not None and self._states is not None:
+                self._states.discard(self._loaded.cache)
             if self._crashed is not None and self._has_restarted:
                 self._account_for_the_fallen()  # before it cannot be seen any more
             self._loaded.process.kill()
@@ -423,6 +435,14 @@ class EngineSupervisor:
         if process.command_error:
             await run_in_daemon_thread(partial(states.remove, state, process.command_error))
 
+    async def _prompt_cache(self, protocol: EngineProtocol, memory: Conversation) -> StateJob | None:
+        """The state that an engine without commands starts with, and writes at its first reply; None if it has no
+        such option."""
+        states = self._states
+        if states is None or not protocol.cache_flags(Path("x")):
+            return None
+        return await run_in_daemon_thread(partial(states.begin_copy, memory))
+
     def sent(self, prompt: EnginePrompt) -> None:
         """Note that the child evaluates ``prompt``."""
         if self._loaded is not None:
@@ -433,8 +453,12 @@ class EngineSupervisor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._save_seconds)):
                 await self._closing.wait()
-        if not self.busy:
-            await self._save(loaded)
+        if self.busy:
+            return
+        if loaded.cache is not None and loaded is self._loaded and self._states is not None:
+            job, loaded.cache = loaded.cache, None
+            await run_in_daemon_thread(partial(self._states.commit, job, tokens=0, place=self.place()))
+        await self._save(loaded)
 
     async def _save(self, loaded: EngineInstance) -> None:
         """Save the context of an idle child, unless that has been done."""

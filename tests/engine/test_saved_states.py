@@ -300,3 +300,29 @@ def test_shared_messages() -> None:
     assert shared_messages(first, first.with_user("c")) == 2
     assert shared_messages(first, first.without_last_turn()) == 0
     assert shared_messages(first, Conversation().with_user("a")) == -1
+
+
+def test_a_classic_engine_starts_with_the_prompt_that_it_read_before(classic: EngineBinary, model: Path) -> None:
+    """It saves what it has read at its first reply, and at no other time."""
+    engines = Engines(classic, model)
+
+    async def resumed(conversation: Conversation) -> tuple[Conversation, str]:
+        backend = engines.open()
+        backend.prepare(conversation)
+        after, _ = await ask(backend, conversation, "What is a token?")
+        assert backend._session.process is not None
+        log = "\n".join(backend._session.process.log.lines())
+        await backend.close()
+        return after, log
+
+    async def body() -> None:
+        history = Conversation().with_user(STORY).with_assistant("Ask me.")
+        first, log = await resumed(history)
+        assert "session file does not exist" in log or "session file is empty" in log
+        again, log = await resumed(history)
+        assert "loaded a session with prompt size" in log and again == first
+        longer, log = await resumed(first.with_user("More.").with_assistant("More."))
+        assert "loaded a session with prompt size" in log
+        assert len(list(paths.states_dir().glob("*.json"))) == 1, "the longer one holds the shorter"
+
+    run(body)

@@ -160,6 +160,11 @@ class EngineProtocol(Protocol):
         is none.
         """
 
+    def cache_flags(self, file: Path) -> list[str]:
+        """Return flags that make an engine start with the context in ``file`` and write that of its first prompt there;
+        empty if there are none.
+        """
+
     def save(self, file: str) -> bytes | None:
         """Command that makes a running engine write its context to ``file``, a name in the folder of states; None
         without such a command."""

@@ -44,6 +44,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum, auto
+from pathlib import Path
 
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
@@ -397,6 +398,9 @@ class ClassicProtocol:
 
     def preparation(self, history: Conversation) -> EncodedMessage | None:
         return None
+
+    def cache_flags(self, file: Path) -> list[str]:
+        return self._binary.option("--prompt-cache", file)
 
     def save(self, file: str) -> bytes | None:
         return None

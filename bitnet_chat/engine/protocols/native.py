@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import count
+from pathlib import Path
 
 from bitnet_chat import engine_frames
 from bitnet_chat.backend import ReplyOptions, Sampling
@@ -144,6 +145,9 @@ class NativeProtocol:
         number = next(self._numbers)
         prompt = tuple(self._pieces(self._segments.before_message(history)))
         return EncodedMessage(encode(Complete(number, prompt=prompt, max_tokens=0)), stop=encode(Stop(number)))
+
+    def cache_flags(self, file: Path) -> list[str]:
+        return []
 
     def save(self, file: str) -> bytes | None:
         return encode(Save(next(self._numbers), file)) if self._saves else None
