@@ -212,6 +212,12 @@ def test_a_state_replaces_those_of_its_beginnings(rig: Rig) -> None:
     assert rig.store.usage() == StateUsage(2, 10) and rig.lines == []
 
 
+def test_a_state_of_the_system_prompt_alone_is_replaced(rig: Rig) -> None:
+    rig.keep("")
+    rig.keep("a")
+    assert rig.kept() == {"a"} and rig.find("") == ("a", 0)
+
+
 def test_one_state_is_left_of_a_conversation_that_grows(rig: Rig) -> None:
     for length in range(1, 8):
         rig.keep("abcdefg"[:length], conversation=1)
