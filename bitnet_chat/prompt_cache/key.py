@@ -1,7 +1,7 @@
-"""The key of a saved state: what it was made with, and the messages that it covers. Pure.
+"""The key of a saved state: the model and options that it depends on, and the messages that it covers. Pure.
 
-All digests are BLAKE2b in hexadecimal digits, over fields that are preceded by their type and length, so that no two
-values have one encoding.
+All digests are BLAKE2b in hexadecimal digits. Each field is preceded by its type and length, so that different values
+have different encodings.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from hashlib import blake2b
 from bitnet_chat.conversation import Message, Tool
 
 FORMAT = 1
-"""Version of the names, the records and the encoding of digests. Another one is another identity."""
+"""Version of the names, the records and the encoding of digests. It is a part of the identity."""
 _IDENTITY_BYTES = 8
 _PREFIX_BYTES = 20
-"""Clients of a server choose the messages: two that share a digest take 2**80 attempts."""
+"""Clients of a server choose the messages. A collision takes 2**80 attempts."""
 
 _Value = str | int | tuple["_Value", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StateIdentity:
-    """Everything that must be equal for a saved state to be usable."""
+    """The properties that must be equal for a saved state to be usable."""
 
     model: str
     """See :mod:`bitnet_chat.prompt_cache.model_hash`."""
@@ -44,17 +44,17 @@ class StateIdentity:
 
     @property
     def digest(self) -> str:
-        """16 digits for names of files; :meth:`StateStore.find` compares all fields."""
+        """16 digits for file names. :meth:`StateStore.find` compares all fields."""
         values = tuple(getattr(self, each.name) for each in fields(self))
         return blake2b(_encoded(values), digest_size=_IDENTITY_BYTES).hexdigest()
 
 
 def prefix_digests(system: str, tools: Sequence[Tool], messages: Sequence[Message]) -> tuple[str, ...]:
-    """One digest of 40 digits for each boundary of a conversation, which are one more than its messages: number ``n``
-    covers the system prompt, the tools and the first ``n`` messages.
+    """One digest of 40 digits for each boundary of a conversation. Digest ``n`` covers the system prompt, the tools and
+    the first ``n`` messages, so there is one digest more than messages.
 
-    ``messages``: without the system prompt and as they are sent, with ``thinking`` empty where it is not. The finish
-    reason does not count.
+    ``messages``: as they are sent, without the system prompt; ``thinking`` is empty in a message that is sent without
+    it. The finish reason is not covered.
     """
     offered = tuple((tool.name, tool.description, _json(tool.parameters)) for tool in tools)
     last = blake2b(_encoded((FORMAT, system, offered)), digest_size=_PREFIX_BYTES)
@@ -66,7 +66,7 @@ def prefix_digests(system: str, tools: Sequence[Tool], messages: Sequence[Messag
 
 
 def text_digest(text: str) -> str:
-    """16 digits for a text, which may have lone surrogates."""
+    """16 digits for a text, which may contain lone surrogates."""
     return blake2b(_encoded(text), digest_size=_IDENTITY_BYTES).hexdigest()
 
 
@@ -76,7 +76,7 @@ def _fields(message: Message) -> _Value:
 
 
 def _json(value: Mapping[str, object]) -> str:
-    # The order of the keys counts: a template renders them in it.
+    # In the order of the keys, in which a template renders them.
     return json.dumps(value, default=dict)
 
 

@@ -1,7 +1,7 @@
 """The content hash of a model: the sha256 of its file, or of the hashes of its parts.
 
-Reading a model takes seconds, so that a hash is remembered with the identity of its file; a download that was verified
-and is unchanged needs no reading at all.
+Reading a model takes seconds, so a hash is stored with the identity of its file. The hash of an unchanged, verified
+download is in its record.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _FORMAT = 1
 _MAX_FILES = 200
 _MAX_BYTES = 1 << 18
 _TICK_SECONDS = 0.02
-"""The times of files have steps of up to 10 ms: a file that was written within the last one may change unnoticed."""
+"""File times have steps of up to 10 ms. A second change within one step does not alter them."""
 _RENAME_SECONDS = 10.0
-"""A download is renamed into place after its record was written."""
+"""Maximum time between the record of a download and its rename to the final name."""
 
 
 def known_hash(model: Path) -> str | None:
-    """The hash if it is known. Fast enough for the event loop: a few calls of ``stat`` and a small file. ``model``: the
-    file, or the first of its parts."""
+    """The hash if it is known, else None. Fast enough for the event loop: a few calls of ``stat`` and a small file.
+    ``model``: the file, or the first of its parts."""
     files = _files(model)
     try:
         hashes = _recorded(model, files) or _remembered_of(files)
@@ -41,8 +41,8 @@ def known_hash(model: Path) -> str | None:
 
 
 def compute_hash(model: Path) -> str:
-    """The hash, computed where it is not known, and then remembered. Takes seconds: not for the event loop. Raises
-    ModelError for a file that cannot be read or that changes meanwhile."""
+    """The hash; computed and stored if it is not known. Blocks for seconds: call it in a thread. Raises ModelError for
+    a file that cannot be read, or that changes while it is read."""
     known = known_hash(model)
     if known is not None:
         return known
@@ -89,7 +89,7 @@ def _joined(hashes: list[str]) -> str:
 
 
 def _recorded(model: Path, files: list[Path]) -> list[str]:
-    """Those of an installed model that has not been written or moved since its download was verified; else empty.
+    """The hashes of an installed model that has not been written or moved since its download was verified; else empty.
     Raises OSError."""
     if model.parent != paths.models_dir():
         return []
@@ -106,7 +106,7 @@ def _recorded(model: Path, files: list[Path]) -> list[str]:
     return list(record.hashes)
 
 
-# What is remembered: ``[state, sha256]`` by the path of a file.
+# Stored hashes: ``[state, sha256]`` by the path of a file.
 
 
 def _memory() -> Path:
@@ -118,20 +118,20 @@ def _key(file: Path) -> str:
 
 
 def _state(file: Path) -> str:
-    """What another content has other values of. Raises OSError."""
+    """The properties of a file that change with its content. Raises OSError."""
     status = file.stat()
     return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def _remembered_of(files: list[Path]) -> list[str]:
-    """Of the files whose hash is known. Raises OSError or UsageError."""
+    """The stored hashes of the unchanged ones of ``files``. Raises OSError or UsageError."""
     remembered = _remembered()
     found = [(remembered.get(_key(file)), file) for file in files]
     return [each[1] for each, file in found if each is not None and each[0] == _state(file)]
 
 
 def _remembered() -> dict[str, list[str]]:
-    """Empty where the file is missing or damaged. Raises UsageError without a data directory."""
+    """All stored hashes; empty if the file is missing or damaged. Raises UsageError without a data directory."""
     try:
         with _memory().open("rb") as file:
             content: Any = json.loads(file.read(_MAX_BYTES))
@@ -148,8 +148,8 @@ def _is_sha256(value: object) -> bool:
 
 
 def _remember(computed: dict[str, list[str]]) -> None:
-    """Raises OSError, UsageError or ValueError. Of two processes that write at once one may lose its hashes, never the
-    file."""
+    """Store hashes. Raises OSError, UsageError or ValueError. If two processes do so at the same time, the hashes of
+    one of them may be lost; the file stays valid."""
     files = {path: each for path, each in _remembered().items() if path not in computed} | computed
     memory = _memory()
     memory.parent.mkdir(parents=True, exist_ok=True)

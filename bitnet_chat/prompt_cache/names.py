@@ -1,9 +1,9 @@
 """The names of the files in the folder of states. Pure.
 
-A state is ``STEM.state`` and, from the moment on that it is usable, ``STEM.OWNER.json`` or ``STEM.json`` with its
-record. A stem is never used again, so that a file never changes after that moment. ``STEM.part`` is a record that is
-being written, ``STEM.OWNER.owner`` an empty file that names a further owner. A stem is ``IDENTITY-PREFIX.WRITER``: the
-two digests of the key, and pid, start and a number of the process that has written it.
+A state is ``STEM.state``. It is usable once its record ``STEM.OWNER.json`` or ``STEM.json`` exists, and does not change
+after that, because a stem is used once. ``STEM.part`` is a record that is being written, ``STEM.OWNER.owner`` an empty
+file that names a further owner. A stem is ``IDENTITY-DIGEST.WRITER``: the digests of the identity and of the last
+boundary, and the pid, start time and a number of the process that wrote it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class StateOwner:
-    """The place in a journal that a state belongs to: the last message that it covers."""
+    """A conversation in a journal that a state belongs to, with a message of it."""
 
     journal: str
     """See :meth:`bitnet_chat.prompt_cache.store.StateStore.owner`."""
@@ -36,7 +36,7 @@ class StateOwner:
 
 @dataclass(frozen=True, slots=True)
 class FolderListing:
-    """The folder at one moment, by stems."""
+    """The files of the folder at one time, by stem."""
 
     states: frozenset[str]
     records: dict[str, StateOwner | None]
@@ -45,22 +45,24 @@ class FolderListing:
     """Further owners."""
 
     def owners_of(self, stem: str) -> frozenset[StateOwner]:
+        """All owners of a state: the one in the name of its record, and the further ones."""
         first = self.records.get(stem)
         return self.owners.get(stem, frozenset()) | ({first} if first is not None else frozenset())
 
     @property
     def usable(self) -> list[str]:
-        """The stems of the states that were committed."""
+        """The stems of the committed states."""
         return [stem for stem in self.records if stem in self.states]
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """The stems of states that are being written, or that a process has left behind."""
+        """The stems of states that are being written, or whose process ended before the commit."""
         return (self.states | self.parts) - self.records.keys()
 
 
 def key(identity: str, prefix: str) -> str:
-    """The beginning of a stem. ``identity`` and ``prefix``: digests, see :mod:`bitnet_chat.prompt_cache.key`."""
+    """The beginning of a stem. ``identity`` and ``prefix``: digests, the latter of the last boundary, see
+    :mod:`bitnet_chat.prompt_cache.key`."""
     return f"{identity}-{prefix}"
 
 
@@ -70,7 +72,7 @@ def identity_of(stem: str) -> str:
 
 
 def digest_of(stem: str) -> str:
-    """The digest of the boundary."""
+    """The digest of the last boundary."""
     return stem[17:KEY_LENGTH]
 
 
@@ -81,7 +83,7 @@ def stem(key: str, process: str, number: int) -> str:
 
 
 def process_of(stem: str) -> str:
-    """The process that has written the state."""
+    """The process that wrote the state."""
     pid, start, _ = stem[KEY_LENGTH + 1 :].split("-")
     return f"{pid}:{int(start) / 100:.2f}"
 
@@ -103,7 +105,7 @@ def owner_name(stem: str, owner: StateOwner) -> str:
 
 
 def listing(names: Iterable[str]) -> FolderListing:
-    """Sort the names of a folder; files with other names are ignored."""
+    """Group the names of a folder by kind. Other names are ignored."""
     states, parts = set[str](), set[str]()
     records: dict[str, StateOwner | None] = {}
     owners: dict[str, set[StateOwner]] = {}
@@ -121,8 +123,8 @@ def listing(names: Iterable[str]) -> FolderListing:
 
 
 def files_of(listing: FolderListing, stem: str) -> list[str]:
-    """All files of a state in the order of their removal: a record without a state is a removal that was cut off, at
-    any time and by any process, a state without a record may be one that is being written."""
+    """All files of a state in the order of their removal. The state is first: a record without a state always comes
+    from an interrupted removal, but a state without a record may be one that is being written."""
     names = [state_name(stem)] if stem in listing.states else []
     if stem in listing.records:
         names.append(record_name(stem, listing.records[stem]))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bitnet_chat.prompt_cache.key import FORMAT, StateIdentity
-from bitnet_chat.prompt_cache.names import StateOwner
+from bitnet_chat.prompt_cache.names import StateOwner, digest_of
 
 MAX_BYTES = 1 << 22
-"""Of a record."""
+"""Maximum size of a record: one of 95,000 messages."""
 Number = TypeVar("Number", int, float)
 
 
@@ -33,22 +33,22 @@ class SavedState:
     path: Path
     identity: StateIdentity
     digests: tuple[str, ...]
-    """Of all boundaries that it covers, see :func:`bitnet_chat.prompt_cache.key.prefix_digests`. An engine that
-    restores it can drop what is behind any of them."""
+    """The digests of all boundaries of its conversation, see :func:`bitnet_chat.prompt_cache.key.prefix_digests`. An
+    engine that has restored it can drop the tokens after any of them."""
     tokens: int
     bytes: int
     crc32: int
     seconds: float
-    """Time that the engine took to read the tokens."""
+    """Time that the engine took to evaluate the tokens."""
     created: float
     """Seconds since the epoch."""
     owner: StateOwner | None
-    """The first one."""
+    """The owner at the commit."""
     stem: str
 
 
 class RecordError(ValueError):
-    """A record that is damaged, or of another format."""
+    """A record is damaged, or has another format."""
 
 
 def encode(state: SavedState) -> bytes:
@@ -59,12 +59,12 @@ def encode(state: SavedState) -> bytes:
 
 
 def decode(content: bytes, path: Path, stem: str, owner: StateOwner | None) -> SavedState:
-    """The state of a record. ``path``: of the state. Raises RecordError."""
+    """Parse a record. ``path``, ``stem`` and ``owner``: those of the state. Raises RecordError."""
     try:
         values = json.loads(content)
         if values["format"] != FORMAT:
-            raise RecordError(f"format {values['format']!r}")
-        return SavedState(
+            raise RecordError(f"its record has the format {values['format']!r}")
+        state = SavedState(
             path=path,
             identity=_identity(values["identity"]),
             digests=_digests(values["digests"]),
@@ -76,10 +76,13 @@ def decode(content: bytes, path: Path, stem: str, owner: StateOwner | None) -> S
             owner=owner,
             stem=stem,
         )
+        if state.digests[-1] != digest_of(stem):
+            raise RecordError("its record is of another conversation")
+        return state
     except RecordError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RecordError(f"damaged record ({type(error).__name__})") from None
+        raise RecordError(f"its record is damaged ({type(error).__name__})") from None
 
 
 def _identity(values: Mapping[str, Any]) -> StateIdentity:

@@ -230,7 +230,7 @@ def test_saved_states() -> None:
     assert (found.facts["count"], found.facts["bytes"], found.facts["limit"]) == (0, 0, 2048)
     assert not paths.states_dir().exists()
     store = StateStore(paths.states_dir(), 2048)
-    pending = store.begin(StateIdentity("m", "e", "v", 1, 1, "f16", "f16", "t"), "0" * 40)
+    pending = store.begin(StateIdentity("m", "e", "v", 1, 1, "f16", "f16", "t"), ("1" * 40, "0" * 40))
     assert pending is not None
     pending.path.write_bytes(bytes(1000))
     store.commit(pending, tokens=1, seconds=1)

@@ -67,24 +67,36 @@ def test_list(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_saved_states_are_marked_and_removed(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
-    entries = {entry.id: entry for entry in journal.list()}
     store = StateStore(paths.states_dir(), 1000)
     identity = StateIdentity("m", "e", "v", 1, 1, "f16", "f16", "t")
-    for id, message in ((1, 1), (2, entries[2].head)):
-        assert message is not None
-        pending = store.begin(identity, f"{id:040}")
+
+    def keep(id: int, *digits: int) -> None:
+        """A state of a conversation; ``digits``: of its messages."""
+        pending = store.begin(identity, tuple(str(digit) * 40 for digit in (0, *digits)))
         assert pending is not None
         pending.path.write_bytes(b"x")
-        assert store.commit(pending, tokens=1, seconds=1, owner=store.owner(journal.path, id, message))
-    first, second = history(capsys, "list")[1].splitlines()
-    assert first.endswith("[1 turn, m, state saved]") and "state saved" not in second
-    entries_of = json.loads(history(capsys, "list", "--json")[1])
-    assert [(entry["id"], entry["saved_state"], entry["state"]) for entry in entries_of] == [
-        (2, True, "whole"),
-        (1, False, "whole"),
-    ]
+        assert store.commit(pending, tokens=1, owner=store.owner(journal.path, id, 0))
+
+    def marked() -> list[bool]:
+        """Whether conversations 2 and 1 are."""
+        lines = history(capsys, "list")[1].splitlines()
+        entries = json.loads(history(capsys, "list", "--json")[1])
+        assert [(entry["id"], entry["state"]) for entry in entries] == [(2, "whole"), (1, "whole")]
+        assert "head" not in entries[0]
+        marks = [line.endswith(", state saved]") for line in lines]
+        assert marks == [entry["saved_state"] for entry in entries] == ["state saved" in line for line in lines]
+        return marks
+
+    assert marked() == [False, False]
+    keep(2, 1, 2)
+    assert marked() == [True, False]
+    keep(2, 1, 3)
+    keep(2, 1, 3, 4)
+    assert marked() == [True, False] and store.usage().count == 2, "of two branches"
+    keep(1, 5)
+    assert marked() == [True, True]
     assert history(capsys, "rm", "2", "--yes")[0] == 0
-    assert store.usage().count == 1 and store.heads(journal.path) == {(1, 1)}
+    assert store.usage().count == 1 and store.heads(journal.path) == {(1, 0)}
     assert history(capsys, "rm", "1", "--yes")[0] == 0
     assert list(paths.states_dir().iterdir()) == []
 

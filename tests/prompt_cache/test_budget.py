@@ -24,19 +24,19 @@ def test_the_least_recently_used_leaves_first() -> None:
     assert leaving(states, 0) == ["old", "middle", "new"]
 
 
-def test_the_previous_turn_leaves_before_another_conversation() -> None:
+def test_an_earlier_branch_leaves_before_another_conversation() -> None:
     states = [use("other", 1, B), use("shared", 2), use("undo", 3, A), use("head", 4, A)]
     assert leaving(states, 30) == ["undo"]
     assert leaving(states, 20) == ["undo", "other"]
 
 
-def test_a_conversation_keeps_its_last_boundaries() -> None:
+def test_a_conversation_keeps_its_last_branches() -> None:
     states = [use(str(number), number, A) for number in range(KEPT_BRANCHES + 2)]
     assert leaving(states, 1000) == ["0", "1"]
-    assert leaving([*states, use("x", -1)], 1000) == ["0", "1"], "a state without owners is no boundary"
+    assert leaving([*states, use("x", -1)], 1000) == ["0", "1"], "a state without owners is of none"
 
 
-def test_a_state_of_another_model_is_no_boundary_of_this_one() -> None:
+def test_a_state_of_another_model_is_not_counted() -> None:
     assert leaving([use("back", 0, C), *(use(str(number), number, A) for number in range(1, 4))], 1000) == []
 
 

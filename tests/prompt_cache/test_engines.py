@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bitnet_chat.engine.native.command import LIBRARIES, command
 
 from bitnet_chat import paths
 from bitnet_chat.conversation import Message
 from bitnet_chat.engine.binary import EngineVariant
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.native.client import NativeClient, NativeClientError
+from bitnet_chat.engine.native.client import LIBRARIES, NativeClient, NativeClientError, command
 from bitnet_chat.prompt_cache.key import StateIdentity, prefix_digests
 from bitnet_chat.prompt_cache.model_hash import compute_hash
 from bitnet_chat.prompt_cache.store import StateStore
@@ -33,7 +32,7 @@ def test_a_conversation_continues_in_another_process(
     identity = StateIdentity(compute_hash(model), variant.value, "1", 1, 512, "f16", "f16", "")
     digests = prefix_digests("", (), [Message("user", "300 tokens")])
     tokens = [5 + at % 400 for at in range(300)]
-    pending = store.begin(identity, digests[1])
+    pending = store.begin(identity, digests)
     assert pending is not None
 
     def start() -> NativeClient:
@@ -41,15 +40,18 @@ def test_a_conversation_continues_in_another_process(
         return NativeClient(words, timeout=60)
 
     with start() as child:
+        beginning = child.complete(tokens[:200], max_tokens=8, sampling={"temperature": 0})
         expected = child.complete(tokens, max_tokens=8, sampling={"temperature": 0})
         saved = child.save(pending.path.name)
     state = store.commit(pending, tokens=saved, seconds=1)
     assert state is not None and state.bytes > 100_000
-    assert store.find(identity, digests) == state and store.verify(state)
+    assert store.find(identity, digests) == (state, 1) and store.verify(state)
     with start() as child:
         assert child.restore(state.path.name) == state.tokens
         again = child.complete(tokens, max_tokens=8, sampling={"temperature": 0})
         assert (again.tokens, again.ended.prompt_tokens) == (expected.tokens, 1)
+        again = child.complete(tokens[:200], max_tokens=8, sampling={"temperature": 0})
+        assert (again.tokens, again.ended.prompt_tokens) == (beginning.tokens, 1), "an earlier point of the branch"
         state.path.unlink()
         with pytest.raises(NativeClientError):
             child.restore(state.path.name)

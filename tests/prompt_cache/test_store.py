@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -19,16 +20,21 @@ from bitnet_chat import paths
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Message
 from bitnet_chat.engine.native.protocol import Save, decode_request, encode
+from bitnet_chat.prompt_cache import names, record
 from bitnet_chat.prompt_cache import store as module
 from bitnet_chat.prompt_cache.budget import KEPT_BRANCHES
 from bitnet_chat.prompt_cache.key import FORMAT, StateIdentity, prefix_digests
 from bitnet_chat.prompt_cache.names import StateOwner
-from bitnet_chat.prompt_cache.record import SavedState
+from bitnet_chat.prompt_cache.record import PendingState, SavedState
 from bitnet_chat.prompt_cache.store import StateStore, StateUsage, limit_of, open_state_store
 
 IDENTITY = StateIdentity("a" * 64, "llama.cpp", "b1", 1, 4096, "f16", "q8_0", "t", ("--lora \udcff", ""))
-DIGESTS = prefix_digests("system", (), [Message("user", str(number)) for number in range(8)])
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+
+
+def digests(text: str) -> tuple[str, ...]:
+    """Those of a conversation with a message for each character, so that texts are branches."""
+    return prefix_digests("system", (), [Message("user", sign) for sign in text])
 
 
 class Rig:
@@ -38,30 +44,36 @@ class Rig:
         self.lines: list[str] = []
         self.store = StateStore(folder / "states", limit, self.lines.append)
         self.folder, self.journal = self.store.folder, folder / "journal.db"
+        self._texts: dict[str, str] = {}
+
+    def begin(self, text: str, identity: StateIdentity = IDENTITY) -> PendingState:
+        self._texts[digests(text)[-1]] = text
+        pending = self.store.begin(identity, digests(text))
+        assert pending is not None
+        return pending
 
     def keep(
-        self,
-        boundary: int = 1,
-        conversation: int = 0,
-        content: bytes = b"state",
-        identity: StateIdentity = IDENTITY,
-        digest: str = "",
+        self, text: str, conversation: int = 0, content: bytes = b"state", identity: StateIdentity = IDENTITY
     ) -> SavedState:
-        """Save a state, of conversation ``conversation`` and the message of the same number as ``boundary``; 0: of
-        none."""
-        pending = self.store.begin(identity, digest or DIGESTS[boundary])
-        assert pending is not None
+        """Save a state of ``text``, which belongs to a conversation and its last message; 0: to none."""
+        pending = self.begin(text, identity)
         pending.path.write_bytes(content)
-        owner = self.store.owner(self.journal, conversation, boundary) if conversation else None
+        owner = self.store.owner(self.journal, conversation, len(text)) if conversation else None
         state = self.store.commit(pending, tokens=100, seconds=1.5, owner=owner)
         assert state is not None
         return state
 
-    def find(self, *boundaries: int, identity: StateIdentity = IDENTITY) -> int | None:
-        """The number of messages that the found state covers."""
-        digests = [DIGESTS[each] for each in boundaries] or DIGESTS
-        found = self.store.find(identity, digests)
-        return None if found is None else DIGESTS.index(found.digest)
+    def find(self, text: str, identity: StateIdentity = IDENTITY) -> tuple[str, int] | None:
+        """The text of the found state, and the number of messages that it shares with ``text``."""
+        found = self.store.find(identity, digests(text))
+        return None if found is None else (self._texts[found[0].digests[-1]], found[1])
+
+    def kept(self) -> set[str]:
+        """The texts of all states."""
+        return {self._texts[names.digest_of(name)] for name in self.files() if name.endswith(".state")}
+
+    def owners(self) -> set[tuple[int, int]]:
+        return self.store.heads(self.journal)
 
     def files(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
@@ -77,47 +89,87 @@ def rig(tmp_path: Path) -> Rig:
 
 def test_a_state_is_found_with_all_that_is_known_of_it(rig: Rig) -> None:
     before = time.time()
-    state = rig.keep(3, conversation=7)
+    state = rig.keep("abc", conversation=7)
     assert (state.tokens, state.seconds, state.bytes) == (100, 1.5, 5) and before <= state.created <= time.time()
     assert state.owner == StateOwner(state.owner.journal if state.owner else "", 7, 3)
-    assert StateStore(rig.folder).find(IDENTITY, DIGESTS) == state
+    assert state.digests == digests("abc") and state.path.name.startswith(f"{IDENTITY.digest}-{state.digests[-1]}.")
+    assert StateStore(rig.folder).find(IDENTITY, digests("abc")) == (state, 3)
     assert state.path.read_bytes() == b"state" and rig.store.verify(state) and rig.lines == []
 
 
-def test_the_longest_prefix_is_found(rig: Rig) -> None:
-    for boundary in (1, 4, 2):
-        rig.keep(boundary)
-    assert (rig.find(), rig.find(0, 1, 2, 3), rig.find(0, 1), rig.find(0)) == (4, 2, 1, None)
-    other = prefix_digests("system", (), [Message("user", "0"), Message("user", "other")])
-    found = rig.store.find(IDENTITY, other)
-    assert found is not None and found.digest == DIGESTS[1]
+@pytest.mark.parametrize("texts", list(itertools.permutations(["abcd", "abx", "y"])))
+def test_the_state_that_shares_most_is_found(rig: Rig, texts: tuple[str, ...]) -> None:
+    for text in texts:
+        rig.keep(text)
+    assert rig.kept() == set(texts)
+    for text, found in {
+        "abcd": ("abcd", 4),  # the whole conversation
+        "abcdef": ("abcd", 4),  # its next messages
+        "abc": ("abcd", 3),  # an earlier point of the branch
+        "abcz": ("abcd", 3),  # another branch from its middle
+        "abxz": ("abx", 3),
+        "yz": ("y", 1),
+    }.items():
+        assert rig.find(text) == found
+    first = texts.index("abcd") < texts.index("abx")
+    assert rig.find("ab") == rig.find("abz") and rig.find("ab") == (("abx" if first else "abcd"), 2)
+    assert rig.store.find(IDENTITY, prefix_digests("other", (), [Message("user", "a")])) is None
+    assert rig.store.find(IDENTITY, ()) is None
+
+
+@pytest.mark.parametrize("texts", list(itertools.permutations(["ax", "ay", "az"])))
+def test_of_equal_shares_the_newest_is_found(rig: Rig, texts: tuple[str, ...]) -> None:
+    oldest, *_ = [rig.keep(text) for text in texts]
+    for text, shared in {"a": 1, "a!": 1, "": 0, "!": 0}.items():
+        assert rig.find(text) == (texts[-1], shared)
+    rig.store.touch(oldest)
+    assert rig.find("a") == (texts[-1], 1), "a use makes none newer"
+
+
+def test_messages_are_shared_from_the_first_one_on(rig: Rig) -> None:
+    """Not where the same digest appears again, or after a difference."""
+    rig.keep("aba")
+    state = rig.keep("xyz")
+    assert rig.find("xba") == ("xyz", 1)
+    assert rig.store.find(IDENTITY, ("0" * 40, *digests("xyz")[1:])) is None
+    assert rig.store.find(IDENTITY, (state.digests[0], "0" * 40, *digests("xyz")[2:])) == (state, 0)
+
+
+def test_a_conversation_of_2000_messages(rig: Rig) -> None:
+    text = "".join(chr(0x4E00 + number) for number in range(2000))
+    rig.keep(text[:1999], conversation=1)
+    began = time.process_time()
+    state = rig.keep(text, conversation=1)
+    assert rig.find(text) == (text, 2000)
+    assert rig.find(text[:1000] + "x") == (text, 1000)
+    assert time.process_time() - began < 2, "0.05 s on an idle machine"
+    assert rig.kept() == {text} and rig.lines == []
+    assert record_of(state).stat().st_size < 44 * 2001 + 500 < record.MAX_BYTES / 40
 
 
 def test_nothing_is_found_before_the_commit_or_for_another_identity(rig: Rig) -> None:
-    assert rig.find() is None and not rig.folder.exists()
-    pending = rig.store.begin(IDENTITY, DIGESTS[:2])
-    assert pending is not None and rig.find() is None
+    assert rig.find("a") is None and not rig.folder.exists()
+    pending = rig.begin("a")
+    assert rig.find("a") is None
     pending.path.write_bytes(b"x")
-    assert rig.find() is None and rig.store.usage() == StateUsage(0, 0)
+    assert rig.find("a") is None and rig.store.usage() == StateUsage(0, 0)
     rig.store.commit(pending, tokens=1, seconds=0)
-    assert rig.find() == 1
+    assert rig.find("a") == ("a", 1)
     others = {"model": "b", "context": 8192, "sequences": 2, "flags": (), "cache_type_v": "f16", "format": FORMAT + 1}
     for name, value in others.items():
-        assert rig.find(identity=replace(IDENTITY, **{name: value})) is None  # type: ignore[arg-type]
+        assert rig.find("a", identity=replace(IDENTITY, **{name: value})) is None  # type: ignore[arg-type]
 
 
 def test_an_identity_with_the_digest_of_another_one_is_none(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig.keep(1)
+    rig.keep("a")
     monkeypatch.setattr(StateIdentity, "digest", property(lambda self, digest=IDENTITY.digest: digest))
-    assert rig.find(identity=replace(IDENTITY, model="b")) is None and rig.find() == 1
+    assert rig.find("a", identity=replace(IDENTITY, model="b")) is None and rig.find("a") == ("a", 1)
 
 
 def test_a_name_is_one_for_every_engine(rig: Rig) -> None:
-    pending = rig.store.begin(IDENTITY, DIGESTS[:2])
-    assert pending is not None
-    name = pending.path.name
+    name = rig.begin("a").path.name
     assert decode_request(encode(Save(1, name))) == Save(1, name)
-    longest = rig.keep(1, conversation=2**62).path
+    longest = rig.keep("a", conversation=2**62).path
     assert max(map(len, (name, longest.name, *rig.files()))) < 143, "the limit of eCryptfs"
 
 
@@ -126,8 +178,7 @@ def test_only_the_owner_may_read(rig: Rig) -> None:
     rig.folder.mkdir(mode=0o755)
     before = os.umask(0)
     try:
-        pending = rig.store.begin(IDENTITY, DIGESTS[:2])
-        assert pending is not None
+        pending = rig.begin("a")
         assert pending.path.stat().st_mode & 0o777 == 0o600
         pending.path.unlink()
         pending.path.write_bytes(b"an engine that makes the file itself")
@@ -138,12 +189,90 @@ def test_only_the_owner_may_read(rig: Rig) -> None:
     assert [(rig.folder / name).stat().st_mode & 0o777 for name in rig.files()] == [0o600, 0o600]
 
 
+# A state replaces others
+
+
 def test_a_state_that_is_saved_again_replaces_the_earlier_one(rig: Rig) -> None:
-    first = rig.keep(1, conversation=1, content=b"first")
-    second = rig.keep(1, conversation=2, content=b"second")
+    first = rig.keep("a", conversation=1, content=b"first")
+    second = rig.keep("a", conversation=2, content=b"second")
     assert rig.store.usage() == StateUsage(1, 6) and not first.path.exists()
-    found = rig.store.find(IDENTITY, DIGESTS)
-    assert found == second and rig.store.heads(rig.journal) == {(1, 1), (2, 1)}
+    assert rig.store.find(IDENTITY, digests("a")) == (second, 1) and rig.owners() == {(1, 1), (2, 1)}
+
+
+def test_a_state_replaces_those_of_its_beginnings(rig: Rig) -> None:
+    rig.keep("ab", conversation=2)
+    rig.keep("a", conversation=1)
+    rig.keep("x", conversation=3)
+    assert rig.kept() == {"ab", "a", "x"}, "a shorter state does not replace a longer one"
+    rig.keep("abc", conversation=4)
+    assert rig.kept() == {"abc", "x"} and rig.owners() == {(1, 1), (2, 2), (3, 1), (4, 3)}
+    rig.keep("abcd", conversation=4)
+    assert rig.kept() == {"abcd", "x"} and rig.owners() == {(1, 1), (2, 2), (3, 1), (4, 4)}
+    assert len(rig.files()) == 6, "two states with their records, and two further owners"
+    assert rig.store.usage() == StateUsage(2, 10) and rig.lines == []
+
+
+def test_a_state_of_the_system_prompt_alone_is_replaced(rig: Rig) -> None:
+    rig.keep("")
+    rig.keep("a")
+    assert rig.kept() == {"a"} and rig.find("") == ("a", 0)
+
+
+def test_one_state_is_left_of_a_conversation_that_grows(rig: Rig) -> None:
+    for length in range(1, 8):
+        rig.keep("abcdefg"[:length], conversation=1)
+        assert rig.kept() == {"abcdefg"[:length]} and rig.owners() == {(1, length)}
+    assert len(rig.files()) == 2, "its earlier messages are not further owners"
+
+
+@pytest.mark.parametrize("other", ["abX", "X", "Xbc", "abcd", "abcX"])
+def test_another_branch_or_a_longer_one_is_not_replaced(rig: Rig, other: str) -> None:
+    rig.keep(other)
+    rig.keep("abc")
+    assert rig.kept() == {other, "abc"}
+
+
+def test_a_beginning_of_another_model_is_not_replaced(rig: Rig) -> None:
+    identity = replace(IDENTITY, model="b")
+    rig.keep("a", identity=identity)
+    rig.keep("ab")
+    assert rig.find("ab") == ("ab", 2) and rig.find("ab", identity) == ("a", 1)
+
+
+def test_a_state_without_an_owner_gets_those_of_its_beginnings(rig: Rig) -> None:
+    """A client of a server, which has no journal, continues a conversation of one."""
+    for text in ("ab", "ab", "abc"):
+        rig.keep(text, conversation=1 if text == "ab" and not rig.files() else 0)
+        assert rig.owners() == {(1, 2)}
+    assert rig.kept() == {"abc"} and rig.find("abcd") == ("abc", 3)
+    assert rig.store.remove_owner(rig.journal, 1) == 1 and rig.files() == []
+
+
+def test_a_beginning_that_cannot_be_removed_now_is_removed_with_the_next_state(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.keep("a", conversation=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", full)
+        rig.keep("ab", conversation=2)
+    assert rig.kept() == {"a", "ab"} and rig.find("ac") == ("ab", 1)
+    rig.keep("abc", conversation=3)
+    assert rig.kept() == {"abc"} and rig.owners() == {(1, 1), (2, 2), (3, 3)}
+
+
+def test_a_state_that_another_process_has_replaced_replaces_none(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hand the owners over to a state that does not exist."""
+    rig.keep("a", conversation=1)
+    write = StateStore._write_record
+
+    def replaced(store: StateStore, state: SavedState) -> None:
+        write(store, state)
+        state.path.unlink()
+        record_of(state).unlink()
+
+    monkeypatch.setattr(StateStore, "_write_record", replaced)
+    rig.keep("ab", conversation=2)
+    assert rig.kept() == {"a"} and rig.owners() == {(1, 1)} and len(rig.files()) == 2
 
 
 # Not kept
@@ -151,7 +280,7 @@ def test_a_state_that_is_saved_again_replaces_the_earlier_one(rig: Rig) -> None:
 
 def test_without_a_limit_nothing_is_written(tmp_path: Path) -> None:
     rig = Rig(tmp_path, 0)
-    assert rig.store.begin(IDENTITY, DIGESTS[:2]) is None and rig.files() == []
+    assert rig.store.begin(IDENTITY, digests("a")) is None and rig.files() == []
 
 
 @pytest.mark.parametrize(
@@ -159,23 +288,20 @@ def test_without_a_limit_nothing_is_written(tmp_path: Path) -> None:
     [(b"", "the engine wrote nothing"), (b"x" * 2000, "2 kB of at most 1 kB"), (None, "o such file")],
 )
 def test_a_state_that_is_not_kept(rig: Rig, content: bytes | None, words: str) -> None:
-    kept = rig.keep(2)
-    pending = rig.store.begin(IDENTITY, DIGESTS[:2])
-    assert pending is not None
+    rig.keep("b")
+    pending = rig.begin("ab")
     if content is None:
         pending.path.unlink()
     else:
         pending.path.write_bytes(content)
     assert rig.store.commit(pending, tokens=1, seconds=0) is None
-    assert len(rig.files()) == 2 and rig.store.find(IDENTITY, DIGESTS) == kept
+    assert len(rig.files()) == 2 and rig.kept() == {"b"} and rig.find("b") == ("b", 1)
     assert len(rig.lines) == 1 and words in rig.lines[0]
 
 
 def test_a_state_that_is_given_up(rig: Rig) -> None:
     for reason in ("", "the disk is full"):
-        pending = rig.store.begin(IDENTITY, DIGESTS[:2])
-        assert pending is not None
-        rig.store.discard(pending, reason)
+        rig.store.discard(rig.begin("a"), reason)
     assert rig.files() == [] and rig.lines == ["an engine state is not kept: the disk is full"]
 
 
@@ -184,14 +310,13 @@ def full(*_: object, **__: object) -> Any:
 
 
 def test_a_full_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    pending = rig.store.begin(IDENTITY, DIGESTS[:2])
-    assert pending is not None
+    pending = rig.begin("a")
     pending.path.write_bytes(b"x")
     with monkeypatch.context() as patch:
         patch.setattr(StateStore, "_write_record", full)
         assert rig.store.commit(pending, tokens=1, seconds=0) is None
         patch.setattr(os, "open", full)
-        assert rig.store.begin(IDENTITY, DIGESTS[:2]) is None
+        assert rig.store.begin(IDENTITY, digests("a")) is None
     assert rig.files() == [] and len(rig.lines) == 2 and all("No space left" in line for line in rig.lines)
 
 
@@ -221,8 +346,8 @@ def environment() -> dict[str, str]:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "states").write_text("a file")
     rig = Rig(tmp_path, 1000)
-    assert rig.store.begin(IDENTITY, DIGESTS[:2]) is None
-    assert rig.find() is None and rig.store.usage() == StateUsage(0, 0) and rig.store.heads(rig.journal) == set()
+    assert rig.store.begin(IDENTITY, digests("a")) is None
+    assert rig.find("a") is None and rig.store.usage() == StateUsage(0, 0) and rig.owners() == set()
     assert rig.store.clear() == rig.store.remove_owner(rig.journal, 1) == 0
     rig.store.tidy()
     assert rig.lines and all(str(rig.folder) in line for line in rig.lines)
@@ -254,7 +379,7 @@ DAMAGES: dict[str, Callable[[SavedState], object]] = {
     "the record is another value": lambda state: record_of(state).write_text("[1]"),
     "the record is nested": lambda state: record_of(state).write_text("[" * 60_000),
     "the record is not ASCII": lambda state: record_of(state).write_bytes(b"\xff\x00"),
-    "the record is long": lambda state: record_of(state).write_text("{}" + " " * 1_000_000),
+    "the record is long": rewritten(more="x" * record.MAX_BYTES),
     "another format": rewritten(format=FORMAT + 1),
     "an identity of texts": rewritten(identity={"model": "x"}),
     "an identity of nothing": rewritten(identity=None),
@@ -262,36 +387,61 @@ DAMAGES: dict[str, Callable[[SavedState], object]] = {
     "true as a number": rewritten(bytes=True),
     "a negative number": rewritten(bytes=-5),
     "not a number": rewritten(seconds=float("nan")),
-    "a number as a text": rewritten(digest=5),
+    "digests of another conversation": rewritten(digests=digests("bx")),
+    "digests without the last one": rewritten(digests=digests("b")),
+    "one more digest": rewritten(digests=digests("bcd")),
+    "without digests": rewritten(digests=[]),
+    "digests that are one text": rewritten(digests=digests("bc")[-1]),
+    "digests by name": rewritten(digests={digests("bc")[-1]: 1}),
+    "digests of nothing": rewritten(digests=None),
+    "a digest that is a number": rewritten(digests=[5, digests("bc")[-1]]),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_removed_with_one_line(rig: Rig, damage: str) -> None:
-    rig.keep(1)
-    shorter = rig.files()
-    DAMAGES[damage](rig.keep(2, conversation=1))
-    assert rig.find() == 1
-    assert rig.files() == shorter and len(rig.lines) == 1
-    assert rig.find() == 1 and len(rig.lines) == 1
+    rig.keep("a")
+    before = rig.files()
+    DAMAGES[damage](rig.keep("bc", conversation=1))
+    assert rig.find("bc") == ("a", 0)
+    assert rig.files() == before and len(rig.lines) == 1
+    assert rig.lines[0].startswith("an engine state is removed: it")
+    assert rig.find("bc") == ("a", 0) and len(rig.lines) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_wrong_digest_within_a_record_shares_less(rig: Rig, at: int) -> None:
+    """Never more: an engine compares the tokens of a prompt with those of its context."""
+    values = list(digests("abc"))
+    values[at] = "0" * 40
+    rewritten(digests=values)(rig.keep("abc"))
+    assert rig.find("abc") == (("abc", at - 1) if at else None)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_replaced_as_well(rig: Rig, damage: str) -> None:
+    DAMAGES[damage](rig.keep("bc", conversation=1))
+    rig.keep("bcd", conversation=2)
+    rig.store.tidy()
+    assert rig.kept() == {"bcd"} and rig.find("bcd") == ("bcd", 3) and rig.lines == []
 
 
 def test_a_changed_byte_is_noticed_by_its_checksum(rig: Rig) -> None:
-    state = rig.keep(1, content=bytes(3_000_000)[:900])
+    state = rig.keep("a", content=bytes(3_000_000)[:900])
     state.path.write_bytes(bytes(899) + b"\x01")
-    assert rig.find() == 1 and not rig.store.verify(state)
+    assert rig.find("a") == ("a", 1) and not rig.store.verify(state)
     assert rig.files() == [] and len(rig.lines) == 1 and "damaged" in rig.lines[0]
     assert not rig.store.verify(state), "it is missing now"
 
 
 def test_a_state_that_an_engine_cannot_restore(rig: Rig) -> None:
-    rig.store.remove(rig.keep(1, conversation=1), "the engine cannot read it")
+    rig.store.remove(rig.keep("a", conversation=1), "the engine cannot read it")
     assert rig.files() == [] and rig.lines == ["an engine state of 100 tokens is removed: the engine cannot read it"]
 
 
 def test_other_files_in_the_folder_are_left_alone(rig: Rig) -> None:
-    rig.keep(1)
-    others = ["README", ".hidden", f"{DIGESTS[0]}.state", "x.json", "0-0.0-0-0.state"]
+    rig.keep("a")
+    others = ["README", ".hidden", f"{digests('a')[0]}.state", "x.json", "0-0.0-0-0.state"]
     for name in others:
         (rig.folder / name).write_text("x")
     (rig.folder / "folder").mkdir()
@@ -305,9 +455,9 @@ def test_other_files_in_the_folder_are_left_alone(rig: Rig) -> None:
 
 def test_what_is_used_stays(rig: Rig) -> None:
     rig.store.limit = 15
-    first, second, third = (rig.keep(boundary) for boundary in (1, 2, 3))
+    first, second, third = (rig.keep(text) for text in "abc")
     assert rig.store.touch(first)
-    rig.keep(4)
+    rig.keep("d")
     assert [state.path.exists() for state in (first, second, third)] == [True, False, True]
     assert not rig.store.touch(second)
 
@@ -315,64 +465,83 @@ def test_what_is_used_stays(rig: Rig) -> None:
 @pytest.mark.parametrize("jump", [-(10**9), 10**9])
 def test_a_clock_that_jumps(rig: Rig, monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
     rig.store.limit = 15
-    first, second = rig.keep(1), rig.keep(2)
+    first, second = rig.keep("a"), rig.keep("b")
     now = time.time_ns()
     with monkeypatch.context() as patch:
         patch.setattr(module.time, "time_ns", lambda: now + jump * 10**9)
-        third = rig.keep(3)
+        third = rig.keep("c")
     rig.store.touch(first)
-    rig.keep(4)
+    rig.keep("d")
     assert [state.path.exists() for state in (first, second, third)] == [True, False, True]
 
 
-def test_the_last_boundaries_of_a_conversation_stay(rig: Rig) -> None:
-    for boundary in range(1, 7):
-        rig.keep(boundary, conversation=1)
-    rig.keep(1, conversation=2)
-    assert rig.store.heads(rig.journal) == {(1, 4), (1, 5), (1, 6), (2, 1)} and KEPT_BRANCHES == 3
+def test_the_last_branches_of_a_conversation_stay(rig: Rig) -> None:
+    texts = [sign * length for length, sign in enumerate("abcdef", 1)]
+    for text in texts:
+        rig.keep(text, conversation=1)
+    rig.keep("x", conversation=2)
+    assert rig.owners() == {(1, 4), (1, 5), (1, 6), (2, 1)} and KEPT_BRANCHES == 3
     other = replace(IDENTITY, model="b")
-    for boundary in range(1, 7):
-        rig.keep(boundary, conversation=1, identity=other)
-    assert rig.find() == 6 and rig.find(4, identity=other) == 4
+    for text in texts:
+        rig.keep(text, conversation=1, identity=other)
+    for identity in (IDENTITY, other):
+        for number, text in enumerate(texts):
+            assert (rig.find(text, identity) == (text, len(text))) is (number >= 3)
+    rig.keep("eeeee!", conversation=1)
+    assert [rig.find(text) == (text, len(text)) for text in texts[3:]] == [True, False, True], "it is the same branch"
 
 
 # Owners
 
 
 def test_the_states_of_a_conversation_are_removed(rig: Rig) -> None:
-    rig.keep(0)
-    rig.keep(1, conversation=1)
-    rig.keep(2, conversation=1)
-    rig.keep(3, conversation=11)
+    rig.keep("z")
+    rig.keep("a", conversation=1)
+    rig.keep("bb", conversation=1)
+    rig.keep("ccc", conversation=11)
     elsewhere = rig.store.owner(rig.journal.with_name("other.db"), 1, 1)
-    rig.store.touch(rig.keep(4, conversation=2), elsewhere)
+    rig.store.touch(rig.keep("dddd", conversation=2), elsewhere)
     assert rig.store.remove_owner(rig.journal, 1) == 2
-    assert rig.store.heads(rig.journal) == {(11, 3), (2, 4)} and rig.find(0) == 0
+    assert rig.owners() == {(11, 3), (2, 4)} and rig.find("z") == ("z", 1)
     assert rig.store.remove_owner(rig.journal, 1) == 0
 
 
-@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3)])
-def test_a_shared_state_stays_until_its_last_owner_leaves(rig: Rig, order: tuple[int, ...]) -> None:
-    state = rig.keep(1, conversation=1)
+@pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
+def test_a_state_is_removed_with_the_conversation_that_it_contains(rig: Rig, order: tuple[int, ...]) -> None:
+    """Others that use it share a beginning with it: they lose nothing that is theirs alone."""
+    state = rig.keep("a", conversation=1)
     for conversation in (2, 3):
         assert rig.store.touch(state, rig.store.owner(rig.journal, conversation, 9))
-    heads = {1: (1, 1), 2: (2, 9), 3: (3, 9)}
+    owners = {1: (1, 1), 2: (2, 9), 3: (3, 9)}
     for place, conversation in enumerate(order):
-        assert rig.store.heads(rig.journal) == {heads[each] for each in order[place:]}
-        assert rig.store.remove_owner(rig.journal, conversation) == (place == 2)
-        assert rig.store.usage().count == (place < 2)
+        left = order[place:] if 1 in order[place:] else ()
+        assert rig.owners() == {owners[each] for each in left}
+        assert rig.store.remove_owner(rig.journal, conversation) == (conversation == 1)
+        assert rig.store.usage().count == (1 in order[place + 1 :])
     assert rig.files() == []
 
 
-def test_a_shared_prefix_has_no_owner(rig: Rig) -> None:
-    state = rig.keep(0)
+def test_the_text_of_a_fork_leaves_with_the_fork(rig: Rig) -> None:
+    """The state of a fork replaces that of the conversation that it was forked from, and has its owner."""
+    for removed in (1, 2):
+        rig.keep("ab", conversation=1)
+        rig.keep("abc", conversation=2)
+        assert rig.kept() == {"abc"} and rig.owners() == {(1, 2), (2, 3)}
+        assert rig.store.remove_owner(rig.journal, removed) == (removed == 2)
+        assert rig.owners() == ({(2, 3)} if removed == 1 else set())
+        rig.store.clear()
+        assert rig.files() == []
+
+
+def test_a_state_without_an_owner_gets_none_by_its_use(rig: Rig) -> None:
+    state = rig.keep("a")
     assert rig.store.touch(state, rig.store.owner(rig.journal, 1, 1))
-    assert rig.store.heads(rig.journal) == set() and rig.store.remove_owner(rig.journal, 1) == 0
-    assert rig.find() == 0
+    assert rig.owners() == set() and rig.store.remove_owner(rig.journal, 1) == 0
+    assert rig.find("a") == ("a", 1)
 
 
 def test_owners_stay_when_the_data_directory_is_moved(rig: Rig, tmp_path: Path) -> None:
-    rig.keep(1, conversation=1)
+    rig.keep("a", conversation=1)
     moved = tmp_path / "moved"
     moved.mkdir()
     rig.folder.rename(moved / "states")
@@ -381,15 +550,15 @@ def test_owners_stay_when_the_data_directory_is_moved(rig: Rig, tmp_path: Path) 
 
 
 def test_clear(rig: Rig) -> None:
-    for boundary in (1, 2):
-        rig.keep(boundary, conversation=1)
+    for text in "ab":
+        rig.keep(text, conversation=1)
     assert rig.store.usage() == StateUsage(2, 10)
     assert rig.store.clear() == 2 and rig.files() == []
 
 
 def test_a_file_that_cannot_be_removed_now(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows while an engine reads it: the rest of the state stays with it."""
-    state = rig.keep(1, conversation=1)
+    state = rig.keep("a", conversation=1)
     before = rig.files()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", full)
@@ -397,7 +566,7 @@ def test_a_file_that_cannot_be_removed_now(rig: Rig, monkeypatch: pytest.MonkeyP
         assert rig.store.clear() == rig.store.remove_owner(rig.journal, 1) == 0
         rig.store.limit = 0
         rig.store.tidy()
-    assert rig.files() == before and rig.find() == 1
+    assert rig.files() == before and rig.find("a") == ("a", 1)
     rig.store.tidy()
     assert rig.files() == []
 
@@ -406,17 +575,16 @@ def test_a_file_that_cannot_be_removed_now(rig: Rig, monkeypatch: pytest.MonkeyP
 
 
 def test_what_ended_processes_leave_behind_is_removed(rig: Rig) -> None:
-    state = rig.keep(1, conversation=1)
-    mine = rig.store.begin(IDENTITY, DIGESTS[:3])
-    assert mine is not None
-    dead = f"{IDENTITY.digest}-{DIGESTS[3]}.{2**22 + 1}-100-0"
+    state = rig.keep("a", conversation=1)
+    mine = rig.begin("ab")
+    dead = f"{IDENTITY.digest}-{digests('abc')[-1]}.{2**22 + 1}-100-0"
     left = [f"{dead}.state", f"{dead}.part", f"{dead[:-1]}1.part", f"{dead[:-1]}2.json"]
     left.append(f"{dead[:-1]}3.{state.owner}.owner")
     for name in left:
         (rig.folder / name).write_text("x")
     rig.store.tidy()
     assert rig.files() == sorted([mine.path.name, state.path.name, record_of(state).name])
-    assert rig.find() == 1 and rig.lines == []
+    assert rig.find("a") == ("a", 1) and rig.lines == []
 
 
 def test_open(home: Path) -> None:
@@ -425,8 +593,8 @@ def test_open(home: Path) -> None:
     store = open_state_store(Settings(state_limit="2K"))
     assert store is not None and store.limit == 2048 and store.folder == paths.states_dir() == home / "data" / "states"
     rig = Rig(home / "data", 2048)
-    for boundary in range(3):
-        rig.keep(boundary, content=bytes(600))
+    for text in "abc":
+        rig.keep(text, content=bytes(600))
     assert open_state_store(Settings(journal=False)) is None and rig.store.usage().count == 3
     assert open_state_store(Settings(state_limit="1500")) is not None and rig.store.usage().count == 2
     assert open_state_store(Settings(state_limit="0")) is None and rig.files() == []
@@ -436,7 +604,7 @@ def test_the_default_limit_does_not_shrink_with_what_is_kept(rig: Rig, monkeypat
     usage = shutil_usage(10_000)
     monkeypatch.setattr(module.shutil, "disk_usage", usage)
     assert limit_of("", rig.folder / "missing") == 1000
-    rig.keep(1, content=bytes(500))
+    rig.keep("a", content=bytes(500))
     monkeypatch.setattr(module.shutil, "disk_usage", shutil_usage(9500))
     assert limit_of("", rig.folder) == 1000
     monkeypatch.setattr(module.shutil, "disk_usage", full)
