@@ -58,10 +58,13 @@ UNCHANGED = {
     "conversation/message.py": [("1 to 2", "range(len(self.messages) - 1, -1, -1)", "the last message twice")],
     "conversation/stdin_encoding.py": [("128 to 129", "range(128)", "the pattern matches none of these")],
     "tools/schema.py": [("1 to 2", "depth = -1", "any negative number: not known yet")],
+    "filters/repetition.py": [("1 to 2", "< wanted - 1", "a first look, before the repetitions are counted")],
     "filters/tool_calls.py": [
         ("0 to 1", "self._scanned = 0", "set again where a call begins"),
         ("1 to 2", "self._string = -1", "any negative number: no string"),
         ("1 to 2", "self._scanned, self._string = 0, -1", "any negative number: no string"),
+        ("comparison", "if self._string >= 0:", "a body that begins with a string is no call anyway"),
+        ("0 to 1", "if self._string >= 0:", "a body that begins with a string is no call anyway"),
         ("False to True", "at_end: bool = False) -> None:", "only the end of a reply is white space alone"),
     ],
 }

@@ -286,7 +286,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete:  # and no other request has come behind it
+        if self.cycle.response_complete:  # and no pipelined request follows
             self._places.idle(self)
 
     def _expect(self, seconds: float) -> None:

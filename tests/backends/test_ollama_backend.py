@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from api_server import CUT, Answer, ApiServer, Request, Script, lines, ollama, whole
+from backend_replies import with_server
 
 from bitnet_chat.backend import BackendState, ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.http.backend import RemoteBackend
@@ -49,16 +50,7 @@ def script(*parts: Any, then: Answer | None = None) -> Script:
 
 
 def run(script: Script, body: Callable[[RemoteBackend, ApiServer], Awaitable[None]], **more: Any) -> None:
-    async def main() -> None:
-        async with ApiServer(script) as server:
-            backend = ollama_backend(Settings(backend="ollama", base_url=server.url, **more))
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    await body(backend, server)
-            finally:
-                await backend.close()
-
-    asyncio.run(main())
+    with_server(script, lambda url: ollama_backend(Settings(backend="ollama", base_url=url, **more)), body)
 
 
 async def ask(backend: RemoteBackend, conversation: Conversation = HELLO, **options: Any) -> list[Event]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from api_server import CUT, Answer, ApiServer, Request, Script, piece, sse, usage, whole
+from backend_replies import with_server
 
 from bitnet_chat.backend import BackendState, ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.http.backend import RemoteBackend
@@ -48,16 +49,7 @@ def script(*answers: Answer | Callable[[Request], Answer], models: object = MODE
 
 
 def run(script: Script, body: Callable[[RemoteBackend, ApiServer], Awaitable[None]], **settings: Any) -> None:
-    async def main() -> None:
-        async with ApiServer(script) as server:
-            backend = openai_backend(Settings(backend="openai", base_url=f"{server.url}/v1", **settings))
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    await body(backend, server)
-            finally:
-                await backend.close()
-
-    asyncio.run(main())
+    with_server(script, lambda url: openai_backend(Settings(backend="openai", base_url=f"{url}/v1", **settings)), body)
 
 
 async def ask(backend: RemoteBackend, conversation: Conversation = HELLO, **options: Any) -> list[Event]:

@@ -206,6 +206,7 @@ def test_a_reply_that_goes_on_in_a_code_block_is_in_it() -> None:
 def test_counters_are_those_that_count() -> None:
     text = "the very same words again"
     assert found_at("".join(f"{number}. {text}\n" for number in range(1, 90))) is not None
+    assert found_at("```\n" + "".join(f"{number}. {text}\n" for number in range(1, 200))) is None, "in code"
     assert found_at("".join(f"{number}. {text}\n" for number in range(90, 1, -1))) is None
     assert found_at("".join(f"{number * number}. {text}\n" for number in range(1, 90))) is None
     assert found_at("".join(f"{10**30 + number}. {text}\n" for number in range(1, 90))) is not None

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from api_server import CUT, Answer, ApiServer, Request, lines, piece, sse, usage, whole
+from backend_replies import with_server
 from repl_console import RecordedOutput, ScriptedConsole
 from test_repl_tools import TOOLS
 
@@ -114,16 +115,10 @@ def run(api: Api, answers: Sequence[Answer], body: Callable[[ToolReplies], Await
             return whole({"done": True})
         return left.pop(0) if len(left) > 1 else left[0]
 
-    async def main() -> None:
-        async with ApiServer(script) as server:
-            backend = api.backend(server.url, **settings)
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    await body(ToolReplies(api, backend, server))
-            finally:
-                await backend.close()
+    async def with_replies(backend: RemoteBackend, server: ApiServer) -> None:
+        await body(ToolReplies(api, backend, server))
 
-    asyncio.run(main())
+    with_server(script, lambda url: api.backend(url, **settings), with_replies)
 
 
 def end_of(found: list[Event]) -> Completed:

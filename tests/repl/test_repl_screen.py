@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import program
 import pytest
-from pages import PAGES
+from pages import PAGES, THINKING_MODES
 from styled import plain, rows, words
 
 pexpect = pytest.importorskip("pexpect")
@@ -24,30 +24,11 @@ ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_R, ESC, TAB, UP = "\r", "\x03", "\x04", "\n"
 FIGURES = "first token after"
 
 
-class Terminal:
-    """A program on a terminal of its own."""
+class Terminal(program.Terminal):
+    """The scripted REPL on a terminal of its own."""
 
-    def __init__(self, *arguments: str, columns: int = 80, lines: int = 24, **environment: str) -> None:
-        inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "VISUAL", "EDITOR")}
-        root = str(PROGRAM.parents[2])
-        self.child = pexpect.spawn(
-            sys.executable,
-            ["-W", "error", str(PROGRAM), *arguments],
-            dimensions=(lines, columns),
-            env=inherited | {"TERM": "xterm-256color", "PYTHONPATH": root, "PYTHONUTF8": "1"} | environment,
-        )
-        self.child.delaybeforesend = None
-        self.written = ""
-        self._screen = pyte.Screen(columns, lines)
-        self._screen.write_process_input = self.child.send  # answers to the program's questions
-        self._stream = pyte.ByteStream(self._screen)
-
-    def close(self) -> None:
-        self.child.close(force=True)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+    def __init__(self, *arguments: str, **options: Any) -> None:
+        super().__init__(*arguments, script=PROGRAM, **options)
 
     @property
     def prompt(self) -> str:
@@ -66,30 +47,11 @@ class Terminal:
             " ".join([*(name for name in names if getattr(cell, name)), *({cell.fg} - {"default"})]) for cell in cells
         }
 
-    def until(self, condition: str | Callable[[], bool]) -> None:
-        """Reads until the screen shows ``condition``."""
-        deadline = time.monotonic() + TIMEOUT
-        while not (condition in self.text if isinstance(condition, str) else condition()):
-            left = deadline - time.monotonic()
-            assert left > 0, f"waited in vain for {condition!r} on:\n{self.text}"
-            try:
-                data = self.child.read_nonblocking(65536, timeout=left)
-            except pexpect.TIMEOUT:
-                continue
-            except pexpect.EOF:
-                raise AssertionError(f"the program ended before {condition!r} on:\n{self.text}") from None
-            self.written += data.decode(errors="replace")
-            self._stream.feed(data)
-
     def ready(self) -> None:
         """Until a prompt waits for input: the bar is below it."""
         self.until(lambda: self.text.split("\n")[-1].startswith((" scripted", " other")))
 
-    def send(self, *keys: str) -> None:
-        for key in keys:
-            self.child.send(key)
-
-    def say(self, text: str, expected: str | None = None) -> None:
+    def say(self, text: str, expected: str | None = None) -> None:  # type: ignore[override]
         """Sends a line, and waits for the reply and the prompt after it."""
         self.send(text, ENTER)
         if expected is not None:
@@ -97,17 +59,10 @@ class Terminal:
         self.until(lambda: self.prompt == "")
         self.ready()
 
-    def paste(self, text: str) -> None:
-        self.send(f"\x1b[200~{text}\x1b[201~")
-
-    def resize(self, lines: int, columns: int) -> None:
-        self._screen.resize(lines, columns)
-        self.child.setwinsize(lines, columns)
-
     def gate(self) -> None:
         self.child.kill(signal.SIGUSR1)
 
-    def leave(self) -> str:
+    def leave(self) -> str:  # type: ignore[override]
         """Ctrl-D, and everything written until the end; the exit code must be 0."""
         self.send(CTRL_D)
         rest = self.child.read().decode(errors="replace")
@@ -116,19 +71,7 @@ class Terminal:
         return rest
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[..., Terminal]]:
-    terminals: list[Terminal] = []
-
-    def start(*arguments: str, **options: object) -> Terminal:
-        terminals.append(Terminal(*arguments, **options))  # type: ignore[arg-type]
-        return terminals[-1]
-
-    yield start
-    for terminal in terminals:
-        terminal.close()
-
-
+start = program.starts(Terminal)
 Start = Callable[..., Terminal]
 
 
@@ -587,14 +530,7 @@ def test_wide_characters_at_the_edge(start: Start) -> None:
     assert shown.replace(" ", "") == PAGES["edge"].partition("\n")[0].replace(" ", "")
 
 
-@pytest.mark.parametrize(
-    ("mode", "during", "after"),
-    [
-        ("show", "Let me see.", "Let me see.\nOh.\nSo it is."),
-        ("fold", "s thinking", " · /thinking shows it\nSo it is."),
-        ("hide", "s thinking", "> ponder\nSo it is."),
-    ],
-)
+@pytest.mark.parametrize(("mode", "during", "after"), THINKING_MODES)
 def test_thinking(start: Start, mode: str, during: str, after: str) -> None:
     terminal = start("--thinking", mode)
     terminal.ready()

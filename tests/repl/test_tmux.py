@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pages import PAGES
+from pages import PAGES, THINKING_MODES
+from program import starts
 from wcwidth import wcswidth
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -118,17 +119,7 @@ class Tmux:
 Start = Callable[..., Tmux]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    opened: list[Tmux] = []
-
-    def start(*arguments: str, **options: object) -> Tmux:
-        opened.append(Tmux(*arguments, **options))  # type: ignore[arg-type]
-        return opened[-1]
-
-    yield start
-    for tmux in opened:
-        tmux.close()
+start = starts(Tmux)
 
 
 def test_markdown(start: Start) -> None:
@@ -278,14 +269,7 @@ def test_wide_characters_at_the_edge(start: Start) -> None:
     assert all(wcswidth(line) <= 37 for line in tmux.screen.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("mode", "during", "after"),
-    [
-        ("show", "Let me see.", "Let me see.\nOh.\nSo it is."),
-        ("fold", "s thinking", " · /thinking shows it\nSo it is."),
-        ("hide", "s thinking", "> ponder\nSo it is."),
-    ],
-)
+@pytest.mark.parametrize(("mode", "during", "after"), THINKING_MODES)
 def test_thinking(start: Start, mode: str, during: str, after: str) -> None:
     tmux = start("--thinking", mode)
     tmux.say("ponder")

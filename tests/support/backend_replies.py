@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
+from api_server import ApiServer, Script
 from program import TIMEOUT
 
 from bitnet_chat.backend import Backend, ReplyOptions
@@ -29,6 +30,21 @@ def with_backend(make: Callable[[], B], body: Callable[[B], Awaitable[None]]) ->
             await asyncio.wait_for(body(backend), TIMEOUT)
         finally:
             await backend.close()
+
+    asyncio.run(main())
+
+
+def with_server(script: Script, make: Callable[[str], B], body: Callable[[B, ApiServer], Awaitable[None]]) -> None:
+    """Run ``body`` with a scripted server and the backend that ``make`` gives for its address."""
+
+    async def main() -> None:
+        async with ApiServer(script) as server:
+            backend = make(server.url)
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    await body(backend, server)
+            finally:
+                await backend.close()
 
     asyncio.run(main())
 

@@ -36,3 +36,10 @@ PAGES = {
     "pause": "look at the *\fstars* tonight",
     "open": "**bold and \fstill bold** plain",
 }
+
+THINKING_MODES = [
+    ("show", "Let me see.", "Let me see.\nOh.\nSo it is."),
+    ("fold", "s thinking", " · /thinking shows it\nSo it is."),
+    ("hide", "s thinking", "> ponder\nSo it is."),
+]
+"""Values of ``--thinking``, with what is shown during the thoughts and after the reply to ``ponder``."""

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import psutil
 import pytest
@@ -87,7 +88,7 @@ class Terminal:
     ) -> None:
         program, *rest = command(*arguments, script=script)
         self.child = pexpect.spawn(
-            program, rest, dimensions=(lines, columns), env=environment(TERM="xterm-256color", **more)
+            program, rest, dimensions=(lines, columns), env=environment(**{"TERM": "xterm-256color"} | more)
         )
         self.child.delaybeforesend = None
         self.written = ""
@@ -214,18 +215,29 @@ class Terminal:
 Start = Callable[..., Terminal]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Programs on terminals, ended when the test is."""
-    terminals: list[Terminal] = []
+class Closeable(Protocol):
+    def close(self) -> None: ...
 
-    def start(*arguments: str, **options: object) -> Terminal:
-        terminals.append(Terminal(*arguments, **options))  # type: ignore[arg-type]
-        return terminals[-1]
 
-    yield start
-    for terminal in terminals:
-        terminal.close()
+def starts(kind: Callable[..., Closeable]) -> Any:
+    """A fixture that starts programs of this kind, and ends them with the test."""
+
+    @pytest.fixture
+    def start() -> Iterator[Callable[..., Closeable]]:
+        started: list[Closeable] = []
+
+        def start(*arguments: str, **options: object) -> Closeable:
+            started.append(kind(*arguments, **options))
+            return started[-1]
+
+        yield start
+        for each in started:
+            each.close()
+
+    return start
+
+
+start = starts(Terminal)
 
 
 class ReceivedMessages:

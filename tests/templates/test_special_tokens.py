@@ -44,7 +44,9 @@ def test_a_special_token_is_broken_by_a_joiner() -> None:
     assert specials.as_text(INJECTED) == (JOINED, 4)
     assert specials.as_text("plain <|im_begin|> x") == ("plain <|im_begin|> x", 0), "a character is always itself"
     assert SpecialTokens().as_text(INJECTED) == (INJECTED, 0)
-    assert note(0) == "" and note(1).startswith("1 special token in") and note(4).startswith("4 special tokens in")
+    assert [note(count)[:17] for count in (0, 1, 2, 4)] == [
+        "", "1 special token i", "2 special tokens ", "4 special tokens ",
+    ]  # fmt: skip
 
 
 WITHIN = TOKENS | {"|im_end|", "x"}
@@ -74,6 +76,14 @@ def test_whole_messages() -> None:
     (offered,), changed = SpecialTokens(TOKENS).protect_tools([tool])
     assert changed == 2 and offered.description == "Ends <\u2060|im_end|>."
     assert offered.parameters == {"type": "object", "properties": {"a": {"description": "<\u2060s>"}}}
+
+
+def test_tokens_of_other_scripts_are_found_in_tools() -> None:
+    tool = Tool("f", "", {"description": "<｜User｜>"})
+    (offered,), changed = SpecialTokens({"<｜User｜>"}).offered([tool])
+    assert (changed, offered.parameters) == (1, {"description": "<\u2060｜User｜>"})
+    plain = Tool("g", "plain", {"a": "é"})
+    assert SpecialTokens({"<｜User｜>"}).offered([plain]) == ((plain,), 0)
 
 
 def test_a_modern_engine_is_told_no_special_token(modern: EngineBinary, model: Path) -> None:

@@ -142,6 +142,12 @@ def test_lines_of_our_own() -> None:
     assert wrapped("> > > quotes", 11) == "> > >\nquotes"
 
 
+@pytest.mark.parametrize(("before", "room"), [("ab\t", 11), ("abcdefg\t", 11), ("a 2345678\t", 3)])
+def test_a_tab_reaches_to_the_next_eighth_column(before: str, room: int) -> None:
+    assert wrapped(before + "x" * room, 20) == before + "x" * room
+    assert wrapped(before + "x" * (room + 1), 20) == before.rstrip() + "\n" + "x" * (room + 1)
+
+
 @pytest.mark.parametrize(
     ("before", "in_code"),
     [
