@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,18 +18,22 @@ from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.util.threads import run_in_daemon_thread
 
-_SAVE_LIMIT = 3.0
+_TURN_LIMIT = 0.5
+"""Seconds that a request may wait for the context of another conversation, which it replaces, to be saved."""
+_CLOSE_LIMIT = 3.0
 """Seconds for which :meth:`SlotStates.close` waits for a state."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SlotContext:
-    """What a slot holds: the prompt of its last request, and the reply."""
+    """What a slot holds: the prompt of its last request, and the reply. ``place``: of the conversation in a journal."""
 
     target: RequestTarget
     conversation: Conversation
     tools: tuple[Tool, ...] = ()
     tokens: int = 0
+    is_alone: bool = False
+    place: Callable[[], JournalPlace | None] = field(default=lambda: None, compare=False)
 
 
 class SlotStates:
@@ -37,44 +42,47 @@ class SlotStates:
     def __init__(self, states: EngineStates, slot: int) -> None:
         self._states, self.slot = states, slot
         self._context: _SlotContext | None = None
+        """None while it is not known, as during a request."""
         self._saved: _SlotContext | None = None
-        self._place: Callable[[], JournalPlace | None] = lambda: None
-        self._is_alone = False
         self._seconds = 0.0
+        """Time that the last state took."""
         self._saving: asyncio.Task[None] | None = None
         self._is_writing = False
         self._closing = asyncio.Event()
         self._recalling = asyncio.Lock()
 
     async def recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
-        """Restore a saved state if that spares the server from reading a part of the prompt. A context that would be
-        lost is saved first. Waits for a state that is being written."""
+        """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
         async with self._recalling:
-            await self._recall(target, conversation, tools)
+            await self._at_rest()
+            live = self._live(target, tools)
+            if self._states.is_lost(live, conversation) and self._seconds <= _TURN_LIMIT:
+                await self._save()
+            found = await run_in_daemon_thread(partial(self._states.better, live, conversation, tuple(tools)))
+            if found is None:
+                return
+            self._context = None
+            state, part = found
+            try:
+                await self._post(target, "restore", state.path.name)
+            except HTTPStatusError as error:
+                await run_in_daemon_thread(partial(self._states.remove, state, str(error)))
+            except (BitnetChatError, ConnectionLostError):
+                pass  # the request itself reports it
+            else:
+                self._context = self._saved = _SlotContext(target, part, tuple(tools), state.tokens)
 
-    async def _recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
-        await self._at_rest()
-        live = self._live(target, tools)
-        if self._states.is_lost(live, conversation):
-            await self._save()
-        state = await run_in_daemon_thread(partial(self._states.better, live, conversation, tuple(tools)))
-        if state is None:
-            return
+    def sent(self) -> None:
+        """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
         self._context = None
-        try:
-            await self._post(target, "restore", state.path.name)
-            self._context = self._saved = _SlotContext(target, conversation, tuple(tools), state.tokens)
-        except HTTPStatusError as error:
-            await run_in_daemon_thread(partial(self._states.remove, state, str(error)))
-        except (BitnetChatError, ConnectionLostError):  # the request itself reports it
-            pass
 
     def replied(
         self, target: RequestTarget, conversation: Conversation, options: ReplyOptions, tokens: int | None
     ) -> None:
-        """Note what the slot holds after a reply, and save it once nothing has been asked of it for a while."""
-        self._context = _SlotContext(target, conversation, tuple(options.offered), tokens or 0)
-        self._place, self._is_alone = options.place, options.alone
+        """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`. The context is saved once nothing has been
+        asked of the slot for a while."""
+        tools = tuple(options.offered)
+        self._context = _SlotContext(target, conversation, tools, tokens or 0, options.alone, options.place)
         if self._saving is None or self._saving.done():
             self._saving = asyncio.ensure_future(self._save_at_rest())
 
@@ -82,7 +90,7 @@ class SlotStates:
         """Save the context, in a limited time."""
         self._closing.set()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SAVE_LIMIT):
+            async with asyncio.timeout(_CLOSE_LIMIT):
                 if self._saving is not None:
                     await asyncio.wait([self._saving])
                 await self._save()
@@ -93,11 +101,11 @@ class SlotStates:
         return context.conversation if context and context.target is target and context.tools == tuple(tools) else None
 
     async def _at_rest(self) -> None:
-        if self._saving is None or self._saving.done():
-            return
-        if not self._is_writing:
-            self._saving.cancel()
-        await asyncio.wait([self._saving])
+        """Wait for a state that is being written; give up one that is not begun."""
+        if self._saving is not None and not self._saving.done():
+            if not self._is_writing:
+                self._saving.cancel()
+            await asyncio.wait([self._saving])
 
     async def _save_at_rest(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -110,27 +118,23 @@ class SlotStates:
         if context is None or context == self._saved:
             return
         self._is_writing = True
+        began, reason = time.monotonic(), ""
         try:
-            job = await run_in_daemon_thread(
-                partial(states.begin, context.conversation, context.tools, is_alone=self._is_alone)
-            )
+            begin = partial(states.begin, context.conversation, context.tools, is_alone=context.is_alone)
+            job = await run_in_daemon_thread(begin)
             if job is None:
                 return
-            began, error = asyncio.get_running_loop().time(), "the save was interrupted"
             try:
                 await self._post(context.target, "save", job.name)
-                error = ""
-            except (HTTPStatusError, ConnectionLostError, BitnetChatError) as failure:
-                error = str(failure)
-            finally:
-                self._seconds = asyncio.get_running_loop().time() - began
-                if error:
-                    states.discard(job, error)
-            if not error:
-                self._saved = context
-                await run_in_daemon_thread(partial(states.commit, job, tokens=context.tokens, place=self._place()))
+            except (HTTPStatusError, ConnectionLostError, BitnetChatError) as error:
+                reason = str(error) or "the server did not save it"
+            if reason or context is not self._context:  # a request has changed the slot meanwhile
+                await run_in_daemon_thread(partial(states.discard, job, reason))
+                return
+            self._saved = context
+            await run_in_daemon_thread(partial(states.commit, job, tokens=context.tokens, place=context.place()))
         finally:
-            self._is_writing = False
+            self._is_writing, self._seconds = False, time.monotonic() - began
 
     async def _post(self, target: RequestTarget, action: str, file: str) -> Any:
         return await target.connection.ask(f"/slots/{self.slot}?action={action}", {"filename": file})

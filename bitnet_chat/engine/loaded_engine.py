@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bitnet_chat.backend import Sampling
+from collections.abc import Callable
+
+from bitnet_chat.backend import JournalPlace, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, ProcessState
@@ -33,8 +35,14 @@ class EngineInstance:
         self.replayed_thinking = replayed_thinking
         self.notes = notes
         self.is_within = is_within
-        self.evaluated = Conversation()
-        """What its context begins with: the conversation of the last prompt, read or restored."""
+        self.evaluated: Conversation | None = None
+        """What its context begins with for certain; None if nothing is known."""
+        self.place: Callable[[], JournalPlace | None] = lambda: None
+        """The place of that conversation in a journal."""
+        self.is_alone = False
+        """Whether its last request did not depend on earlier ones."""
+        self.was_hurried = False
+        """Whether the reading of a history was stopped."""
         self.cache: StateJob | None = None
         """The state that it writes at its first reply."""
         self.saved: Conversation | None = None

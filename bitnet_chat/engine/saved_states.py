@@ -50,21 +50,21 @@ class EngineStates:
 
     def better(
         self, live: Conversation | None, wanted: Conversation, tools: tuple[Tool, ...] = ()
-    ) -> SavedState | None:
-        """A valid state that shares more with the prompt of ``wanted`` than an engine whose context holds ``live``;
-        None if it would spare too little. ``tools``: in the prompt beside the conversation."""
+    ) -> tuple[SavedState, Conversation] | None:
+        """A valid state that shares more with the prompt of ``wanted`` than an engine whose context holds ``live``, and
+        the part that it shares; None if it would spare too little. ``tools``: in the prompt beside the conversation."""
         identity = self._identity()
         if identity is None or _characters(wanted, shared_messages(live, wanted)) < WORTH_CHARACTERS:
             return None
-        found = self._store.find(identity, _digests(wanted, tools))
-        if found is None:
-            return None
-        state, count = found
-        spared = _characters(wanted, shared_messages(live, wanted)) - _characters(wanted, count)
-        if spared < WORTH_CHARACTERS or not self._store.verify(state):
-            return None
-        self._store.touch(state)
-        return state
+        beyond = _characters(wanted, shared_messages(live, wanted)) - WORTH_CHARACTERS
+        while (found := self._store.find(identity, _digests(wanted, tools))) is not None:
+            state, count = found
+            if _characters(wanted, count) > beyond:
+                return None
+            if self._store.verify(state):
+                self._store.touch(state)
+                return state, first_messages(wanted, count)
+        return None
 
     def is_lost(self, live: Conversation | None, wanted: Conversation) -> bool:
         """Whether an engine whose context holds ``live`` would lose much of it with the prompt of ``wanted``. Does not
@@ -87,9 +87,9 @@ class EngineStates:
         """Like :meth:`begin`, for an engine that reads the file when it starts: with the content of the state that
         shares most with ``conversation``."""
         job = self.begin(conversation)
-        if job is not None and (state := self.better(None, conversation)) is not None:
+        if job is not None and (found := self.better(None, conversation)) is not None:
             try:
-                shutil.copyfile(state.path, job.pending.path)
+                shutil.copyfile(found[0].path, job.pending.path)
             except OSError as error:
                 self.discard(job, str(error))
                 return None
@@ -118,6 +118,17 @@ def shared_messages(first: Conversation | None, second: Conversation) -> int:
         if one != other:
             return count
     return min(len(first.turns), len(second.turns))
+
+
+def first_messages(conversation: Conversation, count: int) -> Conversation:
+    """The system prompt and the first ``count`` messages after it."""
+    return Conversation((*conversation.cleared().messages, *conversation.turns[:count]))
+
+
+def common_part(first: Conversation | None, second: Conversation) -> Conversation | None:
+    """What two conversations begin with; None if that is nothing."""
+    count = shared_messages(first, second)
+    return None if count < 0 or first is None else first_messages(second, count)
 
 
 def _digests(conversation: Conversation, tools: tuple[Tool, ...]) -> tuple[str, ...]:

@@ -237,6 +237,7 @@ class Session:
             )
             attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else options.max_tokens
             process.send(message)
+            attempts.has_read = False
             self.supervisor.sent(prompt)
             if self._stop_reason is not None:  # it came while the message was being handed over
                 process.stop()
@@ -254,6 +255,9 @@ class Session:
         """The events of ``frames``; stops a turn that has reached its limit."""
         process, turn = attempts.process, attempts.turn
         for event in _events(turn, frames):
+            if not attempts.has_read and isinstance(event, TextDelta | ThinkingDelta) and attempts.prompt is not None:
+                attempts.has_read = True
+                self.supervisor.has_read(attempts.prompt)
             yield from self.supervisor.take_notices(of_launch=False)
             yield event
         if turn.end is not None:
@@ -324,8 +328,11 @@ class Session:
             if self.state is not ProcessState.IDLE:
                 await self._died_before(process, prompt, deaths)
             # Only now the size of its window is known.
-            elif await self._trimmer.fit(prompt, options.max_tokens) == prompt and not await supervisor.recall(prompt):
-                return process, prompt
+            elif await self._trimmer.fit(prompt, options.max_tokens) == prompt:
+                recalling = asyncio.ensure_future(supervisor.recall(prompt))
+                await self._or_stop(recalling)
+                if recalling.done() and recalling.result() and process is self.process:
+                    return process, prompt
         return None
 
     async def _died_before(self, process: EngineProcess, prompt: EnginePrompt, deaths: _SilentDeaths) -> None:
@@ -485,6 +492,8 @@ class _Attempts:
         self.prompt: EnginePrompt | None = None
         self.told = ""
         """Thoughts shown to the user."""
+        self.has_read = False
+        """The engine has read the whole prompt of this turn."""
         self.has_started = False
         """The message was sent once at least."""
         self.end: Completed | Failed | None = None

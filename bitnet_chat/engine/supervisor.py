@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from bitnet_chat.backend import JournalPlace, Sampling
 from bitnet_chat.context.summary import Summary
@@ -21,24 +20,22 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.window import Policy
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import exit_errors
+from bitnet_chat.engine.context_saver import ContextSaver
 from bitnet_chat.engine.context_window import EngineContextWindow
 from bitnet_chat.engine.loaded_engine import EngineInstance
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, StateJob
+from bitnet_chat.engine.saved_states import EngineStates, StateJob, common_part
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine.user_notices import Notices
 from bitnet_chat.errors import BitnetChatError, EngineDiedError
 from bitnet_chat.events import Notice
-from bitnet_chat.prompt_cache.record import SavedState
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 _PAUSE = 0.1  # seconds
-_SAVE_LIMIT = 3.0
-"""Seconds for which :meth:`EngineSupervisor.close` waits for a state."""
 
 
 class EngineSupervisor:
@@ -62,14 +59,8 @@ class EngineSupervisor:
         """``states``: None keeps no states."""
         self.place: Callable[[], JournalPlace | None] = lambda: None
         """The conversation of the current reply in a journal, for its states."""
-        self._states = states
-        self._save_seconds = 0.0
-        """Time that the last state took."""
-        self._saving: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
+        self._saver = ContextSaver(states) if states is not None else None
         self._is_alone = False
-        self.is_saving = False
-        """Whether the child writes a state: a request waits for that, and for nothing else."""
         self.budget = RestartBudget()
         self.window = window
         self.busy = False
@@ -167,10 +158,8 @@ class EngineSupervisor:
             and self.protocols.made.carries_all
         ):
             loaded.turn_to(self.window.kept(self._history))  # its figures are of what is not told again
-        if loaded is not None and loaded.is_alive and self._states is not None:
-            if self._saving is not None and not self.is_saving:
-                self._saving.cancel()
-            self._saving = asyncio.ensure_future(self._save_at_rest(loaded))
+        if loaded is not None and loaded.is_alive and self._saver is not None and self.protocols.made is not None:
+            self._saver.save_later(loaded, self.protocols.made, lambda: loaded is self._loaded and not self.busy)
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit:
             self._replacing = asyncio.ensure_future(self._replace_unless_ready(loaded))
         else:
@@ -242,6 +231,8 @@ class EngineSupervisor:
             if protocol.carries_all:
                 loaded.turn_to(memory)
                 if self.busy:
+                    loaded.was_hurried = True
+                    loaded.was_hurried = True
                     loaded.process.hurry()  # what it has read of a history by now it keeps
                 return loaded.process
             samples_as = loaded.samples_as(self.sampling)
@@ -258,7 +249,7 @@ class EngineSupervisor:
             spare.process.kill()
             spare = None
         if spare is None:
-            cache = await self._prompt_cache(protocol, memory)
+            cache = await self._saver.begin_cache(protocol, memory) if self._saver is not None else None
             return self._replace(memory, message=message, unfinished=unfinished, cache=cache)
         self.discard()
         self._loaded = spare
@@ -324,14 +315,17 @@ class EngineSupervisor:
 
         if loaded is None or process is not loaded.process or not is_wanted():
             return
-        if await self.recall(prompt, is_wanted):
-            await process.settled()
+        if self._saver is not None:
+            await self._saver.recall(loaded, protocol, memory, is_wanted)
         if not is_wanted() or process.meter.context_used is not None:
             return
-        loaded.evaluated = memory
         with contextlib.suppress(BitnetChatError):  # the next reply reports a template that refuses
             if (told := protocol.preparation(memory)) is not None:
+                loaded.evaluated, loaded.was_hurried = common_part(loaded.evaluated, memory), False
                 process.command(told.data, forgets=True, stop=told.stop)
+                await process.settled()
+                if process.state is ProcessState.IDLE and not loaded.was_hurried:
+                    loaded.evaluated = memory
 
     async def _watch(self, loaded: EngineInstance) -> None:
         """Replace a child that dies while no reply is awaited, so that the next message finds one."""
@@ -363,6 +357,7 @@ class EngineSupervisor:
         if (await self.protocol()).carries_all and self._loaded is not None and self._loaded.is_alive:
             self._loaded.turn_to(Conversation())
             self._loaded.has_strayed = True
+            self._loaded.evaluated, self._loaded.was_hurried = None, True
             self._loaded.process.hurry()
             return self._loaded.process
         self.discard()
@@ -376,8 +371,8 @@ class EngineSupervisor:
 
     def discard(self) -> None:
         if self._loaded is not None:
-            if self._loaded.cache is not None and self._states is not None:
-                self._states.discard(self._loaded.cache)
+            if self._loaded.cache is not None and self._saver is not None:
+                self._saver.discard(self._loaded.cache)
             if self._crashed is not None and self._has_restarted:
                 self._account_for_the_fallen()  # before it cannot be seen any more
             self._loaded.process.kill()
@@ -407,103 +402,35 @@ class EngineSupervisor:
         if self._loaded is not None:
             self._loaded.has_answered = self._loaded.has_strayed = True
 
-    # Saved states
+    async def recall(self, prompt: EnginePrompt) -> bool:
+        """Have the child restore a saved state before ``prompt``, if that spares it from reading. Whether the child is
+        idle then, as it was before."""
+        loaded, protocol = self._loaded, self.protocols.made
+        if self._saver is not None and loaded is not None and protocol is not None:
+            await self._saver.recall(loaded, protocol, prompt.kept)
+        return loaded is not None and loaded is self._loaded and loaded.process.state is ProcessState.IDLE
 
-    async def recall(self, prompt: EnginePrompt, is_wanted: Callable[[], bool] = lambda: True) -> bool:
-        """Have an idle child restore a saved state if that spares it from reading a part of ``prompt``. True: it is
-        idle again when it has done so. A context that would be lost is saved first. ``is_wanted``: asked again before
-        the state is restored."""
-        loaded, protocol, states = self._loaded, self.protocols.made, self._states
-        if states is None or loaded is None or protocol is None or protocol.restore("x") is None:
-            return False
-        process = loaded.process
-        if states.is_lost(loaded.evaluated, prompt.kept):
-            await self._save(loaded)
-        state = await run_in_daemon_thread(partial(states.better, loaded.evaluated, prompt.kept))
-        if state is None or not self._is_at_rest(loaded) or not is_wanted():
-            return False
-        command = protocol.restore(state.path.name)
-        assert command is not None, "it was asked above"
-        process.command(command, forgets=True)
-        loaded.evaluated, loaded.saved = prompt.kept, None
-        self._watch_over(self._check_restored(process, state, states))
-        return True
-
-    async def _check_restored(self, process: EngineProcess, state: SavedState, states: EngineStates) -> None:
-        """Remove a state that the child cannot restore. It reads the conversation instead."""
-        await process.settled()
-        if process.command_error:
-            await run_in_daemon_thread(partial(states.remove, state, process.command_error))
-
-    async def _prompt_cache(self, protocol: EngineProtocol, memory: Conversation) -> StateJob | None:
-        """The state that an engine without commands starts with, and writes at its first reply; None if it has no
-        such option."""
-        states = self._states
-        if states is None or not protocol.cache_flags(Path("x")):
-            return None
-        return await run_in_daemon_thread(partial(states.begin_copy, memory))
+    @property
+    def is_saving(self) -> bool:
+        """Whether the child writes a state."""
+        return self._saver is not None and self._saver.is_writing
 
     def sent(self, prompt: EnginePrompt) -> None:
-        """Note that the child evaluates ``prompt``."""
+        """Note that the child evaluates ``prompt``, of which it may not read all."""
+        if self._loaded is not None:
+            self._loaded.evaluated = common_part(self._loaded.evaluated, prompt.kept)
+            self._loaded.place, self._loaded.is_alone = self.place, self._is_alone
+
+    def has_read(self, prompt: EnginePrompt) -> None:
+        """Note that the child has read all of ``prompt``."""
         if self._loaded is not None:
             self._loaded.evaluated = prompt.kept
 
-    async def _save_at_rest(self, loaded: EngineInstance) -> None:
-        """Save the context of a child once nothing has been asked of it for a while, or when it is closed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._save_seconds)):
-                await self._closing.wait()
-        if self.busy:
-            return
-        if loaded.cache is not None and loaded is self._loaded and self._states is not None:
-            job, loaded.cache = loaded.cache, None
-            await run_in_daemon_thread(partial(self._states.commit, job, tokens=0, place=self.place()))
-        await self._save(loaded)
-
-    async def _save(self, loaded: EngineInstance) -> None:
-        """Save the context of an idle child, unless that has been done."""
-        states, protocol, process, conversation = self._states, self.protocols.made, loaded.process, loaded.evaluated
-        if states is None or protocol is None or not self._is_at_rest(loaded) or loaded.saved == conversation:
-            return
-        job = await run_in_daemon_thread(partial(states.begin, conversation, is_alone=self._is_alone))
-        if job is None:
-            return
-        command = protocol.save(job.name)
-        if command is None or not self._is_at_rest(loaded) or loaded.evaluated is not conversation:
-            await run_in_daemon_thread(partial(states.discard, job))
-            return
-        began, used, error = time.monotonic(), process.meter.context_used or 0, "the save was interrupted"
-        self.is_saving, loaded.saved = True, conversation
-        try:
-            process.command(command, forgets=False)
-            await process.settled()
-            error = "the engine has ended" if process.state is ProcessState.DEAD else process.command_error
-        finally:
-            self.is_saving = False
-            self._save_seconds = time.monotonic() - began
-            if error:
-                states.discard(job, error)
-        await run_in_daemon_thread(partial(states.commit, job, tokens=used, place=self.place()))
-
-    def _is_at_rest(self, loaded: EngineInstance) -> bool:
-        return loaded is self._loaded and loaded.process.state is ProcessState.IDLE
-
-    async def _save_last(self) -> None:
-        """Save the context before the child is ended, in :data:`_SAVE_LIMIT` seconds."""
-        loaded = self._loaded
-        if self._states is None or loaded is None or loaded.process.ready_after is None:
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SAVE_LIMIT):
-                if self._saving is not None:
-                    await asyncio.wait([self._saving])
-                await loaded.process.settled()
-                await self._save(loaded)
-
     async def close(self) -> None:
         """Save the context, end the child, its spares and earlier ones, and wait until all have ended."""
-        self._closing.set()
-        await self._save_last()
+        if self._saver is not None and self._loaded is not None and self.protocols.made is not None:
+            self._closed = True
+            await self._saver.close(self._loaded, self.protocols.made)
         self._closed = True
         if self._replacing is not None:
             self._replacing.cancel()

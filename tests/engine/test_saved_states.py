@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+import time
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +22,7 @@ from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.saved_states import shared_messages
+from bitnet_chat.engine.saved_states import EngineStates, StateJob, shared_messages
 from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.prompt_cache.store import StateStore
 
@@ -70,9 +74,13 @@ async def ask(
 
 async def saved(backend: LocalEngineBackend) -> None:
     """Wait until the context is saved, as it is between two messages."""
-    supervisor = backend._session.supervisor
-    while supervisor._saving is None or not supervisor._saving.done():
-        await asyncio.sleep(0.01)
+    saver = backend._session.supervisor._saver
+    assert saver is not None and saver._task is not None
+    await asyncio.wait([saver._task])
+
+
+def files(folder: Path, end: str) -> list[Path]:
+    return list(folder.glob(f"*.{end}"))
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
@@ -80,6 +88,15 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
         await asyncio.wait_for(body(), TIMEOUT)
 
     asyncio.run(main())
+
+
+async def has_read(backend: LocalEngineBackend, conversation: Conversation) -> None:
+    """Wait until the engine has read a history in the background."""
+    supervisor = backend._session.supervisor
+    assert supervisor.starting is not None
+    await supervisor.starting
+    await asyncio.wait(supervisor._watchers, return_when=asyncio.FIRST_COMPLETED)
+    assert supervisor._loaded is not None and supervisor._loaded.evaluated == conversation
 
 
 async def talk(backend: LocalEngineBackend) -> tuple[Conversation, Conversation]:
@@ -112,10 +129,7 @@ def test_a_history_is_restored_before_a_message_is_typed(engines: Engines) -> No
         await backend.close()
         backend = engines.open()
         backend.prepare(both)
-        supervisor = backend._session.supervisor
-        while supervisor.starting is not None or (supervisor._loaded and not supervisor._loaded.evaluated.turns):
-            await asyncio.sleep(0.01)
-        assert supervisor._loaded is not None and supervisor._loaded.evaluated == both
+        await has_read(backend, both)
         _, stats = await ask(backend, both, "What is a token?")
         await backend.close()
         assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
@@ -148,15 +162,15 @@ def test_one_state_serves_every_branch(engines: Engines) -> None:
         backend = engines.open()
         both, first = await talk(backend)
         await backend.close()
-        assert len(list(paths.states_dir().glob("*.json"))) == 1
+        assert len(files(paths.states_dir(), "json")) == 1
         backend = engines.open()
         other, stats = await ask(backend, first, "What is a token?")  # /undo, then another message
         assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
         await backend.close()
-        assert len(list(paths.states_dir().glob("*.json"))) == 2, "of each branch"
+        assert len(files(paths.states_dir(), "json")) == 2, "of each branch"
         backend = engines.open()
         for branch in (both, other):
-            again, stats = await ask(backend, branch, "Thank you.")
+            _, stats = await ask(backend, branch, "Thank you.")
             assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
         await backend.close()
 
@@ -185,7 +199,7 @@ def test_a_damaged_state_costs_a_reading(engines: Engines, fault: str, home: Pat
         both, _ = await talk(backend)
         live, _ = await ask(backend, both, "What is a token?")
         await backend.close()
-        (state,), (record,) = home.glob("*.state"), home.glob("*.json")
+        (state,), (record,) = files(home, "state"), files(home, "json")
         content = state.read_bytes()
         match fault:
             case "cut":
@@ -213,14 +227,12 @@ def test_a_state_that_the_engine_refuses_is_removed(engines: Engines, home: Path
         backend = engines.open()
         both, _ = await talk(backend)
         await backend.close()
-        (state,) = home.glob("*.state")
+        (state,) = files(home, "state")
         store = StateStore(home, 1 << 30)
         record = state.with_suffix(".json")
         text = record.read_text()
         state.write_bytes(b"not a state" * 1000)
         size, crc = store_figures(state)
-        import json
-
         values = json.loads(text) | {"bytes": size, "crc32": crc}
         record.write_text(json.dumps(values))
         backend = engines.open()
@@ -234,8 +246,6 @@ def test_a_state_that_the_engine_refuses_is_removed(engines: Engines, home: Path
 
 
 def store_figures(path: Path) -> tuple[int, int]:
-    import zlib
-
     content = path.read_bytes()
     return len(content), zlib.crc32(content)
 
@@ -262,7 +272,7 @@ def test_nothing_is_kept_where_nothing_is_to_be(engines: Engines, settings: dict
         backend = engines.open(**settings)
         await talk(backend)
         await backend.close()
-        assert not home.exists()
+        assert not files(home, "*")
 
     run(body)
 
@@ -273,7 +283,7 @@ def test_a_short_conversation_is_not_worth_a_file(engines: Engines, home: Path) 
         await ask(backend, Conversation(), "hello")
         await ask(backend, Conversation(), "Tell me more. " * 100, alone=True)
         await backend.close()
-        assert not list(home.glob("*.state"))
+        assert not files(home, "state")
 
     run(body)
 
@@ -321,8 +331,138 @@ def test_a_classic_engine_starts_with_the_prompt_that_it_read_before(classic: En
         assert "session file does not exist" in log or "session file is empty" in log
         again, log = await resumed(history)
         assert "loaded a session with prompt size" in log and again == first
-        longer, log = await resumed(first.with_user("More.").with_assistant("More."))
+        _, log = await resumed(first.with_user("More.").with_assistant("More."))
         assert "loaded a session with prompt size" in log
-        assert len(list(paths.states_dir().glob("*.json"))) == 1, "the longer one holds the shorter"
+        assert len(files(paths.states_dir(), "json")) == 1, "the longer one holds the shorter"
+
+    run(body)
+
+
+# What happens at the same time
+
+
+def test_a_state_belongs_to_the_conversation_that_it_was_saved_for(
+    engines: Engines, home: Path, tmp_path: Path
+) -> None:
+    """The next request comes before the context is saved."""
+    journal = tmp_path / "journal.db"
+
+    async def body() -> None:
+        backend = engines.open()
+        long = Conversation().with_user(f"First {STORY}")
+        await ask(backend, long, place=lambda: JournalPlace(journal, 1))
+        await ask(backend, Conversation().with_user(STORY), place=lambda: JournalPlace(journal, 2))
+        await backend.close()
+        store = StateStore(home)
+        assert store.usage().count == 2
+        assert store.remove_owner(journal, 1) == 1 and store.remove_owner(journal, 2) == 1
+
+    run(body)
+
+
+def test_a_request_that_comes_while_a_state_is_prepared(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = EngineStates.begin
+
+    def slow(*arguments: Any, **named: Any) -> StateJob | None:
+        time.sleep(0.3)
+        return begin(*arguments, **named)
+
+    monkeypatch.setattr(EngineStates, "begin", slow)
+
+    async def body() -> None:
+        backend = engines.open()
+        conversation, _ = await ask(backend, Conversation(), STORY)
+        for pause in (0.32, 0.45, 0.55, 0.62):
+            await asyncio.sleep(pause)
+            conversation, stats = await ask(backend, conversation, "Go on.")
+            assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        await backend.close()
+        assert not any(file.stat().st_size == 0 for file in files(paths.states_dir(), "state"))
+
+    run(body)
+
+
+def test_a_prompt_that_was_not_read_to_its_end_is_not_saved_as_read(engines: Engines) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, first = await talk(backend)
+        await saved(backend)
+        longer = first.with_user("More: " + STORY)
+
+        async def stop() -> None:
+            while backend.status().state.value != "generating":  # noqa: ASYNC110  # there is no event for it
+                await asyncio.sleep(0)
+            backend.interrupt()
+
+        stopping = asyncio.create_task(stop())
+        async for event in backend.reply(longer, ReplyOptions(max_tokens=1, sampling=GREEDY)):
+            assert not isinstance(event, TextDelta)
+        await stopping
+        await backend.close()
+        backend = engines.open()
+        _, stats = await ask(backend, longer)
+        assert stats.prompt_tokens is not None and stats.prompt_tokens > 300, "it was not read"
+        _, stats = await ask(backend, both, "Go on.")
+        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT, "its state was not replaced"
+        await backend.close()
+
+    run(body)
+
+
+def test_a_refused_state_is_removed_before_a_message_too(engines: Engines, home: Path) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        await backend.close()
+        (state,), (record,) = files(home, "state"), files(home, "json")
+        state.write_bytes(b"not a state" * 1000)
+        size, crc = store_figures(state)
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"bytes": size, "crc32": crc}))
+        backend = engines.open()
+        backend.prepare(both)
+        await has_read(backend, both)
+        await backend.close()
+        assert not state.exists() and len(files(home, "state")) == 1
+
+    run(body)
+
+
+def test_a_conversation_that_is_only_looked_at_is_not_written_again(engines: Engines, home: Path) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        await backend.close()
+        before = files(home, "state")
+        for _ in range(2):
+            backend = engines.open()
+            backend.prepare(both)
+            await has_read(backend, both)
+            await backend.close()
+        assert files(home, "state") == before
+
+    run(body)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_engine_that_dies_while_a_state_is_looked_for(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    better = EngineStates.better
+
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        await saved(backend)
+
+        def deadly(*arguments: Any, **named: Any) -> Any:
+            monkeypatch.setattr(EngineStates, "better", better)
+            process = backend._session.process
+            assert process is not None
+            os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.2)
+            return better(*arguments, **named)
+
+        monkeypatch.setattr(EngineStates, "better", deadly)
+        _, stats = await ask(backend, both, "Go on.")
+        await backend.close()
+        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
 
     run(body)

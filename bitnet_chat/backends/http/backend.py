@@ -271,6 +271,7 @@ class RemoteBackend:
         if self._states is not None:
             prompt = Conversation(retry.fit.messages(retry.question))
             await request.within(self._states.recall(target, prompt, asked.offered))
+            self._states.sent()
         return target
 
     def _passed(self, event: Event, request: CancellableRequest) -> Event:

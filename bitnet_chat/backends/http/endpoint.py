@@ -39,6 +39,9 @@ class PromptStates(Protocol):
     async def recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
         """Restore a state before a request with this prompt, if that spares the server from reading it."""
 
+    def sent(self) -> None:
+        """Note that a request is sent, of which the server may not read all."""
+
     def replied(
         self, target: RequestTarget, conversation: Conversation, options: ReplyOptions, tokens: int | None
     ) -> None:
