@@ -1,4 +1,4 @@
-"""The prompt of one turn: what an engine is sent, and the conversation that it stands for. No I/O."""
+"""The prompt of one turn: what an engine is sent, and the conversation behind it. No I/O."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ class ManagedServer:
     ) -> None:
         """Create a server, not started. ``command``: returns the command line; called in a thread; raises
         BitnetChatError. ``on_spawn``: called with the process id of each process. ``stall_timeout``: see
-        :class:`ServerProcess`. ``refit``: returns whether ``command`` is to be called again for a process that has
+        :class:`ServerProcess`. ``refit``: returns whether to call ``command`` again for a process that has
         ended before it was loaded; called in a thread; raises BitnetChatError.
         """
         self._command, self._refit = command, refit

@@ -1,6 +1,6 @@
 """Conversion of text and tool calls to SQLite values and back, without loss, and the text forms of a search.
 
-SQLite stores UTF-8. A reply may contain lone surrogates, which stand for bytes that were not UTF-8; such a text is
+SQLite stores UTF-8. A reply may contain lone surrogates, which represent bytes that were not UTF-8; such a text is
 stored as a blob. All other texts are stored as text, which any SQLite program can show. SQL functions stop at a NUL
 character, so texts are joined and compared in Python.
 """

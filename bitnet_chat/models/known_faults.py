@@ -53,7 +53,7 @@ class ModelFault:
     template_holds: str = ""
     """Text that the chat template contains."""
     pre_tokenizers: tuple[str, ...] = ()
-    """Values of ``tokenizer.ggml.pre`` with the fault; an empty value stands for a missing key."""
+    """Values of ``tokenizer.ggml.pre`` with the fault; an empty value means a missing key."""
     template: str = ""
     """Name of the built-in template to use instead."""
     pre_tokenizer: str = ""

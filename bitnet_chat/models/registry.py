@@ -232,7 +232,7 @@ class ModelSource:
 
     The source is ``repo`` and ``file`` of the hub, a ``url``, or a ``wheel`` of the package index and the ``file`` in
     it. The file of a ``repo`` without ``file`` is chosen later, see :func:`bitnet_chat.models.hub.pick`. A file or URL
-    of the first of several parts stands for all parts.
+    of the first of several parts means all parts.
     """
 
     name: str

@@ -27,7 +27,7 @@ FRAME = 1 / 60
 
 
 class OutputPacer:
-    """A queue of text. ``feed`` adds text, ``due`` returns what is to be written now, ``next_at`` the time of the next
+    """A queue of text. ``feed`` adds text, ``due`` returns what to write now, ``next_at`` the time of the next
     call, and ``flush`` everything.
     """
 

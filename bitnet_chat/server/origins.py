@@ -80,7 +80,7 @@ def _regex_of(pattern: str) -> str:
 
 
 class AllowedHosts:
-    """A set of host names. ``.example.com`` stands for ``example.com`` and all names below it."""
+    """A set of host names. ``.example.com`` matches ``example.com`` and all names below it."""
 
     def __init__(self, names: Iterable[str]) -> None:
         """Raises UsageError for a value that is not a host name."""

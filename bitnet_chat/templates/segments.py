@@ -30,7 +30,7 @@ _GUARD = "\ufdd0"
 """A noncharacter that is inserted after the first character of such a text. Doubled where a message contains it."""
 _GUARD_PATTERN = re.compile(f"{_GUARD}({_GUARD}?)")
 PLACEHOLDER = "\ue0004\ue000"
-"""Stands for a message that is not known yet."""
+"""Replaces a message that is not known yet."""
 _CACHE_SIZE = 6
 """Number of cached prompts. A turn needs several, some repeatedly."""
 _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")

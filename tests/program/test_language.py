@@ -24,7 +24,7 @@ PERSONAL = re.compile(
 )
 ODD = re.compile(
     r"\b(?:is|are|was|were) to be \w+(?:ed|en|n|t)\b"  # "has to be", "must be", or an infinitive
-    r"|(?-i:\b(?:is|are|was|were) none\b)"  # "empty without one", "is not …"
+    r"|(?-i:(?<!there )\b(?:is|are|was|were) none\b)"  # "empty without one", "is not …"
     r"|\bstands? (?:for|in)\b"  # "represents", "is in"
     r"|\bthere (?:is|are) not\b|\bby itself \w+ed\b"
     r"|\b(?:lets?|is let|are let) go\b|\bshall\b|\bhears?\b|\bin vain\b|\bof (?:its|their) own accord\b",
