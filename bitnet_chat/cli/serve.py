@@ -316,8 +316,9 @@ def log_to_stderr(*, prompts: bool) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLine(prompts=prompts))
-    levels = {"bitnet_chat.server": logging.INFO, "uvicorn": logging.CRITICAL}
-    for name in ("bitnet_chat.server", "uvicorn", "sse_starlette", "asyncio"):
+    levels = {name: logging.INFO for name in ("bitnet_chat.server", "bitnet_chat.prompt_cache")}
+    levels["uvicorn"] = logging.CRITICAL
+    for name in ("bitnet_chat.server", "bitnet_chat.prompt_cache", "uvicorn", "sse_starlette", "asyncio"):
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(levels.get(name, logging.ERROR))
