@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from records import check_immutable
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
-from bitnet_chat.conversation.message import NOT_CALLED, calls_in
+from bitnet_chat.conversation.message import NOT_CALLED
 from bitnet_chat.errors import FinishReason, UsageError
 
 WEATHER = ToolCall("1", "get_weather", '{"city": "Oslo"}')
@@ -117,8 +117,13 @@ def test_messages_of_the_openai_api() -> None:
 
 def test_calls_of_the_openai_api() -> None:
     functions = [{"function": {"name": "f", "arguments": {"a": 1}}}, {"function": {"name": "g", "arguments": "{}"}}]
-    assert calls_in(functions, 3) == (ToolCall("call_3_1", "f", '{"a": 1}'), ToolCall("call_3_2", "g", "{}"))
-    assert calls_in(None, 1) == () == calls_in([], 1)
+    dicts = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "", "tool_calls": functions}]
+    first, second = Conversation.from_dicts(dicts).messages[-1].tool_calls
+    assert (first.name, first.arguments, second.name, second.arguments) == ("f", '{"a": 1}', "g", "{}")
+    assert first.id and second.id and first.id != second.id
+    for none in (None, []):
+        dicts[1] = {"role": "assistant", "content": "r", "tool_calls": none}
+        assert Conversation.from_dicts(dicts).messages[-1].tool_calls == ()
 
 
 def test_a_result_belongs_to_the_call_with_its_id() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from bitnet_chat.models.parts import ModelPart, part, stem_of, suffix
 from hypothesis import given
 from hypothesis import strategies as st
 from records import check_immutable
+
+from bitnet_chat.models.names import ModelPart, part, stem_of, suffix
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 
 import httpx
 import pytest
-from program import PATIENCE
+from program import TIMEOUT
 from serving import serving
 
 from bitnet_chat.server.error_responses import api_of
@@ -55,7 +55,7 @@ WRONG = [
 
 def answers(*requests: tuple[str, str]) -> list[httpx.Response]:
     async def main() -> list[httpx.Response]:
-        async with serving() as served, httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+        async with serving() as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
             return [await client.request(method, path) for method, path in requests]
 
     return asyncio.run(main())
@@ -80,7 +80,7 @@ def test_internal_faults_have_the_format_of_the_api_and_no_details() -> None:
     message = "internal server error; see the log of the server"
 
     async def main() -> None:
-        async with serving() as served, httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+        async with serving() as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
 
             def broken(*arguments: object, **named: object) -> None:
                 raise ValueError("a secret")

@@ -7,7 +7,7 @@ import sys
 
 import httpx
 import pytest
-from program import PATIENCE
+from program import TIMEOUT
 from serving import serving
 
 from bitnet_chat.server.routing import plain
@@ -38,7 +38,7 @@ def test_a_handler_is_a_few_frames_from_uvicorn(path: str, body: dict[str, objec
     seen: list[list[str]] = []
 
     async def main() -> None:
-        async with serving() as served, httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+        async with serving() as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
             begin = served.scheduler.begin
 
             def watched(*arguments: object, **named: object) -> object:

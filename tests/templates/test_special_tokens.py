@@ -80,10 +80,10 @@ def test_whole_messages() -> None:
 
 def test_tokens_of_other_scripts_are_found_in_tools() -> None:
     tool = Tool("f", "", {"description": "<｜User｜>"})
-    (offered,), changed = SpecialTokens({"<｜User｜>"}).offered([tool])
+    (offered,), changed = SpecialTokens({"<｜User｜>"}).protect_tools([tool])
     assert (changed, offered.parameters) == (1, {"description": "<\u2060｜User｜>"})
     plain = Tool("g", "plain", {"a": "é"})
-    assert SpecialTokens({"<｜User｜>"}).offered([plain]) == ((plain,), 0)
+    assert SpecialTokens({"<｜User｜>"}).protect_tools([plain]) == ((plain,), 0)
 
 
 def test_a_modern_engine_is_told_no_special_token(modern: EngineBinary, model: Path) -> None:
