@@ -316,7 +316,7 @@ def log_to_stderr(*, prompts: bool) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLine(prompts=prompts))
-    levels = {name: logging.INFO for name in ("bitnet_chat.server", "bitnet_chat.prompt_cache")}
+    levels = dict.fromkeys(("bitnet_chat.server", "bitnet_chat.prompt_cache"), logging.INFO)
     levels["uvicorn"] = logging.CRITICAL
     for name in ("bitnet_chat.server", "bitnet_chat.prompt_cache", "uvicorn", "sse_starlette", "asyncio"):
         logger = logging.getLogger(name)
