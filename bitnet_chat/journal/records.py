@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -68,6 +68,23 @@ class MessageRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """The place of a message among the messages with the same parent, from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def of(cls, row: int, siblings: Sequence[int]) -> Position:
+        """The place of ``row`` in ``siblings``; 1 of 1 if they do not contain it."""
+        return cls(siblings.index(row) + 1, len(siblings)) if row in siblings else cls(1, 1)
+
+    def __str__(self) -> str:
+        """``< 2/3 >``; empty for a message without siblings."""
+        return f"< {self.number}/{self.count} >" if self.count > 1 else ""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredConversation:
     """A snapshot of a conversation: the current branch from its first message to the last reply. Times are in seconds
     since the epoch."""
@@ -97,6 +114,12 @@ class StoredConversation:
     """Messages of a damaged file that are not valid in a prompt at their positions. They are shown but not sent."""
     damage: tuple[str, ...] = ()
     """One line for each damaged part."""
+    siblings: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """For each message of the branch with siblings: the rows with its parent, itself included, oldest first."""
+
+    def position(self, row: int) -> Position:
+        """The place of a message of the branch among its siblings."""
+        return Position.of(row, self.siblings.get(row, ()))
 
     @property
     def conversation(self) -> Conversation:

@@ -21,6 +21,7 @@ from bitnet_chat.journal import (
     JournalRecorder,
     JournalStore,
     MessageRecord,
+    MessageTree,
     ReplyState,
     SearchHit,
     StoredConversation,
@@ -71,7 +72,7 @@ class ServerJournal(JournalStore):
         answer = self.server.call("GET", f"/chats?limit={min(limit or 1000, 1000)}")
         return [_entry(each) for each in _objects(answer, "chats")]
 
-    def load(self, id: int) -> StoredConversation:
+    def load(self, id: int, end: int | None = None) -> StoredConversation:
         """The chat, without a running reply and its user message: a client that follows the chat gets events of
         both."""
         answer = self.server.call("GET", f"/chats/{id}")
@@ -79,6 +80,9 @@ class ServerJournal(JournalStore):
             return _stored(answer)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _strange(self.server, error) from None
+
+    def tree(self, id: int) -> MessageTree:
+        raise UsageError("the branches of a conversation on a server cannot be listed here", remedy="use its page")
 
     def search(self, words: str) -> builtins.list[SearchHit]:
         if not words.split():
