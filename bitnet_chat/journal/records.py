@@ -122,6 +122,16 @@ class StoredConversation:
         return Position.of(row, self.siblings.get(row, ()))
 
     @property
+    def turn_position(self) -> Position:
+        """The position of the last message of the branch with siblings, if it is in the last turn; else 1 of 1."""
+        for record in reversed(self.shown):
+            if record.row in self.siblings:
+                return self.position(record.row)
+            if record.message.role == "user":
+                break
+        return Position(1, 1)
+
+    @property
     def conversation(self) -> Conversation:
         """The messages of ``records``: ends with a reply, or is empty."""
         return Conversation(tuple(record.message for record in self.records))

@@ -7,14 +7,13 @@ Row numbers grow from a message to its descendants.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.records import MessageRecord, Position
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Links:
     """The parents of the rows of a conversation, in the order of the rows."""
 
@@ -24,6 +23,8 @@ class Links:
     """Rows whose parent cannot be found; they follow the preceding row."""
     messages: Mapping[int, int | None]
     """The rows that are messages, each with the nearest message before it."""
+    children: Mapping[int | None, tuple[int, ...]]
+    """The messages after each message, oldest first; of None: the first messages."""
 
     @classmethod
     def of(cls, rows: Mapping[int, tuple[object, str]], messages: frozenset[int] | set[int]) -> Links:
@@ -40,12 +41,8 @@ class Links:
             links[row] = parent
             nearest[row] = parent if parent is None or parent in messages else nearest[parent]
             preceding = row
-        return cls(links, frozenset(broken), {row: nearest[row] for row in links if row in messages})
-
-    @cached_property
-    def children(self) -> Mapping[int | None, tuple[int, ...]]:
-        """The messages after each message, oldest first; of None: the first messages."""
-        return children_of(self.messages)
+        parents = {row: nearest[row] for row in links if row in messages}
+        return cls(links, frozenset(broken), parents, _children_of(parents))
 
     def path(self, end: int | None) -> list[int]:
         """The rows from the first one to ``end``."""
@@ -56,8 +53,7 @@ class Links:
         return rows[::-1]
 
 
-def children_of(parents: Mapping[int, int | None]) -> dict[int | None, tuple[int, ...]]:
-    """Invert ``parents``, in the order of its keys."""
+def _children_of(parents: Mapping[int, int | None]) -> dict[int | None, tuple[int, ...]]:
     found = dict[int | None, list[int]]()
     for row, parent in parents.items():
         found.setdefault(parent, []).append(row)
@@ -72,7 +68,7 @@ class TreeNode:
     parent: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MessageTree:
     """A snapshot of all messages of conversation ``id``."""
 
@@ -86,25 +82,22 @@ class MessageTree:
     damage: tuple[str, ...] = ()
     """One line for each damaged part."""
 
-    @cached_property
-    def children(self) -> Mapping[int | None, tuple[int, ...]]:
-        """The messages after each message, oldest first; of None: the first messages."""
-        return children_of({row: node.parent for row, node in self.nodes.items()})
+    children: Mapping[int | None, tuple[int, ...]] = field(init=False)
+    """The messages after each message, oldest first; of None: the first messages."""
+    current: frozenset[int] = field(init=False)
+    """The messages of the current branch."""
+    _newest: Mapping[int, int] = field(init=False)
 
-    @cached_property
-    def current(self) -> frozenset[int]:
-        """The messages of the current branch."""
-        return frozenset(self.path(self.head))
-
-    @cached_property
-    def _newest(self) -> Mapping[int, int]:
+    def __post_init__(self) -> None:
         newest = dict[int, int]()
         for row in sorted(self.nodes, reverse=True):
             newest.setdefault(row, row)
             parent = self.nodes[row].parent
             if parent is not None:
                 newest[parent] = max(newest.get(parent, 0), newest[row])
-        return newest
+        object.__setattr__(self, "children", _children_of({row: node.parent for row, node in self.nodes.items()}))
+        object.__setattr__(self, "current", frozenset(self.path(self.head)))
+        object.__setattr__(self, "_newest", newest)
 
     def siblings(self, row: int) -> tuple[int, ...]:
         """The messages with the parent of ``row``, itself included, oldest first. Raises KeyError."""

@@ -136,6 +136,7 @@ def _help(current: CommandContext, argument: str) -> CommandResult:
 _KEYS = (
     "Enter sends. Alt-Enter, Ctrl-J or a \\ at the end of the line insert a newline.",
     "Ctrl-C or Esc stops a reply. Ctrl-C clears the line, Ctrl-D exits.",
+    "Alt-Left and Alt-Right switch between the variants of the last reply or message.",
     "Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens $EDITOR.",
     "@FILE in a message attaches the file. Tab completes commands and files.",
     "To send a message that begins with a command, type // or a space first.",
@@ -249,6 +250,14 @@ def _resume(current: CommandContext, argument: str) -> CommandResult:
     return CommandResult(current.conversation, action=Resume(int(argument) if argument else None))
 
 
+def _tree(current: CommandContext, argument: str) -> CommandResult:
+    if argument and not (argument.isascii() and argument.isdigit() and len(argument) < 19):
+        return CommandResult(
+            current.conversation, (f"{_short(argument)} is not the number of a message: /tree lists them.",)
+        )
+    return CommandResult(current.conversation, action=ShowTree(int(argument) if argument else None))
+
+
 def _rename(current: CommandContext, argument: str) -> CommandResult:
     if not argument:
         return CommandResult(current.conversation, ("A title is missing: /rename TITLE",))
@@ -349,6 +358,7 @@ COMMANDS = {
     "save": _CommandEntry("/save FILE", "write to a file: .md, .json, .jsonl or .html", _save),
     "export": _CommandEntry("/export FORMAT [FILE]", "the same: md, json, jsonl or html", _export),
     "resume": _CommandEntry("/resume [ID]", "continue another conversation", _resume),
+    "tree": _CommandEntry("/tree [ID]", "all branches of the conversation; switch to another", _tree),
     "rename": _CommandEntry("/rename TITLE", "change the title of the conversation", _rename),
     "fork": _CommandEntry("/fork", "continue in a copy of the conversation", _fork),
     "system": _CommandEntry("/system [TEXT]", "set the system prompt (- removes it), or show it", _system),
@@ -378,6 +388,13 @@ class Resume:
     """Continue another conversation of the journal. ``id`` None: let the user choose from a list."""
 
     id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowTree:
+    """Switch to the branch through the message ``row``. None: let the user choose from a list of all messages."""
+
+    row: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,4 +447,4 @@ class ShowThoughts:
     mode: ThinkingMode | None = None
 
 
-Action = SwitchModel | Resume | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts
+Action = SwitchModel | Resume | ShowTree | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts

@@ -27,6 +27,7 @@ from bitnet_chat.repl.commands import (
     Resume,
     SendMessage,
     ShowThoughts,
+    ShowTree,
     SwitchModel,
     UnknownCommand,
     Write,
@@ -51,6 +52,8 @@ def test_no_number_of_a_conversation(id: str) -> None:
     outcome = do(f"/resume {id}")
     assert outcome.action is None
     assert outcome.lines == (f"{id} is not the number of a conversation: /resume lists them.",)
+    outcome = do(f"/tree {id}")
+    assert (outcome.action, outcome.lines) == (None, (f"{id} is not the number of a message: /tree lists them.",))
 
 
 def do(line: str, conversation: Conversation = TALK, session_stats: SessionStats | None = None) -> CommandResult:
@@ -208,6 +211,8 @@ def test_edit_brings_the_last_message_to_the_editor() -> None:
     [
         ("/resume", Resume(None)),
         ("/resume 12", Resume(12)),
+        ("/tree", ShowTree(None)),
+        ("/tree 12", ShowTree(12)),
         ("/rename  Tea and\tcake", Rename("Tea and cake")),
         ("/fork", Fork()),
         ("/save notes.md", Write("md", "notes.md")),
