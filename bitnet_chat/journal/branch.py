@@ -86,10 +86,14 @@ def stored(connection: Connection, id: int, end: int | None = None) -> StoredCon
 def tree(connection: Connection, id: int) -> MessageTree | None:
     """Read all messages of conversation ``id``. Returns None if it does not exist."""
     connection.execute("BEGIN")
-    found = connection.execute("SELECT head FROM conversations WHERE id = ?", (id,)).fetchone()
+    found = connection.execute("SELECT head, turns FROM conversations WHERE id = ?", (id,)).fetchone()
     if found is None:
         return None
     links, nodes, misplaced, damage = _links(connection, id), dict[int, TreeNode](), set[int](), list[str]()
+    head = number(found[0])
+    if head not in links.all and (found[0] is not None or found[1]):
+        damage.append(f"conversation {id}: {_NO_HEAD}")
+        head = max(links.all, default=None)
     nearest = dict[int, MessageRecord | None]()  # the last message in place before each message, itself included
     for values in rows_as_dicts(connection.execute("SELECT * FROM messages WHERE conversation = ? ORDER BY id", (id,))):
         record, problems = _parse_row(connection, values)
@@ -107,7 +111,6 @@ def tree(connection: Connection, id: int) -> MessageTree | None:
                 problems.append(_misplaced(record))
             nodes[row] = TreeNode(record, parent)
         damage += [f"conversation {id}, message {row}: {each}" for each in problems]
-    head = number(found[0])
     while head is not None and head not in nodes:  # a reply without text
         head = links.all.get(head)
     return MessageTree(id, nodes, head, frozenset(misplaced), tuple(damage))
@@ -149,7 +152,7 @@ def _read(connection: Connection, id: int, links: Links, head: int | None) -> _B
     """Read the branch that ends at row ``head``."""
     line = _Branch()
     if head is None or head not in links.all:
-        line.damage.append(f"conversation {id}: its last message cannot be found")
+        line.damage.append(f"conversation {id}: {_NO_HEAD}")
         head = max(links.all, default=None)
     rows = links.path(head)
     line.damage += [f"conversation {id}: message {row}: {_NO_PARENT}" for row in reversed(rows) if row in links.broken]
@@ -177,6 +180,7 @@ def _read(connection: Connection, id: int, links: Links, head: int | None) -> _B
     return line
 
 
+_NO_HEAD = "its last message cannot be found"
 _NO_PARENT = "its parent cannot be found"
 
 

@@ -161,7 +161,7 @@ class StoredConversation:
                 place += 1
             else:
                 why = LEFT_OUT if record in self.misplaced else NOT_ANSWERED
-                found.append(SideNote(place, record.message, why, _details(record)))
+                found.append(SideNote(place, record.message, why, details_of(record)))
         return tuple(found)
 
     def about(self) -> dict[str, object]:
@@ -173,11 +173,12 @@ class StoredConversation:
         return facts | ({"passed_over": passed} if passed else {})
 
     def details(self) -> list[dict[str, object]]:
-        """Return the export fields of each message, without the message itself."""
-        return [_details(record) for record in self.records]
+        """Return the export fields of each message, see :func:`details_of`."""
+        return [details_of(record) for record in self.records]
 
 
-def _details(record: MessageRecord) -> dict[str, object]:
+def details_of(record: MessageRecord) -> dict[str, object]:
+    """Return the export fields of a message, without the message itself."""
     facts: dict[str, object] = {"created": record.created, "model": record.model, "engine": record.engine}
     facts |= {"options": dict(record.options), "stats": dict(record.stats)}
     return {name: value for name, value in facts.items() if value}

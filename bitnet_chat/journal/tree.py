@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from bitnet_chat.conversation.export import LEFT_OUT, NOT_ANSWERED, OTHER_BRANCH, BranchMessage
 from bitnet_chat.journal.columns import number
-from bitnet_chat.journal.records import MessageRecord, Position
+from bitnet_chat.journal.records import MessageRecord, Position, StoredConversation, details_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,21 @@ class MessageTree:
             row, depth = waiting.pop()
             yield row, depth
             waiting += self._below(row, depth)
+
+    def exported(self, stored: StoredConversation) -> list[BranchMessage]:
+        """Return all messages for an export: the current branch, which ``stored`` has as well, then each other one."""
+        records, misplaced = ({each.row for each in rows} for rows in (stored.records, stored.misplaced))
+        others = [row for row, _ in self.walk() if row not in self.current]
+        found = list[BranchMessage]()
+        for row in (*self.path(self.head), *others):
+            node, why = self.nodes[row], NOT_ANSWERED
+            if row not in self.current:
+                why = OTHER_BRANCH
+            elif row in records or row in misplaced:
+                why = LEFT_OUT if row in misplaced else ""
+            details = details_of(node.record)
+            found.append(BranchMessage(row, node.parent, node.record.message, str(self.position(row)), why, details))
+        return found
 
     def _below(self, row: int | None, depth: int) -> list[tuple[int, int]]:
         """The messages after ``row`` with their indentation, last one first."""

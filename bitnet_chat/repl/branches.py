@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bitnet_chat.conversation import Message
+    from bitnet_chat.conversation.export import BranchMessage
     from bitnet_chat.journal import JournalRecorder, JournalStore, MessageTree, Position, StoredConversation
 
 _DEPTH = 12
@@ -65,6 +66,17 @@ class Branches:
             return "The conversation is empty." if not self._recorder.unsaved else NOT_SAVED
         try:
             return await asyncio.to_thread(self._journal.tree, self._recorder.id)
+        except BitnetChatError as error:
+            return one_line(str(error))
+
+    async def messages(self) -> list[BranchMessage] | str:
+        """Read the messages of all branches for an export. Returns a line for the user if that is not possible."""
+        tree = await self.tree()
+        if isinstance(tree, str):
+            return tree
+        assert self._journal is not None
+        try:
+            return tree.exported(await asyncio.to_thread(self._journal.load, tree.id))
         except BitnetChatError as error:
             return one_line(str(error))
 

@@ -267,7 +267,7 @@ class ReplController:
             case commands.Edit(text):
                 return await self._edit(text)
             case commands.Write():
-                await self._file_actions.write(action, self.conversation, self._asides)
+                await self._write(action)
             case commands.Copy():
                 self._file_actions.copy(action)
             case commands.Attach():
@@ -362,6 +362,13 @@ class ReplController:
         if await self._ask(before.with_user(edited), dropped, variant):
             self.unanswered = retyped(edited)
         return self.unanswered
+
+    async def _write(self, action: commands.Write) -> None:
+        branches = await self._branches.messages() if action.branches else None
+        if isinstance(branches, str):
+            self._display.lines(branches)
+        else:
+            await self._file_actions.write(action, self.conversation, self._asides, branches)
 
     def _fork(self) -> None:
         if self._journal is None:

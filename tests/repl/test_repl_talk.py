@@ -454,6 +454,22 @@ def test_the_tree_is_listed_and_a_branch_is_picked() -> None:
     with_repl(work, journal=True)
 
 
+def test_all_branches_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def work(repl: ReplRun) -> None:
+        await three_variants(repl)
+        await repl.talk.submit("/save all.md --branches")
+        await repl.talk.submit("/save one.md")
+        await repl.talk.submit("/export jsonl --branches")
+        assert "5 messages written to all.md" in repl.output.all
+
+    with_repl(work, journal=True)
+    assert (tmp_path / "all.md").read_text("utf-8").count("You said 'hello'.") == 2
+    assert "You said 'hello'." not in (tmp_path / "one.md").read_text("utf-8")
+    assert len((tmp_path / "hello-there.jsonl").read_text("utf-8").splitlines()) == 5
+
+
 def test_the_last_variants_are_walked_step_by_step() -> None:
     async def work(repl: ReplRun) -> None:
         await repl.talk.submit("/system -")
