@@ -62,9 +62,9 @@ def chat_form(
 ) -> dict[str, object]:
     """Return a whole chat. The running reply is the last message, without a ``finish_reason``."""
     records = [record for record in line_of(stored) if live is None or record.row != live.row]
-    messages = [_message(record, render) for record in records]
+    messages = [_message(record, render) | _variants(stored, record.row) for record in records]
     if live is not None:
-        messages.append(_live_message(live, render))
+        messages.append(_live_message(live, render) | _variants(stored, live.row))
     return {
         "id": stored.id,
         "title": stored.title,
@@ -74,7 +74,7 @@ def chat_form(
         "system": stored.conversation.system,
         "state": ReplyState.ANSWERING.value if live is not None else stored.state.value,
         "messages": messages,
-        "passed_over": [_message(record, render) for record in stored.passed_over],
+        "passed_over": [_message(each, render) | _variants(stored, each.row) for each in stored.passed_over],
         "live": None if live is None else {"generation": live.generation, "message": live.row, "place": live.place},
     }
 
@@ -103,6 +103,12 @@ def _message(record: MessageRecord, render: Render | None) -> dict[str, object]:
         "stats": dict(record.stats),
     }
     return form | _calls(message) | _html(message.role, message.content, render)
+
+
+def _variants(stored: StoredConversation, row: int | None) -> dict[str, object]:
+    """Return the messages with the same parent, oldest first, and the place of this one among them, from 1."""
+    siblings = stored.siblings.get(row or 0, ())
+    return {"siblings": siblings, "position": stored.position(row or 0).number}
 
 
 def _live_message(live: LiveReplyState, render: Render | None) -> dict[str, object]:

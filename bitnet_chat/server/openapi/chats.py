@@ -108,6 +108,10 @@ SCHEMAS: dict[str, Schema] = {
             "stats": OBJECT,
             "tool_calls": array(_CALL),
             "tool_call_id": nullable(TEXT),
+            "siblings": array(
+                _ROW, description="The ids of all messages with the same parent, oldest first; empty without others."
+            ),
+            "position": described(WHOLE, "The place of this one among them, from 1."),
         },
         {"html": TEXT, "name": nullable(TEXT)},
     ),
@@ -128,6 +132,7 @@ SCHEMAS: dict[str, Schema] = {
             "live": nullable(reply_object({"generation": TEXT, "message": nullable(WHOLE), "place": AMOUNT})),
         }
     ),
+    "NewHead": request_object({"message": described(_ROW, "The id of a message of any branch.")}, {}),
     "Begun": reply_object({"generation": TEXT, "user_message": nullable(WHOLE), "message": nullable(WHOLE)}),
     "Stopped": reply_object({"stopped": described(FLAG, "Whether a reply was running.")}),
 }
@@ -211,6 +216,17 @@ PATHS: dict[str, Schema] = {
             _RENDER,
             URGENCY,
             body=body(ref("Ask")),
+        )
+    },
+    "/chats/{id}/head": {
+        "post": operation(
+            "setHead",
+            "Chats",
+            "Switch to the branch through a message, down to the newest message below it",
+            {"200": answer("The chat with this branch.", ref("Chat")), **_refusals(*WITH_BODY, 404, 409, 503)},
+            _ID,
+            _RENDER,
+            body=body(ref("NewHead")),
         )
     },
     "/chats/{id}/events": {
