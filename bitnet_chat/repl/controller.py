@@ -160,16 +160,19 @@ class ReplController:
             following.cancel()
             await asyncio.wait([following])
 
-    async def catch_up(self) -> None:
-        """Load the conversation from the journal again, after another client has continued it."""
+    async def catch_up(self) -> StoredConversation | None:
+        """Load the conversation from the journal again, after another client has changed it. Returns None if it cannot
+        be loaded.
+        """
         if self._journal is None or self._recorder.id is None:
-            return
+            return None
         try:
             stored = await asyncio.to_thread(self._journal.load, self._recorder.id)
         except BitnetChatError as error:
             self._display.error(error)
-            return
-        self.conversation, self._asides = stored.conversation, stored.asides
+            return None
+        self._adopt(stored)
+        return stored
 
     def renamed(self, title: str) -> None:
         """Adopt the title that another client has given to the conversation."""

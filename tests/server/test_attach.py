@@ -25,7 +25,13 @@ from bitnet_chat.backend import BackendState, ReplyOptions, Sampling
 from bitnet_chat.backends.attached_server.backend import AttachedBackend
 from bitnet_chat.backends.attached_server.client import ServerClient
 from bitnet_chat.backends.attached_server.journal import ServerJournal
-from bitnet_chat.backends.attached_server.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
+from bitnet_chat.backends.attached_server.messages import (
+    BranchSwitched,
+    ChatRemoved,
+    ChatRenamed,
+    Heard,
+    RemoteReplyStarted,
+)
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import (
@@ -371,6 +377,15 @@ def test_following_hears_of_others_and_not_of_oneself() -> None:
                 await session.patch(f"{served.url}/chats/{chat}", json={"title": "Other"})
                 await until(ChatRenamed)
                 assert len(heard) == count + 1, "its own reply is not among them"
+                assert chat is not None
+                first = (await asyncio.to_thread(journal.load, chat)).records[0].row
+                body = {"content": "Edited", "edit": first}
+                told += [each async for each in source.connect(method="POST", body=body)]
+                await until(Completed)
+                await session.post(f"{served.url}/chats/{chat}/head", json={"message": first})
+                await until(BranchSwitched)
+                stored = await asyncio.to_thread(journal.load, chat)
+                assert stored.records[0].row == first and str(stored.position(first)) == "< 1/2 >"
                 await session.delete(f"{served.url}/chats/{chat}")
                 await until(ChatRemoved)
                 assert told

@@ -225,6 +225,9 @@ def test_the_variants_of_a_message_are_walked_and_other_tabs_follow(browser: Chr
             await page.get_by_role("button", name="Previous variant").click()
             await it.shows("Reply 0 to first.")
             await it.answered(1)
+            focused = "document.activeElement.dataset.do"
+            assert await page.evaluate(focused) == "next", "the other one is disabled"
+            assert await page.locator("#list .name").all_inner_texts() == ["first"]
             await other.bring_to_front()
             await other.get_by_text("Reply 0 to first.").wait_for()
             assert await other.locator(".variants:visible").text_content() == "<1/2>"

@@ -190,6 +190,7 @@ def _stored(form: Mapping[str, Any]) -> StoredConversation:
         state = ReplyState.WHOLE
     passed = tuple(_record(each) for each in form.get("passed_over") or ())
     pending = records.pop() if records and records[-1].message.role == "user" else None
+    variants = {each["id"]: tuple(each.get("siblings") or ()) for each in form["messages"]}
     return StoredConversation(
         int(form["id"]),
         str(form["title"]),
@@ -204,6 +205,7 @@ def _stored(form: Mapping[str, Any]) -> StoredConversation:
         pending.message.content if pending is not None else "",
         pending,
         passed,
+        siblings={row: rows for row, rows in variants.items() if rows},
     )
 
 

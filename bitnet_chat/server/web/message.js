@@ -33,6 +33,13 @@ class Variants {
     button("next").disabled = position >= siblings.length
   }
 
+  // Focuses the button of a direction, or the other one at the end.
+  focus(by) {
+    const [previous, next] = this.node.querySelectorAll(".variants button"), wanted = by < 0 ? previous : next
+    const button = wanted.disabled ? (by < 0 ? next : previous) : wanted
+    button.focus({ preventScroll: true })
+  }
+
   // The id of the variant `by` places after this one; undefined: none.
   beside(by) {
     return this.siblings?.[this.position - 1 + by]

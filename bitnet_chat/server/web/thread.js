@@ -14,6 +14,7 @@ export class Thread extends EventTarget {
     this.id = null
     this.messages = []
     this.reply = null // the running one
+    this.focused = null // the place of a message and the direction of its button, across a switch of branches
     this.follows = true
     this.top = this.height = 0 // of the scroller, at the last look
     this.away = false
@@ -83,10 +84,13 @@ export class Thread extends EventTarget {
       const behind = shown.findIndex(other => other.id === null || other.id > each.id)
       shown.splice(behind < 0 ? shown.length : behind, 0, each)
     }
+    const { focused } = this
+    this.focused = null
     this.setReply(null)
     this.messages = shown.map(each => (each.role === "user" ? new UserMessage(each.id, each.content) : Reply.of(each)))
     this.messages.forEach((message, index) => { message.variants = shown[index] })
     this.node.replaceChildren(...this.messages.map(message => message.node))
+    if (focused) this.messages[focused.place]?.focus(focused.by)
     const last = this.messages.at(-1)
     if (told.live && last?.role === "assistant") {
       this.generation = told.live.generation
