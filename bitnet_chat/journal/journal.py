@@ -45,7 +45,7 @@ class JournalStore(Protocol):
         UsageError for an unknown id."""
 
     def tree(self, id: int) -> MessageTree:
-        """Load all messages of a conversation. Raises UsageError for an unknown id, and for a journal on a server."""
+        """Load all messages of a conversation. Raises UsageError for an unknown id."""
 
     def search(self, words: str) -> builtins.list[SearchHit]:
         """Find conversations that have all words of ``words`` in one message or in the title, most recently used first.

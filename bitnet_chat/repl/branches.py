@@ -109,14 +109,15 @@ class Branches:
         """
         from bitnet_chat.journal import Position
 
-        rows, id = await self._recorder.rows(), self._recorder.id
-        if self._journal is None or rows is None or id is None or place >= len(rows.line):
+        if self._journal is None or not await self._recorder.settled() or self._recorder.id is None:
             return None
-        row = rows.line[place]
         try:
-            stored = await asyncio.to_thread(self._journal.load, id)
+            stored = await asyncio.to_thread(self._journal.load, self._recorder.id)
         except BitnetChatError:
             return None
+        if place >= len(stored.records):
+            return None
+        row = stored.records[place].row
         count = len(stored.siblings.get(row, (row,))) + 1
         return Position(count, count)
 

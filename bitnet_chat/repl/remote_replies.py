@@ -67,8 +67,10 @@ class RemoteReplyView:
                 await self._show(lambda: self._display.notice("This conversation was removed elsewhere."), at_once=True)
 
     async def _switch(self) -> None:
+        before = self._controller.conversation, self._controller.variant
         stored = await self._controller.catch_up()
-        if stored is not None:
+        # Nothing is new after a switch in this client.
+        if stored is not None and (stored.conversation, stored.turn_position) != before:
             await self._show(lambda: display.show(self._display, stored, is_branch=True), at_once=True)
 
     async def _reply(self, started: RemoteReplyStarted, events: AsyncIterator[Heard]) -> None:

@@ -143,6 +143,13 @@ def test_another_branch_is_made_the_current_one(journal: Journal | None) -> None
             assert await api.messages(chat) == [
                 ("user", "one"), ("assistant", "1:one"), ("user", "two"), ("assistant", "3:two"),
             ]  # fmt: skip
+            tree = await api.call("GET", f"/chats/{chat}/tree")
+            assert [each["content"] for each in tree["messages"]] == [
+                *("one", "1:one", "1:one", "uno", "1:uno", "two", "3:two"),
+            ]
+            assert [each["parent"] for each in tree["messages"]][:4] == [None, first, first, None]
+            assert tree["head"] == tree["messages"][-1]["id"] and tree["messages"][2]["siblings"] == [reply, again]
+            await api.call("GET", "/chats/99/tree", status=404)
             for body, status, code in (
                 ({"message": 99}, 400, "message_not_found"),
                 ({"message": 0}, 400, "invalid_value"),

@@ -29,7 +29,7 @@ from bitnet_chat.server.chats.requests import (
     new_title,
     stateless_request,
 )
-from bitnet_chat.server.chats.responses import chat_json, entry_form
+from bitnet_chat.server.chats.responses import chat_json, entry_form, tree_json
 from bitnet_chat.server.chats.service import ChatService
 from bitnet_chat.server.requests import is_urgent, read, while_connected
 from bitnet_chat.server.responses import EventStream, json_response, to_json
@@ -54,6 +54,7 @@ def routes(chats: ChatService, settings: ServeSettings) -> list[BaseRoute]:
         route("/chats/{id}", GET=api.show, PATCH=api.rename, DELETE=api.remove),
         route("/chats/{id}/messages", POST=api.answer),
         route("/chats/{id}/head", POST=api.set_head),
+        route("/chats/{id}/tree", GET=api.tree),
         route("/chats/{id}/events", GET=api.events),
         route("/chats/{id}/stop", POST=api.stop),
         route("/replies", POST=api.reply),
@@ -89,6 +90,10 @@ class _ChatsApi:
         id = _id(request)
         title = await read(request, self._settings.body_limit, new_title)
         return await self._chat(await self._chats.rename(id, title))
+
+    async def tree(self, request: Request) -> Response:
+        tree = await self._chats.tree(_id(request))
+        return json_response(await asyncio.to_thread(tree_json, tree))
 
     async def set_head(self, request: Request) -> Response:
         id = _id(request)

@@ -14,7 +14,7 @@ from bitnet_chat.server.errors import APIError
 from bitnet_chat.server.responses import to_json
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import JournalEntry, MessageRecord, StoredConversation
+    from bitnet_chat.journal import JournalEntry, MessageRecord, MessageTree, StoredConversation
 
 Render = Callable[[str], str]
 """From the text of a reply to HTML."""
@@ -88,6 +88,16 @@ def chat_json(stored: StoredConversation, live: LiveReplyState | None, render: R
         assert isinstance(messages, list)
         parts.append(b',"%b":[%b]' % (name.encode(), b",".join(map(to_json, messages))))
     return b"".join(parts) + b"}"
+
+
+def tree_json(tree: MessageTree) -> bytes:
+    """Return all messages of a chat as JSON, each with the id of the message before it."""
+    messages = []
+    for row, node in tree.nodes.items():
+        siblings = tree.siblings(row)
+        variants = {"siblings": siblings if len(siblings) > 1 else (), "position": tree.position(row).number}
+        messages.append(to_json(_message(node.record, None) | variants | {"parent": node.parent}))
+    return to_json({"id": tree.id, "head": tree.head})[:-1] + b',"messages":[%b]}' % b",".join(messages)
 
 
 def _message(record: MessageRecord, render: Render | None) -> dict[str, object]:

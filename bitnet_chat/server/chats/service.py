@@ -31,7 +31,7 @@ from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.util.threads import run_beside_loop
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import JournalEntry, SearchHit, StoredConversation
+    from bitnet_chat.journal import JournalEntry, MessageTree, SearchHit, StoredConversation
 
 log = logging.getLogger("bitnet_chat.server")
 P = ParamSpec("P")
@@ -69,6 +69,11 @@ class ChatService:
             raise
         except UsageError:
             raise NoSuchChatError(id) from None
+
+    async def tree(self, id: int) -> MessageTree:
+        """Return all messages of a chat. Raises the errors of :meth:`load`."""
+        await self.load(id)
+        return await _done(self._journal.tree, id)
 
     async def create(self, chat: NewChatRequest) -> StoredConversation:
         """Store a new chat. Raises UnknownModelError, and InvalidFieldError if the journal cannot be written."""
