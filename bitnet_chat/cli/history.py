@@ -12,14 +12,17 @@ from functools import partial
 from bitnet_chat import paths
 from bitnet_chat.cli.messages import may_remove, write_lines
 from bitnet_chat.cli.parser import Parser
-from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, export, json_text
-from bitnet_chat.journal import Journal, JournalEntry, ReplyState, SearchHit, StoredConversation
+from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, export, export_branches, json_text
+from bitnet_chat.journal import Journal, JournalEntry, MessageTree, ReplyState, SearchHit, StoredConversation
 from bitnet_chat.prompt_cache.store import StateStore
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.trace.recorder import folder, forget
 from bitnet_chat.util.files import write_exclusive
 
 _STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "reply running", ReplyState.UNANSWERED: "not answered"}
+
+_DEPTH = 12
+"""Maximum indentation of a message in steps."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,11 +33,12 @@ def run(arguments: Sequence[str]) -> int:
         case "list":
             return _list(journal, flags)
         case "show":
-            return _show(_loaded(journal, flags.id), flags)
+            stored = _loaded(journal, flags.id)
+            return _show_tree(journal, stored, flags) if flags.tree else _show(stored, flags)
         case "search":
             return _search(journal, flags)
         case "export":
-            return _export(_loaded(journal, flags.id), flags)
+            return _export(journal, _loaded(journal, flags.id), flags)
         case _:
             return _remove(journal, flags)
 
@@ -48,10 +52,12 @@ def parser() -> Parser:
         "-n", "--limit", type=partial(_number, what="limit"), metavar="N", help="maximum number of conversations"
     )
     showing = verbs.add_parser("show", help="one conversation")
+    showing.add_argument("--tree", action="store_true", help="all branches; without it the current one")
     searching = verbs.add_parser("search", help="the conversations that contain all the words")
     searching.add_argument("words", nargs="+", metavar="WORD")
     exporting = verbs.add_parser("export", help="one conversation as a file")
     exporting.add_argument("--format", choices=FORMATS, help="default: by the name of FILE, else md")
+    exporting.add_argument("--branches", action="store_true", help="all branches; without it the current one")
     exporting.add_argument("-o", "--output", metavar="FILE", default="-", help="default: stdout")
     exporting.add_argument("--force", action="store_true", help="replacement of an existing FILE")
     removing = verbs.add_parser("rm", help="permanent deletion of conversations")
@@ -113,9 +119,7 @@ def _show(stored: StoredConversation, flags: argparse.Namespace) -> int:
     if flags.json:
         _print(_exported(stored, "json"))
         return 0
-    about = [f"conversation {stored.id}", stored.model, stored.engine, _STATES.get(stored.state, "")]
-    write_lines(one_line(stored.title) or "(no title)", sys.stdout)
-    write_lines(" · ".join(one_line(each) for each in about if each), sys.stdout)
+    _show_heading(stored)
     rows = {record.row for record in stored.records}
     for record in stored.shown:
         message = record.message
@@ -132,6 +136,42 @@ def _show(stored: StoredConversation, flags: argparse.Namespace) -> int:
         if record.row not in rows:
             print(f"[{LEFT_OUT if record in stored.misplaced else NOT_ANSWERED}]")
     return 0
+
+
+def _show_tree(journal: Journal, stored: StoredConversation, flags: argparse.Namespace) -> int:
+    """Print all messages, each indented by its branch. ``*`` marks the current branch."""
+    tree = _tree(journal, stored)
+    if flags.json:
+        _print(export_branches(tree.exported(stored), "json", about=stored.about()))
+        return 0
+    _show_heading(stored)
+    for row, depth in tree.walk():
+        message, position = tree.nodes[row].record.message, str(tree.position(row))
+        indent = "  " * min(depth, _DEPTH)
+        name = {"system": "system", "user": "you", "assistant": "model", "tool": one_line(message.tool_name)}
+        print(f"\n{'*' if row in tree.current else ' '} {indent}{row} {name[message.role]} {position}".rstrip())
+        lines = [f"(thinks) {message.thinking}"] if message.thinking else []
+        lines += [message.content] if message.content else []
+        lines += [one_line(f"calls {call.name} {call.arguments}") for call in message.tool_calls]
+        if message.was_cut and message.finish is not None:
+            lines.append(f"[{message.finish.value.replace('_', ' ')}]")
+        text = "\n".join(lines)
+        write_lines("\n".join(f"  {indent}{line}".rstrip() for line in visible(text).split("\n")), sys.stdout)
+    return 0
+
+
+def _tree(journal: Journal, stored: StoredConversation) -> MessageTree:
+    tree = journal.tree(stored.id)
+    for line in tree.damage:
+        if line not in stored.damage:
+            _say(f"damaged: {line}")
+    return tree
+
+
+def _show_heading(stored: StoredConversation) -> None:
+    about = [f"conversation {stored.id}", stored.model, stored.engine, _STATES.get(stored.state, "")]
+    write_lines(one_line(stored.title) or "(no title)", sys.stdout)
+    write_lines(" · ".join(one_line(each) for each in about if each), sys.stdout)
 
 
 def _exported(stored: StoredConversation, format: str) -> str:
@@ -156,13 +196,16 @@ def _search(journal: Journal, flags: argparse.Namespace) -> int:
     return 0 if hits else 1
 
 
-def _export(stored: StoredConversation, flags: argparse.Namespace) -> int:
+def _export(journal: Journal, stored: StoredConversation, flags: argparse.Namespace) -> int:
     if stored.state is ReplyState.ANSWERING:
         _say("a reply is running: the export contains only its text so far")
     target = None if flags.output == "-" else paths.expand(flags.output)
     ending = target.suffix.lstrip(".").lower() if target is not None else ""
     format = flags.format or (ending if ending in FORMATS else "json" if flags.json else "md")
-    text = _exported(stored, format)
+    if flags.branches:
+        text = export_branches(_tree(journal, stored).exported(stored), format, about=stored.about())
+    else:
+        text = _exported(stored, format)
     if target is None:
         _print(text)
         return 0

@@ -32,6 +32,10 @@ class _ExportedMessage:
     details: Mapping[str, object]
     why: str = ""
     """The reason why the message is not part of the conversation; empty: it is part of it."""
+    node: BranchMessage | None = None
+    """Its place in the tree, if all branches are exported."""
+    begins: bool = False
+    """Whether another branch begins with it."""
 
 
 def export(
@@ -45,8 +49,25 @@ def export(
     """The text of the file. ``about``: facts about the conversation, such as ``title`` and ``model``. ``details``:
     further fields of each message. ``asides``: messages between those of the conversation, in order. Raises UsageError
     for an unknown format."""
-    facts = dict(about or {})
-    shown = _shown(conversation, details, asides)
+    return _formatted(_shown(conversation, details, asides), format, dict(about or {}))
+
+
+def export_branches(
+    messages: Sequence[BranchMessage], format: str, *, about: Mapping[str, object] | None = None
+) -> str:
+    """The text of a file with all branches. ``messages``: the current branch, then each other one. Raises UsageError
+    for an unknown format."""
+    shown = list[_ExportedMessage]()
+    for before, each in zip((None, *messages), messages, strict=False):
+        continues = before is not None and before.why == OTHER_BRANCH and before.id == each.parent
+        begins = each.why == OTHER_BRANCH and not continues
+        shown.append(_ExportedMessage(each.message, each.details, each.why, each, begins))
+    if format.startswith("json"):  # in the order of time, with parents
+        shown.sort(key=lambda each: each.node.id if each.node is not None else 0)
+    return _formatted(shown, format, dict(about or {}))
+
+
+def _formatted(shown: Sequence[_ExportedMessage], format: str, facts: dict[str, object]) -> str:
     if format == "json":
         return json_text(facts | {"messages": [_object(each) for each in shown]}, indent=2) + "\n"
     if format == "jsonl":
@@ -104,7 +125,8 @@ def _restored(message: Message, fields: Mapping[str, Any]) -> Message:
 
 def _object(shown: _ExportedMessage) -> dict[str, object]:
     message = shown.message
-    fields: dict[str, object] = encode_message(message)
+    fields: dict[str, object] = {} if shown.node is None else {"id": shown.node.id, "parent": shown.node.parent}
+    fields |= encode_message(message)
     if message.role == "tool":
         fields["name"] = message.tool_name
     if message.finish is not None:
@@ -145,6 +167,18 @@ def _name(message: Message) -> str:
     return f"{_NAMES[message.role]}{' ' * bool(tool)}{tool}"
 
 
+def _titled(shown: _ExportedMessage) -> str:
+    """The author of a message, with its number and position if all branches are exported."""
+    node, name = shown.node, _name(shown.message)
+    return name if node is None else f"{name} {node.id}{' ' * bool(node.position)}{node.position}"
+
+
+def _beginning(node: BranchMessage | None) -> str:
+    """The heading of another branch."""
+    after = "" if node is None or node.parent is None else f" after message {node.parent}"
+    return f"Another branch{after or ', from the beginning'}"
+
+
 def _called(call: ToolCall) -> str:
     return _plain(one_line(f"{call.name} {call.arguments}"))
 
@@ -161,7 +195,9 @@ def _markdown(shown: Iterable[_ExportedMessage], facts: Mapping[str, object]) ->
     parts = [f"# {title}", *([known] if known else [])]
     for each in shown:
         message = each.message
-        parts.append(f"## {_name(message)}")
+        if each.begins:
+            parts.append(f"# {_beginning(each.node)}")
+        parts.append(f"## {_titled(each)}")
         if message.thinking:
             parts.append("\n".join(f"> {line}".rstrip() for line in _plain(message.thinking).split("\n")))
         if message.content or not message.tool_calls:
@@ -169,7 +205,7 @@ def _markdown(shown: Iterable[_ExportedMessage], facts: Mapping[str, object]) ->
         parts += [f"*called* {_code(_called(call))}" for call in message.tool_calls]
         if _cut(message):
             parts.append(f"*[{_cut(message)}]*")
-        if each.why:
+        if each.why not in ("", OTHER_BRANCH):
             parts.append(f"*[{each.why}]*")
     return "\n\n".join(parts) + "\n"
 
@@ -226,7 +262,9 @@ def _html(shown: Iterable[_ExportedMessage], facts: Mapping[str, object]) -> str
 def _sections(shown: Iterable[_ExportedMessage]) -> Iterable[str]:
     for each in shown:
         message = each.message
-        yield f'<section class="{message.role}"><h2>{_escaped(_name(message))}</h2>\n'
+        if each.begins:
+            yield f"<h1>{_escaped(_beginning(each.node))}</h1>\n"
+        yield f'<section class="{message.role}"><h2>{_escaped(_titled(each))}</h2>\n'
         if message.thinking:
             yield f"<details><summary>Thoughts</summary><div>{_escaped(_plain(message.thinking))}</div></details>\n"
         if message.content or not message.tool_calls:
@@ -235,7 +273,7 @@ def _sections(shown: Iterable[_ExportedMessage]) -> Iterable[str]:
             yield f'<p class="end">called <code>{_escaped(_called(call))}</code></p>\n'
         if _cut(message):
             yield f'<p class="end">[{_escaped(_cut(message))}]</p>\n'
-        if each.why:
+        if each.why not in ("", OTHER_BRANCH):
             yield f'<p class="end">[{_escaped(each.why)}]</p>\n'
         yield "</section>\n"
 
@@ -252,6 +290,24 @@ NOT_ANSWERED = "not answered"
 """The mark of a message without a reply."""
 LEFT_OUT = "left out: its place is damaged"
 """The mark of a message of a damaged journal that cannot be part of a prompt at its place."""
+
+OTHER_BRANCH = "another branch"
+"""The mark of a message that is not in the current branch."""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchMessage:
+    """A message in an export of all branches. ``id``, ``parent``: its number, and that of the message before it.
+    ``position``: ``< 2/3 >`` among the messages with this parent; empty without others. ``why``: the reason why it is
+    not part of the conversation; empty: it is. ``details``: further facts.
+    """
+
+    id: int
+    parent: int | None
+    message: Message
+    position: str = ""
+    why: str = ""
+    details: Mapping[str, object] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

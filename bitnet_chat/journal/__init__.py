@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitnet_chat.journal.journal import Journal, JournalStore
     from bitnet_chat.journal.recorder import JournalRecorder
-    from bitnet_chat.journal.records import JournalEntry, MessageRecord, ReplyState, SearchHit, StoredConversation
+    from bitnet_chat.journal.records import (
+        JournalEntry,
+        MessageRecord,
+        Position,
+        ReplyState,
+        SearchHit,
+        StoredConversation,
+    )
+    from bitnet_chat.journal.tree import MessageTree
 
 __all__ = [
     "Journal",
@@ -21,13 +29,16 @@ __all__ = [
     "JournalRecorder",
     "JournalStore",
     "MessageRecord",
+    "MessageTree",
+    "Position",
     "ReplyState",
     "SearchHit",
     "StoredConversation",
 ]
 
-_MODULES = dict.fromkeys(("JournalEntry", "SearchHit", "MessageRecord", "ReplyState", "StoredConversation"), "records")
-_MODULES |= {"Journal": "journal", "JournalStore": "journal", "JournalRecorder": "recorder"}
+_RECORDS = ("JournalEntry", "MessageRecord", "Position", "ReplyState", "SearchHit", "StoredConversation")
+_MODULES = dict.fromkeys(_RECORDS, "records")
+_MODULES |= {"Journal": "journal", "JournalStore": "journal", "JournalRecorder": "recorder", "MessageTree": "tree"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""Reading of the current branch of a conversation, from its first message to its head.
+"""Reading of a conversation: one branch, from its first message to its head, or the tree of all messages.
 
-Messages form a tree (see :mod:`bitnet_chat.journal.schema`). A branch is read by following the parents of the head.
+Messages form a tree (see :mod:`bitnet_chat.journal.schema`). A branch is read by following the parents of its end.
 Rows that are damaged or out of place are reported and skipped, so that the rest of the conversation stays usable.
 """
 
@@ -12,12 +12,13 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, cast, get_args
 
 from bitnet_chat.conversation import Conversation, Message, Role, ToolCall
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.journal.codec import decode_text, decode_tool_calls, encode_tool_calls
 from bitnet_chat.journal.columns import Columns, number
 from bitnet_chat.journal.database import rows_as_dicts
 from bitnet_chat.journal.records import MessageRecord, ReplyState, StoredConversation
 from bitnet_chat.journal.recovery import joined_chunks
+from bitnet_chat.journal.tree import Links, MessageTree, TreeNode
 from bitnet_chat.util.process_identity import is_alive
 
 if TYPE_CHECKING:
@@ -35,24 +36,35 @@ class _Branch:
     passed_over: list[MessageRecord] = field(default_factory=list)
     misplaced: list[MessageRecord] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
+    siblings: dict[int, tuple[int, ...]] = field(default_factory=dict)
     writing: bool = False
     """Whether a running program is still writing the last reply."""
 
 
-def stored(connection: Connection, id: int) -> StoredConversation | None:
-    """Read conversation ``id`` with its current branch. Returns None if it does not exist."""
+def stored(connection: Connection, id: int, end: int | None = None) -> StoredConversation | None:
+    """Read conversation ``id`` with its current branch, or with the branch that ends at row ``end``.
+
+    Returns None if the conversation does not exist. Raises UsageError if it does not have the row ``end``.
+    """
     connection.execute("BEGIN")  # a consistent snapshot while other programs write
     rows = rows_as_dicts(connection.execute("SELECT * FROM conversations WHERE id = ?", (id,)))
     if not rows:
         return None
     values = Columns(rows[0])
-    turns = values.count("turns")
-    line = _read(connection, id, values.row("head"), is_empty=rows[0]["head"] is None and not turns)
+    turns, head = values.count("turns"), values.row("head")
+    links = _links(connection, id)
+    if end is not None and end not in links.all:
+        raise UsageError(f"message {end} does not exist in conversation {id}", remedy="history show --tree lists them")
+    is_empty = end is None and rows[0]["head"] is None and not turns  # all messages were undone
+    line = _Branch() if is_empty else _read(connection, id, links, head if end is None else end)
     title, model, engine, options = (
         values.text("title"), values.text("model"), values.text("engine"), values.facts("options"),
     )  # fmt: skip
     created, updated, forked_from = values.seconds("created"), values.seconds("updated"), values.row("forked_from")
     records, pending, state = line.records, None, ReplyState.WHOLE
+    replies = [record for record in records if record.message.role == "assistant"]
+    if end is not None and replies:
+        model, engine, options = replies[-1].model, replies[-1].engine, dict(replies[-1].options)
     if records and records[-1].message.role == "user":
         pending = records.pop()
         state = ReplyState.UNANSWERED
@@ -66,18 +78,83 @@ def stored(connection: Connection, id: int) -> StoredConversation | None:
     return StoredConversation(
         id, title, created, updated, model, engine, options, forked_from, state,
         tuple(records), "" if pending is None else pending.message.content, pending,
-        tuple(line.passed_over), number(rows[0]["head"]), tuple(line.misplaced), damage,
+        tuple(line.passed_over), number(rows[0]["head"]) if end is None else end, tuple(line.misplaced), damage,
+        line.siblings,
     )  # fmt: skip
 
 
-def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) -> _Branch:
-    """Read the branch that ends at row ``head``. ``is_empty``: all messages were undone."""
-    line = _Branch()
-    if is_empty:  # all messages were undone
-        return line
+def tree(connection: Connection, id: int) -> MessageTree | None:
+    """Read all messages of conversation ``id``. Returns None if it does not exist."""
+    connection.execute("BEGIN")
+    found = connection.execute("SELECT head, turns FROM conversations WHERE id = ?", (id,)).fetchone()
+    if found is None:
+        return None
+    links, nodes, misplaced, damage = _links(connection, id), dict[int, TreeNode](), set[int](), list[str]()
+    head = number(found[0])
+    if head not in links.all and (found[0] is not None or found[1]):
+        damage.append(f"conversation {id}: {_NO_HEAD}")
+        head = max(links.all, default=None)
+    nearest = dict[int, MessageRecord | None]()  # the last message in place before each message, itself included
+    for values in rows_as_dicts(connection.execute("SELECT * FROM messages WHERE conversation = ? ORDER BY id", (id,))):
+        record, problems = _parse_row(connection, values)
+        row = int(values["id"])
+        if row in links.broken:
+            problems.insert(0, _NO_PARENT)
+        if record is not None and row in links.messages:
+            parent = links.messages[row]
+            before = None if parent is None else nearest[parent]
+            if _is_valid_after(record.message, _tail(before, nodes, nearest)):
+                nearest[row] = record
+            else:
+                nearest[row] = before
+                misplaced.add(row)
+                problems.append(_misplaced(record))
+            nodes[row] = TreeNode(record, parent)
+        damage += [f"conversation {id}, message {row}: {each}" for each in problems]
+    while head is not None and head not in nodes:  # a reply without text
+        head = links.all.get(head)
+    return MessageTree(id, nodes, head, frozenset(misplaced), tuple(damage))
+
+
+def _tail(
+    last: MessageRecord | None, nodes: Mapping[int, TreeNode], nearest: Mapping[int, MessageRecord | None]
+) -> list[MessageRecord]:
+    """The end of a branch: tool results and the reply before them, or one other message."""
+    tail = list[MessageRecord]()
+    while last is not None:
+        tail.append(last)
+        parent = nodes[last.row].parent
+        last = nearest[parent] if last.message.role == "tool" and parent is not None else None
+    return tail[::-1]
+
+
+# The plus excludes the index of the conversation: that of running replies has a few rows. Columns after the content are
+# slow to read in all rows of a long conversation.
+_WITHOUT_TEXT = """SELECT id FROM messages WHERE writer IS NOT NULL AND +conversation = ? AND content = ''
+AND NOT EXISTS (SELECT 1 FROM chunks WHERE message = messages.id AND NOT chunks.thinking)"""
+
+
+def _links(connection: Connection, id: int) -> Links:
+    """Read the parents of all rows of a conversation. A running reply without text is not a message yet."""
+    without_text = {row for (row,) in connection.execute(_WITHOUT_TEXT, (id,))}
+    rows, messages = dict[int, tuple[object, str]](), set[int]()
     found = connection.execute("SELECT id, parent, role FROM messages WHERE conversation = ? ORDER BY id", (id,))
-    rows, damage = _walk_to_root({row: (parent, decode_text(role)) for row, parent, role in found}, head)
-    line.damage += [f"conversation {id}: {each}" for each in damage]
+    for row, parent, name in found:
+        role = decode_text(name)
+        rows[row] = parent, role
+        if row not in without_text and role in _ROLES:
+            messages.add(row)
+    return Links.of(rows, messages)
+
+
+def _read(connection: Connection, id: int, links: Links, head: int | None) -> _Branch:
+    """Read the branch that ends at row ``head``."""
+    line = _Branch()
+    if head is None or head not in links.all:
+        line.damage.append(f"conversation {id}: {_NO_HEAD}")
+        head = max(links.all, default=None)
+    rows = links.path(head)
+    line.damage += [f"conversation {id}: message {row}: {_NO_PARENT}" for row in reversed(rows) if row in links.broken]
     records: list[MessageRecord] = []
     for row in rows:
         [values] = rows_as_dicts(connection.execute("SELECT * FROM messages WHERE id = ?", (row,)))
@@ -86,10 +163,12 @@ def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) 
         line.damage += [f"conversation {id}, message {row}: {each}" for each in damage]
         if record is not None:
             records.append(record)
+            beside = links.children.get(links.messages.get(row), ())
+            if len(beside) > 1:
+                line.siblings[row] = beside
     for record in records:
         if not _is_valid_after(record.message, line.records):
-            why = f"the role {record.message.role!r} cannot stand there"
-            line.damage.append(f"conversation {id}, message {record.row}: {why}")
+            line.damage.append(f"conversation {id}, message {record.row}: {_misplaced(record)}")
             line.misplaced.append(record)
         else:
             line.records.append(record)
@@ -100,29 +179,12 @@ def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) 
     return line
 
 
-def _walk_to_root(parents: Mapping[int, tuple[object, str]], head: int | None) -> tuple[list[int], list[str]]:
-    """Return the rows from the first message to ``head``, and a line for each broken link.
+_NO_HEAD = "its last message cannot be found"
+_NO_PARENT = "its parent cannot be found"
 
-    ``parents`` gives parent and role of each row. At a broken link the walk continues with the preceding row.
-    """
-    known = sorted(parents)
-    rows: list[int] = []
-    damage: list[str] = []
-    at = head
-    if at is None or at not in parents:
-        damage.append("its last message cannot be found")
-        at = known[-1] if known else None
-    while at is not None:
-        rows.append(at)
-        parent, role = parents[at]
-        before = number(parent)
-        if parent is None and role not in ("assistant", "tool"):
-            break
-        if before is None or before >= at or before not in parents:
-            damage.append(f"message {at}: its parent cannot be found")
-            before = max((row for row in known if row < at), default=None)
-        at = before
-    return rows[::-1], damage
+
+def _misplaced(record: MessageRecord) -> str:
+    return f"the role {record.message.role!r} cannot stand there"
 
 
 def _parse_row(connection: Connection, row: Mapping[str, object]) -> tuple[MessageRecord | None, list[str]]:

@@ -71,6 +71,13 @@ class ResumeConversation:
 
 
 @dataclass(frozen=True, slots=True)
+class SetHead:
+    """See :meth:`ConversationStore.set_head`."""
+
+    stored: StoredConversation
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """See :meth:`ConversationStore.follow`."""
 
@@ -115,6 +122,7 @@ Command = (
     | AddText
     | EndReply
     | ResumeConversation
+    | SetHead
     | Follow
     | StartNew
     | RenameConversation
@@ -139,6 +147,8 @@ def run(command: Command, store: ConversationStore) -> None:
             store.end_reply(reason, stats, text, thinking, calls, options)
         case ResumeConversation(stored):
             store.resume(stored)
+        case SetHead(stored):
+            store.set_head(stored)
         case Follow(row):
             store.follow(row)
         case StartNew():
@@ -146,6 +156,4 @@ def run(command: Command, store: ConversationStore) -> None:
         case RenameConversation(title):
             store.rename(title)
         case ForkConversation(title):
-            store.fork(title)
-        case Report() | Verify():
-            pass
+            store.fork(title)  # Report and Verify change nothing

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal.recorder import JournalRecorder
     from bitnet_chat.journal.records import JournalEntry, SearchHit, StoredConversation
     from bitnet_chat.journal.transactions import ConversationStore
+    from bitnet_chat.journal.tree import MessageTree
     from bitnet_chat.journal.writer_thread import WriterJob, WriterThread
 
 
@@ -39,8 +40,12 @@ class JournalStore(Protocol):
         entries = self.list(1)
         return self.load(entries[0].id) if entries else None
 
-    def load(self, id: int) -> StoredConversation:
-        """Load a conversation with its current branch. Raises UsageError for an unknown id."""
+    def load(self, id: int, end: int | None = None) -> StoredConversation:
+        """Load a conversation with its current branch, or with the branch that ends at the message ``end``. Raises
+        UsageError for an unknown id."""
+
+    def tree(self, id: int) -> MessageTree:
+        """Load all messages of a conversation. Raises UsageError for an unknown id."""
 
     def search(self, words: str) -> builtins.list[SearchHit]:
         """Find conversations that have all words of ``words`` in one message or in the title, most recently used first.
@@ -85,14 +90,23 @@ class DatabaseJournal(JournalStore):
         with self._open_connection() as connection:
             return [] if connection is None else queries.entries(connection, limit)
 
-    def load(self, id: int) -> StoredConversation:
+    def load(self, id: int, end: int | None = None) -> StoredConversation:
         from bitnet_chat.journal import branch, queries
 
         with self._open_connection() as connection:
-            stored = None if connection is None else branch.stored(connection, id)
+            stored = None if connection is None else branch.stored(connection, id, end)
         if stored is None:
             raise queries.unknown_ids([id])
         return stored
+
+    def tree(self, id: int) -> MessageTree:
+        from bitnet_chat.journal import branch, queries
+
+        with self._open_connection() as connection:
+            tree = None if connection is None else branch.tree(connection, id)
+        if tree is None:
+            raise queries.unknown_ids([id])
+        return tree
 
     def search(self, words: str) -> builtins.list[SearchHit]:
         from bitnet_chat.journal import queries

@@ -190,6 +190,14 @@ class JournalRecorder:
         self._named = stored.is_named
         self._put(ResumeConversation(stored))
 
+    def set_head(self, stored: StoredConversation) -> None:
+        """Make another branch of the conversation the current one. ``stored``: the conversation with that branch."""
+        from bitnet_chat.journal.commands import SetHead
+
+        self.end_reply(FinishReason.INTERRUPTED)
+        self._update_title(Conversation(tuple(record.message for record in stored.shown)))
+        self._put(SetHead(stored))
+
     def follow(self, row: int | None) -> None:
         """Set the parent row of the next user message.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -68,6 +68,23 @@ class MessageRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """The place of a message among the messages with the same parent, from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def of(cls, row: int, siblings: Sequence[int]) -> Position:
+        """The place of ``row`` in ``siblings``; 1 of 1 if they do not contain it."""
+        return cls(siblings.index(row) + 1, len(siblings)) if row in siblings else cls(1, 1)
+
+    def __str__(self) -> str:
+        """``< 2/3 >``; empty for a message without siblings."""
+        return f"< {self.number}/{self.count} >" if self.count > 1 else ""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredConversation:
     """A snapshot of a conversation: the current branch from its first message to the last reply. Times are in seconds
     since the epoch."""
@@ -97,6 +114,22 @@ class StoredConversation:
     """Messages of a damaged file that are not valid in a prompt at their positions. They are shown but not sent."""
     damage: tuple[str, ...] = ()
     """One line for each damaged part."""
+    siblings: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """For each message of the branch with siblings: the rows with its parent, itself included, oldest first."""
+
+    def position(self, row: int) -> Position:
+        """The place of a message of the branch among its siblings."""
+        return Position.of(row, self.siblings.get(row, ()))
+
+    @property
+    def turn_position(self) -> Position:
+        """The position of the last message of the branch with siblings, if it is in the last turn; else 1 of 1."""
+        for record in reversed(self.shown):
+            if record.row in self.siblings:
+                return self.position(record.row)
+            if record.message.role == "user":
+                break
+        return Position(1, 1)
 
     @property
     def conversation(self) -> Conversation:
@@ -128,7 +161,7 @@ class StoredConversation:
                 place += 1
             else:
                 why = LEFT_OUT if record in self.misplaced else NOT_ANSWERED
-                found.append(SideNote(place, record.message, why, _details(record)))
+                found.append(SideNote(place, record.message, why, details_of(record)))
         return tuple(found)
 
     def about(self) -> dict[str, object]:
@@ -140,11 +173,12 @@ class StoredConversation:
         return facts | ({"passed_over": passed} if passed else {})
 
     def details(self) -> list[dict[str, object]]:
-        """Return the export fields of each message, without the message itself."""
-        return [_details(record) for record in self.records]
+        """Return the export fields of each message, see :func:`details_of`."""
+        return [details_of(record) for record in self.records]
 
 
-def _details(record: MessageRecord) -> dict[str, object]:
+def details_of(record: MessageRecord) -> dict[str, object]:
+    """Return the export fields of a message, without the message itself."""
     facts: dict[str, object] = {"created": record.created, "model": record.model, "engine": record.engine}
     facts |= {"options": dict(record.options), "stats": dict(record.stats)}
     return {name: value for name, value in facts.items() if value}

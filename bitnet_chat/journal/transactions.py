@@ -233,11 +233,26 @@ class ConversationStore:
         self.start_new()
         self.id, self._named = stored.id, stored.title if stored.is_named else ""
         self._line = tuple((record.message, record.row) for record in stored.records)
-        self._seen = {record.row for record in (*stored.records, *stored.shown)}
-        # The reply that another program is writing at present has not been read, so its row counts as unseen.
-        answered = stored.pending is not None and stored.pending not in stored.records
-        if stored.head is not None and not (answered and stored.state is ReplyState.ANSWERING):
-            self._seen.add(stored.head)
+        self._seen = _rows_of(stored)
+
+    def set_head(self, stored: StoredConversation) -> None:
+        """Make the branch in ``stored`` the current one. No effect if that is another conversation.
+
+        If another program has continued the conversation, its head is left alone; the next message goes to a copy of
+        the new branch.
+        """
+        self._end_open_reply()
+        if self.id != stored.id:
+            return
+        self._seen |= _rows_of(stored)
+        line = tuple((record.message, record.row) for record in stored.records)
+        shown = tuple((record.message, record.row) for record in stored.shown)
+        origin = ReplyOrigin(stored.model, stored.engine, json.dumps(dict(stored.options)))
+        with transaction(self._connection):
+            if self._unseen_head() is None:
+                self._update_title(stored.id, self._line, [message for message, _ in shown])
+                self._set_head(stored.id, stored.head, shown, origin)
+        self._line, self._unanswered, self._next_parent = line, None, None
 
     def follow(self, row: int | None) -> None:
         """Set the parent row of the next message. Applies if only that message is new; None: it is the first."""
@@ -339,11 +354,8 @@ class ConversationStore:
         after it."""
         if id is None:
             id = self._make(messages)
-        elif not self._named:  # a derived title follows the message that it was derived from
-            before = title_of(Conversation(tuple(message for message, _ in line)))
-            titles = encode_text(title_of(Conversation(tuple(messages)))), id, encode_text(before)
-            if titles[0] != titles[2]:
-                self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ?", titles)
+        else:
+            self._update_title(id, line, messages)
         common = common_prefix(line, messages)
         if self._next_parent is not None and common == len(messages) - 1:
             (head,) = self._next_parent
@@ -357,6 +369,15 @@ class ConversationStore:
             line = (*line, (message, head))
         self._set_head(id, head, line)
         return id, line, head
+
+    def _update_title(self, id: int, line: Line, messages: Sequence[Message]) -> None:
+        """Let a derived title follow the message that it was derived from."""
+        if self._named:
+            return
+        before = title_of(Conversation(tuple(message for message, _ in line)))
+        titles = encode_text(title_of(Conversation(tuple(messages)))), id, encode_text(before)
+        if titles[0] != titles[2]:
+            self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ?", titles)
 
     def _make(self, messages: Sequence[Message]) -> int:
         now = self._now()
@@ -468,6 +489,15 @@ class ConversationStore:
 
     def _identify_writer(self) -> None:
         self._writer = self._writer or this_process()
+
+
+def _rows_of(stored: StoredConversation) -> set[int]:
+    """The rows that were read. The reply that another program is writing at present was not."""
+    rows = {record.row for record in (*stored.records, *stored.shown)}
+    answered = stored.pending is not None and stored.pending not in stored.records
+    if stored.head is not None and not (answered and stored.state is ReplyState.ANSWERING):
+        rows.add(stored.head)
+    return rows
 
 
 # Copies of conversations: for /fork, and for a conversation that another program has continued.

@@ -136,6 +136,7 @@ def _help(current: CommandContext, argument: str) -> CommandResult:
 _KEYS = (
     "Enter sends. Alt-Enter, Ctrl-J or a \\ at the end of the line insert a newline.",
     "Ctrl-C or Esc stops a reply. Ctrl-C clears the line, Ctrl-D exits.",
+    "Alt-Left and Alt-Right switch between the variants of the last reply or message.",
     "Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens $EDITOR.",
     "@FILE in a message attaches the file. Tab completes commands and files.",
     "To send a message that begins with a command, type // or a space first.",
@@ -249,6 +250,14 @@ def _resume(current: CommandContext, argument: str) -> CommandResult:
     return CommandResult(current.conversation, action=Resume(int(argument) if argument else None))
 
 
+def _tree(current: CommandContext, argument: str) -> CommandResult:
+    if argument and not (argument.isascii() and argument.isdigit() and len(argument) < 19):
+        return CommandResult(
+            current.conversation, (f"{_short(argument)} is not the number of a message: /tree lists them.",)
+        )
+    return CommandResult(current.conversation, action=ShowTree(int(argument) if argument else None))
+
+
 def _rename(current: CommandContext, argument: str) -> CommandResult:
     if not argument:
         return CommandResult(current.conversation, ("A title is missing: /rename TITLE",))
@@ -266,25 +275,34 @@ def _save(current: CommandContext, argument: str) -> CommandResult:
         return CommandResult(
             current.conversation, ("A file name is missing: /save FILE, which ends in .md, .json, .jsonl or .html.",)
         )
-    ending = argument.rpartition(".")[2].lower()
-    return _write(current, next((each for each in FORMATS if each == ending), "md"), argument)
+    path, branches = _branches_of(argument)
+    ending = path.rpartition(".")[2].lower()
+    return _write(current, next((each for each in FORMATS if each == ending), "md"), path, branches)
 
 
 def _export(current: CommandContext, argument: str) -> CommandResult:
+    argument, branches = _branches_of(argument)
     name, _, path = argument.partition(" ")
     for format in FORMATS:
         if name.lower() == format:
-            return _write(current, format, path.strip())
+            return _write(current, format, path.strip(), branches)
     forms = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     return CommandResult(
         current.conversation, (f"A format is missing: /export FORMAT [FILE], where FORMAT is {forms}.",)
     )
 
 
-def _write(current: CommandContext, format: ExportFormat, path: str) -> CommandResult:
-    if not current.conversation.turns and not current.unanswered:
+def _branches_of(argument: str) -> tuple[str, bool]:
+    """The argument without a ``--branches`` at its end, and whether it was there."""
+    rest = argument.removesuffix("--branches")
+    is_flag = rest != argument and (not rest or rest.endswith(" "))
+    return (rest.strip(), True) if is_flag else (argument, False)
+
+
+def _write(current: CommandContext, format: ExportFormat, path: str, branches: bool) -> CommandResult:
+    if not (current.conversation.turns or current.unanswered or branches):
         return CommandResult(current.conversation, ("Nothing to write: the conversation is empty.",))
-    return CommandResult(current.conversation, action=Write(format, path))
+    return CommandResult(current.conversation, action=Write(format, path, branches))
 
 
 def _copy(current: CommandContext, argument: str) -> CommandResult:
@@ -346,9 +364,10 @@ COMMANDS = {
     "edit": _CommandEntry("/edit", "edit the last message in $EDITOR and send it again", _edit),
     "file": _CommandEntry("/file [PATH…]", "attach files to the next message (- removes them)", _file),
     "copy": _CommandEntry("/copy [code]", "copy the last reply or its last code block", _copy),
-    "save": _CommandEntry("/save FILE", "write to a file: .md, .json, .jsonl or .html", _save),
-    "export": _CommandEntry("/export FORMAT [FILE]", "the same: md, json, jsonl or html", _export),
+    "save": _CommandEntry("/save FILE", "write to a .md, .json, .jsonl or .html file", _save),
+    "export": _CommandEntry("/export FORMAT [FILE]", "the same; --branches at the end: all branches", _export),
     "resume": _CommandEntry("/resume [ID]", "continue another conversation", _resume),
+    "tree": _CommandEntry("/tree [ID]", "all branches of the conversation; switch to another", _tree),
     "rename": _CommandEntry("/rename TITLE", "change the title of the conversation", _rename),
     "fork": _CommandEntry("/fork", "continue in a copy of the conversation", _fork),
     "system": _CommandEntry("/system [TEXT]", "set the system prompt (- removes it), or show it", _system),
@@ -381,6 +400,13 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowTree:
+    """Switch to the branch through the message ``row``. None: let the user choose from a list of all messages."""
+
+    row: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Rename:
     """Change the title of the conversation."""
 
@@ -401,10 +427,13 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write the conversation to a file. ``path`` empty: a name derived from the title."""
+    """Write the conversation to a file. ``path`` empty: a name derived from the title. ``branches``: with all
+    branches.
+    """
 
     format: ExportFormat
     path: str = ""
+    branches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,4 +459,4 @@ class ShowThoughts:
     mode: ThinkingMode | None = None
 
 
-Action = SwitchModel | Resume | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts
+Action = SwitchModel | Resume | ShowTree | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts

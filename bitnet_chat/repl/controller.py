@@ -18,6 +18,7 @@ from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
 from bitnet_chat.journal import JournalRecorder
 from bitnet_chat.repl import commands, display
+from bitnet_chat.repl.branches import Branches, tree_lines
 from bitnet_chat.repl.commands import CommandContext, SendMessage, UnknownCommand, apply, explain, read, retyped
 from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.file_actions import FileActions
@@ -29,7 +30,7 @@ from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import JournalStore, StoredConversation
+    from bitnet_chat.journal import JournalStore, Position, StoredConversation
     from bitnet_chat.repl.remote_replies import RemoteReplyScreen
     from bitnet_chat.repl.tool_approval import ToolExecutor
 
@@ -73,6 +74,9 @@ class ReplController:
         self._console = console
         self._file_actions = FileActions(display, console, self._recorder if journal is not None else None)
         self._file_actions.attached.extend(attached)
+        self._branches = Branches(journal, self._recorder)
+        self.variant: Position | None = None
+        """The position of the last reply or message among its variants."""
         self._reply: ReplyView | None = None
         self._tool_executor: ToolExecutor | None = None
         if settings.toolbox is not None:
@@ -156,16 +160,19 @@ class ReplController:
             following.cancel()
             await asyncio.wait([following])
 
-    async def catch_up(self) -> None:
-        """Load the conversation from the journal again, after another client has continued it."""
+    async def catch_up(self) -> StoredConversation | None:
+        """Load the conversation from the journal again, after another client has changed it. Returns None if it cannot
+        be loaded.
+        """
         if self._journal is None or self._recorder.id is None:
-            return
+            return None
         try:
             stored = await asyncio.to_thread(self._journal.load, self._recorder.id)
         except BitnetChatError as error:
             self._display.error(error)
-            return
-        self.conversation, self._asides = stored.conversation, stored.asides
+            return None
+        self._adopt(stored)
+        return stored
 
     def renamed(self, title: str) -> None:
         """Adopt the title that another client has given to the conversation."""
@@ -213,7 +220,11 @@ class ReplController:
             self._display.lines(*outcome.lines)
         self.leaving = outcome.leave
         if outcome.ask:
-            await self._ask(outcome.conversation, "Stopped before the first word: the conversation is unchanged.")
+            place, dropped = len(outcome.conversation.messages), "the conversation is unchanged."
+            variant = self.variant  # /continue: that of the reply
+            if place < len(self.conversation.messages):
+                variant = await self._branches.position_of_replacement(place)
+            await self._ask(outcome.conversation, f"Stopped before the first word: {dropped}", variant)
             return ""
         if outcome.conversation != self.conversation:
             self._replace_conversation(outcome.conversation, anew=outcome.anew)
@@ -235,7 +246,7 @@ class ReplController:
 
     def _replace_conversation(self, conversation: Conversation, *, anew: bool = False) -> None:
         """Replace the conversation here, in the journal and in the backend."""
-        self.conversation = conversation
+        self.conversation, self.variant = conversation, None
         self._asides = () if anew else _within(self._asides, conversation)
         if anew:
             self._recorder.start_new()
@@ -250,6 +261,8 @@ class ReplController:
                 await self._switch(name)
             case commands.Resume(id):
                 return await self._resume(id)
+            case commands.ShowTree(row):
+                return await self._choose_branch(row)
             case commands.Rename(title):
                 self._file_actions.rename(title)
             case commands.Fork():
@@ -257,7 +270,7 @@ class ReplController:
             case commands.Edit(text):
                 return await self._edit(text)
             case commands.Write():
-                await self._file_actions.write(action, self.conversation, self._asides)
+                await self._write(action)
             case commands.Copy():
                 self._file_actions.copy(action)
             case commands.Attach():
@@ -266,10 +279,21 @@ class ReplController:
                 self._show_thoughts(text, mode)
         return ""
 
-    async def _ask(self, conversation: Conversation, dropped: str) -> bool:
+    async def _ask(self, conversation: Conversation, dropped: str, variant: Position | None = None) -> bool:
         """Request, show and store a reply, and the further ones to the results of its tool calls. Returns True if the
-        first reply failed and the conversation is unchanged. ``dropped``: the notice for an empty reply.
+        first reply failed and the conversation is unchanged. ``dropped``: the notice for an empty reply. ``variant``:
+        the position of the reply or its message among the variants.
         """
+        before = self.conversation, self.variant
+        self.variant, self._display.variant = variant, str(variant or "")
+        try:
+            return await self._request_replies(conversation, dropped)
+        finally:
+            self._display.variant = ""
+            if self.conversation is before[0]:
+                self.variant = before[1]
+
+    async def _request_replies(self, conversation: Conversation, dropped: str) -> bool:
         failed, rounds = await self._request_reply(conversation, dropped), 0
         while self._tool_executor is not None and not failed and self.conversation.open_calls:
             answered, continues = await self._tool_executor.answer(self.conversation, rounds, self._backend)
@@ -335,10 +359,19 @@ class ReplController:
             self._display.lines("The message is unchanged." if edited.strip() else "An empty message is not sent.")
             return ""
         self._display.lines(*display.quoted(edited))
-        asked = self.conversation.without_last_turn().with_user(edited)
-        if await self._ask(asked, "Stopped before the first word: the conversation is unchanged."):
+        before = self.conversation.without_last_turn()
+        variant = await self._branches.position_of_replacement(len(before.messages))
+        dropped = "Stopped before the first word: the conversation is unchanged."
+        if await self._ask(before.with_user(edited), dropped, variant):
             self.unanswered = retyped(edited)
         return self.unanswered
+
+    async def _write(self, action: commands.Write) -> None:
+        branches = await self._branches.messages() if action.branches else None
+        if isinstance(branches, str):
+            self._display.lines(branches)
+        else:
+            await self._file_actions.write(action, self.conversation, self._asides, branches)
 
     def _fork(self) -> None:
         if self._journal is None:
@@ -379,10 +412,52 @@ class ReplController:
         a reply.
         """
         self._recorder.resume(stored)
-        self.conversation, self._asides = stored.conversation, stored.asides
+        self._adopt(stored)
         display.show(self._display, stored)
         self.unanswered = retyped(stored.unanswered)
         return self.unanswered
+
+    def _adopt(self, stored: StoredConversation) -> None:
+        self.conversation, self._asides = stored.conversation, stored.asides
+        self.variant = stored.turn_position
+
+    async def step(self, by: int) -> Callable[[], None]:
+        """Switch to the next (1) or previous (-1) variant of the last reply or message. Returns a function that shows
+        the result.
+        """
+        async with self.turn_lock:
+            found = await self._branches.beside(by)
+            if isinstance(found, str):
+                line = found
+                return lambda: self._display.lines(line)
+            stored = found
+            self._go_to(stored)
+            return lambda: display.show(self._display, stored, is_branch=True)
+
+    async def _choose_branch(self, row: int | None) -> str:
+        """Switch to the branch through a message. Returns the text to put on the prompt."""
+        tree = await self._branches.tree()
+        if isinstance(tree, str):
+            self._display.lines(tree)
+            return ""
+        if row is None:
+            row = await self._console.pick_message(tree_lines(tree), tree.head)
+            if row is None:
+                return ""
+        found = await self._branches.through(tree, row)
+        if isinstance(found, str):
+            self._display.lines(found)
+            return ""
+        self._go_to(found)
+        display.show(self._display, found, is_branch=True)
+        self.unanswered = retyped(found.unanswered)
+        return self.unanswered
+
+    def _go_to(self, stored: StoredConversation) -> None:
+        """Continue with another branch of the conversation."""
+        self._recorder.set_head(stored)
+        self._adopt(stored)
+        self._backend.prepare(self.conversation)
 
     def _show_thoughts(self, text: str, mode: commands.ThinkingMode | None) -> None:
         if mode is not None:

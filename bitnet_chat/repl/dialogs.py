@@ -1,9 +1,13 @@
-"""Dialogs below the cursor, erased afterwards: the choice of a conversation, and questions that one key answers."""
+"""Dialogs below the cursor, erased afterwards: the choice of a conversation or a message, and questions that one key
+answers.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from prompt_toolkit.application import Application, get_app
 from prompt_toolkit.buffer import Buffer
@@ -20,6 +24,7 @@ from prompt_toolkit.utils import suspend_to_background_supported
 
 from bitnet_chat.journal import JournalEntry, ReplyState
 from bitnet_chat.journal.codec import contains_all
+from bitnet_chat.repl.branches import TreeLine
 from bitnet_chat.repl.interfaces import Verdict
 from bitnet_chat.repl.status_bar import SEPARATOR
 from bitnet_chat.text.cell_width import clip, width
@@ -28,7 +33,8 @@ from bitnet_chat.text.sanitize import one_line
 ROWS = 10
 """Maximum number of conversations shown at once."""
 
-_HINT = " Enter continues it, Esc cancels, typing narrows the list"
+_HINT = "Enter continues it, Esc cancels, typing narrows the list"
+_BRANCH_HINT = "Enter goes to its branch, Esc cancels, typing narrows the list"
 _STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "in use", ReplyState.UNANSWERED: "not answered"}
 _ESCAPE_TIME = 0.05
 """Seconds after which ESC is the key and not the beginning of an escape sequence."""
@@ -44,19 +50,55 @@ async def pick(
 
     ``now``: returns the time in seconds since the epoch, from which ages are calculated.
     """
-    if not entries:
+    choices = [_Choice(each.id, f"{one_line(each.title)} {each.model}", _row_of(each, now)) for each in entries]
+    return await _picked(choices, "Continue: ", _HINT, "No conversation matches.", input, output)
+
+
+async def pick_message(
+    lines: Sequence[TreeLine], current: int | None, input: Input | None = None, output: Output | None = None
+) -> int | None:
+    """Let the user choose a message. ``current``: the row at the cursor first. Returns its row; None if the choice is
+    cancelled.
+    """
+    choices = [_Choice(line.row, line.text, partial(clip, line.text)) for line in lines]
+    at = next((place for place, line in enumerate(lines) if line.row == current), 0)
+    return await _picked(choices, "Branch: ", _BRANCH_HINT, "No message matches.", input, output, at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    id: int
+    words: str
+    """The text that is searched."""
+    line: Callable[[int], str]
+    """Returns the line for a number of columns."""
+
+
+def _row_of(entry: JournalEntry, now: Callable[[], float]) -> Callable[[int], str]:
+    return lambda columns: row(entry, now(), columns)
+
+
+async def _picked(
+    choices: Sequence[_Choice],
+    label: str,
+    hint: str,
+    none: str,
+    input: Input | None,
+    output: Output | None,
+    at: int = 0,
+) -> int | None:
+    if not choices:
         return None
-    return await _ConversationPicker(entries, input, output, now).app.run_async(handle_sigint=False)
+    return await _Picker(choices, label, hint, none, input, output, at).app.run_async(handle_sigint=False)
 
 
 def matching(entries: Sequence[JournalEntry], text: str) -> list[JournalEntry]:
     """Return the conversations whose title and model contain all words of ``text``; a word may also be their number."""
-    words = text.split()
-    return [
-        entry
-        for entry in entries
-        if contains_all([word for word in words if word != str(entry.id)])(f"{one_line(entry.title)} {entry.model}")
-    ]
+    return [entry for entry in entries if _matches(entry.id, f"{one_line(entry.title)} {entry.model}", text)]
+
+
+def _matches(id: int, words: str, text: str) -> bool:
+    return contains_all([word for word in text.split() if word != str(id)])(words)
 
 
 def age(seconds: float) -> str:
@@ -82,17 +124,24 @@ def row(entry: JournalEntry, now: float, columns: int) -> str:
     return f"{title}{' ' * (columns - width(title) - width(end))}{end}"
 
 
-class _ConversationPicker:
+class _Picker:
     def __init__(
-        self, entries: Sequence[JournalEntry], input: Input | None, output: Output | None, now: Callable[[], float]
+        self,
+        choices: Sequence[_Choice],
+        label: str,
+        hint: str,
+        none: str,
+        input: Input | None,
+        output: Output | None,
+        at: int,
     ) -> None:
-        self._entries = entries
-        self._now = now
-        self._shown = list(entries)
-        self._at = 0
+        self._choices = choices
+        self._hint_text, self._none = hint, none
+        self._shown = list(choices)
+        self._at = at
         self._top = 0
         self._filter = Buffer(multiline=False, on_text_changed=self._narrow)
-        question = BufferControl(self._filter, input_processors=[BeforeInput("Continue: ")])
+        question = BufferControl(self._filter, input_processors=[BeforeInput(label)])
         self.app: Application[int | None] = Application(
             layout=Layout(
                 HSplit(
@@ -112,7 +161,7 @@ class _ConversationPicker:
         self.app.ttimeoutlen = _ESCAPE_TIME
 
     def _narrow(self, _: Buffer) -> None:
-        self._shown = matching(self._entries, self._filter.text)
+        self._shown = [each for each in self._choices if _matches(each.id, each.words, self._filter.text)]
         self._at = self._top = 0
 
     def _list(self) -> StyleAndTextTuples:
@@ -122,16 +171,15 @@ class _ConversationPicker:
         self._top = max(min(self._top, self._at), self._at - rows + 1)
         columns = size.columns - 3  # two cells for the mark; the last cell stays empty, so that no terminal wraps
         lines: StyleAndTextTuples = []
-        now = self._now()
-        for number, entry in enumerate(self._shown[self._top : self._top + rows], self._top):
+        for number, choice in enumerate(self._shown[self._top : self._top + rows], self._top):
             chosen = number == self._at
-            text = f"{'>' if chosen else ' '} {row(entry, now, columns)}"
+            text = f"{'>' if chosen else ' '} {choice.line(columns)}"
             lines += [("reverse" if chosen else "", text), ("", "\n")]
-        return lines[:-1] if lines else [("", "  No conversation matches.")]
+        return lines[:-1] if lines else [("", f"  {self._none}")]
 
     def _hint(self) -> StyleAndTextTuples:
         count = f" {self._at + 1 if self._shown else 0}/{len(self._shown)}"
-        return [("", clip(f"{count}{SEPARATOR}{_HINT.strip()}", get_app().output.get_size().columns - 1))]
+        return [("", clip(f"{count}{SEPARATOR}{self._hint_text}", get_app().output.get_size().columns - 1))]
 
     def _bindings(self) -> KeyBindings:
         bindings = KeyBindings()

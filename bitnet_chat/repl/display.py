@@ -68,6 +68,8 @@ class ReplyDisplay:
         self._sanitizer = Sanitizer()
         self.thinking = thinking
         """How following thoughts are displayed; may be assigned."""
+        self.variant = ""
+        """The position of the next reply or its message among the variants, such as ``< 2/2 >``; may be assigned."""
         self._waiting = True
         """Whether the reply has no visible text yet."""
         self._in_thoughts = False
@@ -168,7 +170,8 @@ class ReplyDisplay:
         elif not event.text and event.reason is not FinishReason.TOOL_CALLS:
             self._mark("[empty reply]")
         self._finish()
-        self._screen.lines(f"{self._dimmed(summary(event.stats, event.reason))}\n\n")
+        variant = f"{SEPARATOR}{self.variant}" if self.variant and event.text else ""
+        self._screen.lines(f"{self._dimmed(summary(event.stats, event.reason) + variant)}\n\n")
 
     def _dimmed(self, text: str) -> str:
         return f"{self._theme.dim}{text}{self._theme.off}"
@@ -247,14 +250,17 @@ _CUT = {
 }
 
 
-def show(display: ReplyDisplay, stored: StoredConversation) -> None:
-    """Show the state of a resumed conversation: its title, the last message and the reply."""
+def show(display: ReplyDisplay, stored: StoredConversation, *, is_branch: bool = False) -> None:
+    """Show the state of a resumed conversation: its title, the last message and the reply. ``is_branch``: it is
+    another branch of the open conversation.
+    """
     from bitnet_chat.attachments import typed
     from bitnet_chat.journal.records import ReplyState
 
-    turns = stored.conversation.turns
-    count = f"{len(turns)} message{'' if len(turns) == 1 else 's'}"
-    display.notice(f"Continuing “{stored.title}” (number {stored.id}, {count}).")
+    turns, variant = stored.conversation.turns, str(stored.turn_position)
+    count = f"{len(turns)} message{'' if len(turns) == 1 else 's'}{SEPARATOR * bool(variant)}{variant}"
+    title = f"“{stored.title}” (number {stored.id}, {count})"
+    display.notice(f"Another branch ({count})." if is_branch else f"Continuing {title}.")
     question = next((each for each in reversed(turns) if each.role == "user"), None)
     if question is not None:
         display.lines(*quoted(question.content))

@@ -18,7 +18,7 @@ from bitnet_chat.util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.conversation.export import SideNote
+    from bitnet_chat.conversation.export import BranchMessage, SideNote
     from bitnet_chat.journal import JournalRecorder
 
 
@@ -94,20 +94,31 @@ class FileActions:
         """Forget the attachments, which were sent."""
         self.attached.clear()
 
-    async def write(self, action: Write, conversation: Conversation, asides: Sequence[SideNote] = ()) -> None:
-        """Write the conversation to a new file. ``asides``: messages without a reply, included at their place."""
-        from bitnet_chat.conversation.export import export
+    async def write(
+        self,
+        action: Write,
+        conversation: Conversation,
+        asides: Sequence[SideNote] = (),
+        branches: Sequence[BranchMessage] | None = None,
+    ) -> None:
+        """Write the conversation to a new file. ``asides``: messages without a reply, included at their place.
+        ``branches``: the messages of all branches, written instead.
+        """
+        from bitnet_chat.conversation.export import export, export_branches
         from bitnet_chat.util.files import write_exclusive
 
         title = self._recorder.title if self._recorder is not None else ""
         path = Path(action.path or f"{_file_name(title)}.{action.format}")
         try:
-            text = export(conversation, action.format, about={"title": title}, asides=asides)
+            if branches is None:
+                text = export(conversation, action.format, about={"title": title}, asides=asides)
+            else:
+                text = export_branches(branches, action.format, about={"title": title})
             await run_in_daemon_thread(lambda: write_exclusive(path, text))
         except BitnetChatError as error:
             self._display.error(error)
             return
-        count = len(conversation.turns) + len(asides)
+        count = len(conversation.turns) + len(asides) if branches is None else len(branches)
         self._display.lines(f"{count} message{'' if count == 1 else 's'} written to {one_line(str(path))}")
 
     def copy(self, action: Copy) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
@@ -38,9 +39,11 @@ class TerminalOutput:
 
 
 @contextmanager
-def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` for Ctrl-C and Esc, and suspend the process for Ctrl-Z, until the block ends. All other input,
-    pastes included, is kept for the next prompt.
+def between_prompts(
+    source: Input, output: Output, stop: Callable[[], None], refuse: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Call ``stop`` for Ctrl-C and Esc, ``refuse`` for Alt-Left and Alt-Right, and suspend the process for Ctrl-Z,
+    until the block ends. All other input, pastes included, is kept for the next prompt.
     """
 
     def suspend() -> None:
@@ -50,7 +53,7 @@ def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> 
     output.enable_bracketed_paste()
     output.flush()
     try:
-        with watch(source, stop, suspend if hasattr(signal, "SIGTSTP") else None):
+        with watch(source, stop, suspend if hasattr(signal, "SIGTSTP") else None, refuse):
             yield
     finally:
         output.disable_bracketed_paste()
@@ -88,9 +91,12 @@ def is_raw(source: Input) -> bool:
     return True
 
 
-def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None]) -> KeyBindings:
+def bindings(
+    open_editor: Callable[[Buffer], None], hint: Callable[[str], None], step: Callable[[int], None]
+) -> KeyBindings:
     """Return the key bindings of the prompt that prompt_toolkit does not have. ``open_editor`` edits a buffer in an
-    external editor; ``hint`` shows a text in the status bar.
+    external editor; ``hint`` shows a text in the status bar; ``step`` switches to the next (1) or previous (-1) variant
+    of the last reply.
     """
     keys = KeyBindings()
     writing = has_focus(DEFAULT_BUFFER)
@@ -123,6 +129,14 @@ def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None])
     def _(event: KeyPressEvent) -> None:
         open_editor(event.current_buffer)
 
+    @keys.add("escape", "left", filter=writing)
+    def _(event: KeyPressEvent) -> None:
+        step(-1)
+
+    @keys.add("escape", "right", filter=writing)
+    def _(event: KeyPressEvent) -> None:
+        step(1)
+
     return keys
 
 
@@ -145,27 +159,49 @@ ESCAPE = 0.1
 """Seconds after which ESC is the key and not the beginning of an escape sequence; slow connections split sequences."""
 
 # Reports of the terminal, which are not typed.
+_ARROWS = {Keys.Left, Keys.Right}
 _DROPPED = {Keys.CPRResponse, Keys.Vt100MouseEvent, Keys.WindowsMouseEvent, Keys.Ignore}
 
 
-@contextmanager
-def watch(source: Input, stop: Callable[[], None], suspend: Callable[[], None] | None = None) -> Iterator[None]:
-    """Read keys in raw mode until the block ends. Calls ``stop`` for Ctrl-C, for Esc without another key and at the end
-    of the input, and ``suspend`` for Ctrl-Z. All other keys become typeahead of the next prompt.
-    """
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle | None = None
-    kept: list[KeyPress] = []
+@dataclass(frozen=True, slots=True)
+class _KeySorter:
+    """Calls the functions of keys, see :func:`watch`, and keeps all other keys."""
 
-    def sort(keys: list[KeyPress], alone: bool) -> None:
+    stop: Callable[[], None]
+    suspend: Callable[[], None] | None
+    refuse: Callable[[], None]
+    kept: list[KeyPress] = field(default_factory=list)
+
+    def sort(self, keys: list[KeyPress], alone: bool) -> None:
+        """``alone``: no other key arrived together with these."""
         for key in keys:
             # An ESC that was read together with other keys is an Alt key.
             if key.key is Keys.ControlC or (alone and key.key is Keys.Escape):
-                stop()
-            elif key.key is Keys.ControlZ and suspend is not None:
-                suspend()
+                self.stop()
+            elif key.key is Keys.ControlZ and self.suspend is not None:
+                self.suspend()
+            elif key.key in _ARROWS and self.kept and self.kept[-1].key is Keys.Escape:
+                self.kept.pop()
+                self.refuse()
             elif key.key not in _DROPPED:
-                kept.append(key)
+                self.kept.append(key)
+
+
+@contextmanager
+def watch(
+    source: Input,
+    stop: Callable[[], None],
+    suspend: Callable[[], None] | None = None,
+    refuse: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Read keys in raw mode until the block ends. Calls ``stop`` for Ctrl-C, for Esc without another key and at the end
+    of the input, ``suspend`` for Ctrl-Z, and ``refuse`` for Alt-Left and Alt-Right. All other keys become typeahead of
+    the next prompt.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+    keys = _KeySorter(stop, suspend, refuse)
+    sort, kept = keys.sort, keys.kept
 
     def ready() -> None:
         nonlocal timer

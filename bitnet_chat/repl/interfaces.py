@@ -12,6 +12,7 @@ from bitnet_chat.backend import ReplyOptions
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import JournalEntry
+    from bitnet_chat.repl.branches import TreeLine
     from bitnet_chat.tools import Toolbox
 
 
@@ -33,6 +34,11 @@ class UserInterface(Protocol):
 
     async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
         """Let the user choose a conversation. Returns its id, or None if the choice is cancelled."""
+
+    async def pick_message(self, lines: Sequence[TreeLine], current: int | None) -> int | None:
+        """Let the user choose a message. ``current``: the one at the cursor first. Returns its row, or None if the
+        choice is cancelled.
+        """
 
     async def decide(self, question: str) -> Verdict | None:
         """Ask whether a tool may be called. Keys typed before the question are ignored. Returns None if the user stops

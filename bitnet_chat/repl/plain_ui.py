@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from bitnet_chat import terminal
 from bitnet_chat.backend import Backend
 from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.repl.branches import TreeLine, numbered
 from bitnet_chat.repl.controller import ReplController, SwitchModel
 from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.interfaces import ReplSettings, Verdict, clipboard_sequence
@@ -193,16 +194,24 @@ class PlainUI:
         """Print a list; the next line is the number of a conversation."""
         self._display.lines(*(f"{each.id:>6}  {one_line(each.title)}" for each in entries[:CHOICES]))
         more = f" ({CHOICES} of {len(entries)} are shown)" if len(entries) > CHOICES else ""
+        return await self._pick_number({each.id for each in entries}, "conversation", more)
+
+    async def pick_message(self, lines: Sequence[TreeLine], current: int | None) -> int | None:
+        """Print the messages; the next line is the number of one of them."""
+        self._display.lines(*numbered(lines))
+        return await self._pick_number({each.row for each in lines}, "message")
+
+    async def _pick_number(self, numbers: set[int], what: str, more: str = "") -> int | None:
         self._display.notice(f"Enter a number{more}, or an empty line to cancel:")
         self._picking = True
         try:
             line = (await self._lines.next() or "").strip()
         finally:
             self._picking = False
-        if line.isdecimal() and any(each.id == int(line) for each in entries):
+        if line.isdecimal() and int(line) in numbers:
             return int(line)
         if line:
-            self._display.lines(f"{one_line(line)} is not the number of a conversation.")
+            self._display.lines(f"{one_line(line)} is not the number of a {what}.")
         return None
 
     async def decide(self, question: str) -> Verdict | None:

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
-from bitnet_chat.backends.attached_server.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
+from bitnet_chat.backends.attached_server.messages import (
+    BranchSwitched,
+    ChatRemoved,
+    ChatRenamed,
+    Heard,
+    RemoteReplyStarted,
+)
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.repl import display
@@ -51,11 +57,21 @@ class RemoteReplyView:
             if isinstance(each, RemoteReplyStarted):
                 async with self._controller.turn_lock:
                     await self._reply(each, events)
+            elif isinstance(each, BranchSwitched):
+                async with self._controller.turn_lock:
+                    await self._switch()
             elif isinstance(each, ChatRenamed):
                 self._controller.renamed(each.title)
             elif isinstance(each, ChatRemoved):
                 self._controller.removed()
                 await self._show(lambda: self._display.notice("This conversation was removed elsewhere."), at_once=True)
+
+    async def _switch(self) -> None:
+        before = self._controller.conversation, self._controller.variant
+        stored = await self._controller.catch_up()
+        # Nothing is new after a switch in this client.
+        if stored is not None and (stored.conversation, stored.turn_position) != before:
+            await self._show(lambda: display.show(self._display, stored, is_branch=True), at_once=True)
 
     async def _reply(self, started: RemoteReplyStarted, events: AsyncIterator[Heard]) -> None:
         message = started.message

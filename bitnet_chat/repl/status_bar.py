@@ -79,10 +79,12 @@ def bar(
     columns: int,
     overflow: str = "drop-oldest",
     draft: TokenCount | None = None,
+    variant: str = "",
 ) -> list[tuple[str, str]]:
     """Return the status bar, at most ``columns`` cells wide, as pairs of a prompt_toolkit style and a text. Parts that
     do not fit are left out, the least important first; the model name is cut before it is left out. ``overflow``: the
-    policy for a full context window. ``draft``: the token count of the message on the prompt.
+    policy for a full context window. ``draft``: the token count of the message on the prompt. ``variant``: the position
+    of the last reply or message among its variants.
     """
     used = status.context_used  # not that of the last reply, which may belong to another conversation
     total = status.context_size or (last.context_size if last else None)
@@ -98,9 +100,10 @@ def bar(
         (7, WARNING if _exceeds_window(draft, used, total) else "", f"message {draft}" if draft is not None else ""),
         (9, WARNING if full else "", ("! " if full else "") + context(used, total, status.context_exact)),
         (6, WARNING, _OVERFLOW.get(overflow, "") if full else ""),
-        (4, "", rate(speed) if speed is not None else ""),
-        (3, "", " ".join(engine)),
-        (2, "", f"spare {size(status.spare_memory)}" if status.spare_memory is not None else ""),
+        (4, "", variant),
+        (3, "", rate(speed) if speed is not None else ""),
+        (2, "", " ".join(engine)),
+        (1, "", f"spare {size(status.spare_memory)}" if status.spare_memory is not None else ""),
     ]
     parts = [part for part in parts if part[2]]
     while len(parts) > 1 and (over := _cells(part[2] for part in parts) - columns) > 0:

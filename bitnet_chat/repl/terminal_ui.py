@@ -49,6 +49,7 @@ from bitnet_chat.util.editor import edit
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
     from bitnet_chat.journal import JournalEntry, JournalStore, StoredConversation
+    from bitnet_chat.repl.branches import TreeLine
 
 REFRESH = 1.0
 """Seconds between two updates of the status bar (memory and CPU of the engine) while the prompt is shown."""
@@ -105,7 +106,7 @@ class TerminalUI:
             history=FileHistory(settings.history_file, self._complaints.append),
             completer=LineCompleter(),
             complete_while_typing=typing_a_mention,
-            key_bindings=bindings(self._open_editor, self._set_hint),
+            key_bindings=bindings(self._open_editor, self._set_hint, self._step),
             input_processors=[SafeDisplayProcessor(), TabsProcessor(char1=" ", char2=" ")],
             bottom_toolbar=self._bar,
             refresh_interval=REFRESH,
@@ -146,7 +147,7 @@ class TerminalUI:
             except EOFError:
                 return
             self._complain()
-            with between_prompts(self._input, self._output, self._controller.interrupt):
+            with between_prompts(self._input, self._output, self._controller.interrupt, self._refuse_step):
                 back = await self._controller.submit(line)
 
     # UserInterface: called between two prompts
@@ -164,6 +165,11 @@ class TerminalUI:
         from bitnet_chat.repl.dialogs import pick
 
         return await pick(entries, self._input, self._output)
+
+    async def pick_message(self, lines: Sequence[TreeLine], current: int | None) -> int | None:
+        from bitnet_chat.repl.dialogs import pick_message
+
+        return await pick_message(lines, current, self._input, self._output)
 
     async def decide(self, question: str) -> Verdict | None:
         from bitnet_chat.repl.dialogs import decide
@@ -252,7 +258,8 @@ class TerminalUI:
         if hint:
             return [("", clip(f" {one_line(hint)}", columns))]
         draft = self._controller.cost_of(self._session.default_buffer.text)
-        return [*bar(self._controller.status(), self._controller.session_stats.last, columns, self._overflow, draft)]
+        last, variant = self._controller.session_stats.last, str(self._controller.variant or "")
+        return [*bar(self._controller.status(), last, columns, self._overflow, draft, variant)]
 
     def _set_hint(self, text: str) -> None:
         self._hint = text
@@ -281,6 +288,19 @@ class TerminalUI:
         if self._session.app.is_running:
             self._session.app.renderer.reset()
             self._session.app.invalidate()
+
+    def _step(self, by: int) -> None:
+        """Switch to another variant of the last reply or message, while the prompt is shown."""
+        if self._controller.turn_lock.locked():
+            self._refuse_step()
+        else:
+            self._session.app.create_background_task(self._show_step(by))
+
+    async def _show_step(self, by: int) -> None:
+        await self.above(await self._controller.step(by))
+
+    def _refuse_step(self) -> None:
+        self._set_hint("Another variant can be shown after the reply")
 
     def _open_editor(self, buffer: Buffer) -> None:
         if self._editing is None:

@@ -24,6 +24,7 @@ from bitnet_chat.journal.commands import (
     RenameConversation,
     Report,
     ResumeConversation,
+    SetHead,
     StartNew,
     Sync,
     Verify,
@@ -141,6 +142,7 @@ def test_every_command_tells_what_it_is_and_is_run() -> None:
         AddText(PendingText()),
         EndReply(FinishReason.STOP, {}),
         ResumeConversation(None),
+        SetHead(None),  # type: ignore[arg-type]
         Follow(1),
         StartNew(),
         RenameConversation("x"),
@@ -160,6 +162,7 @@ def test_every_command_tells_what_it_is_and_is_run() -> None:
         "add",
         "end_reply",
         "resume",
+        "set_head",
         "follow",
         "start_new",
         "rename",

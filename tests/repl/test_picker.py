@@ -15,7 +15,8 @@ from prompt_toolkit.output import DummyOutput
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from bitnet_chat.journal import JournalEntry, ReplyState
-from bitnet_chat.repl.dialogs import age, matching, pick, row
+from bitnet_chat.repl.branches import TreeLine
+from bitnet_chat.repl.dialogs import age, matching, pick, pick_message, row
 from bitnet_chat.repl.status_bar import width
 
 UP, DOWN, PAGE_DOWN, ENTER, ESC, CTRL_C, CTRL_D = "\x1b[A", "\x1b[B", "\x1b[6~", "\r", "\x1b", "\x03", "\x04"
@@ -78,6 +79,27 @@ def test_ctrl_z_suspends_and_is_no_word_to_look_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Application, "suspend_to_background", lambda self: suspended.append(True))
     assert picked("bread", CTRL_Z, ENTER) == 30
     assert suspended == [True]
+
+
+@pytest.mark.parametrize(
+    ("keys", "row"), [((ENTER,), 7), ((UP, ENTER), 5), (("regen", ENTER), 5), (("9", ENTER), 9), ((ESC,), None)]
+)
+def test_a_message_is_picked(keys: tuple[str, ...], row: int | None) -> None:
+    """The cursor starts at the current one."""
+    lines = [
+        TreeLine(3, "  you: hello"),
+        TreeLine(5, "  model < 1/2 >: regen"),
+        TreeLine(7, "* model"),
+        TreeLine(9, "x"),
+    ]
+
+    async def choose() -> int | None:
+        with create_pipe_input() as keyboard:
+            keyboard.send_text("".join(keys))
+            async with asyncio.timeout(60):
+                return await pick_message(lines, 7, keyboard, DummyOutput())
+
+    assert asyncio.run(choose()) == row
 
 
 def test_nothing_to_pick() -> None:

@@ -27,6 +27,7 @@ from bitnet_chat.repl.commands import (
     Resume,
     SendMessage,
     ShowThoughts,
+    ShowTree,
     SwitchModel,
     UnknownCommand,
     Write,
@@ -51,6 +52,8 @@ def test_no_number_of_a_conversation(id: str) -> None:
     outcome = do(f"/resume {id}")
     assert outcome.action is None
     assert outcome.lines == (f"{id} is not the number of a conversation: /resume lists them.",)
+    outcome = do(f"/tree {id}")
+    assert (outcome.action, outcome.lines) == (None, (f"{id} is not the number of a message: /tree lists them.",))
 
 
 def do(line: str, conversation: Conversation = TALK, session_stats: SessionStats | None = None) -> CommandResult:
@@ -208,12 +211,18 @@ def test_edit_brings_the_last_message_to_the_editor() -> None:
     [
         ("/resume", Resume(None)),
         ("/resume 12", Resume(12)),
+        ("/tree", ShowTree(None)),
+        ("/tree 12", ShowTree(12)),
         ("/rename  Tea and\tcake", Rename("Tea and cake")),
         ("/fork", Fork()),
         ("/save notes.md", Write("md", "notes.md")),
         ("/save my notes.HTML", Write("html", "my notes.HTML")),
         ("/save notes", Write("md", "notes")),
         ("/export jsonl", Write("jsonl")),
+        ("/save notes.html --branches", Write("html", "notes.html", branches=True)),
+        ("/save notes--branches", Write("md", "notes--branches")),
+        ("/export json --branches", Write("json", branches=True)),
+        ("/export json a b.json  --branches", Write("json", "a b.json", branches=True)),
         ("/export json my file.json", Write("json", "my file.json")),
         ("/file", Attach(())),
         ("/file a.txt 'b c.txt'", Attach(("a.txt", "b c.txt"))),

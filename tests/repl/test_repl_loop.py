@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,15 @@ from bitnet_chat.repl import terminal_ui as loop_module
 from bitnet_chat.repl.input import ESCAPE
 from bitnet_chat.repl.terminal_ui import TerminalUI
 
+ALT_LEFT, ALT_RIGHT = "\x1b[1;3D", "\x1b[1;3C"
 UP, ENTER, ESC, CTRL_C, CTRL_D = "\x1b[A", "\r", "\x1b", "\x03", "\x04"
 
 
 class Small(DummyOutput):
-    """A terminal of 40 cells and 12 lines that shows nothing."""
+    """A terminal of 60 cells and 12 lines that shows nothing."""
 
     def get_size(self) -> Size:
-        return Size(rows=12, columns=40)
+        return Size(rows=12, columns=60)
 
 
 def made(keyboard: PipeInput, backend: ScriptedBackend, history: Path | None = None) -> TerminalUI:
@@ -119,3 +121,51 @@ def test_a_long_message_of_another_session_is_where_it_is_said_to_be(tmp_path: P
         assert backend.asked[0].last is not None and backend.asked[0].last.content == message
 
     asyncio.run(work())
+
+
+def test_alt_arrows_walk_the_variants_and_are_refused_during_a_reply() -> None:
+    async def work() -> None:
+        backend = ScriptedBackend(by_message)
+        with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=Small()):
+            loop = made(keyboard, backend)
+            drawn = asyncio.Event()
+            loop._session.app.after_render += lambda _: drawn.set()
+            running = asyncio.create_task(loop.run([]))
+
+            async def until(holds: Callable[[], bool]) -> None:
+                while not holds():  # noqa: ASYNC110 - short waits
+                    await asyncio.sleep(0.01)
+
+            async with asyncio.timeout(30):
+                await drawn.wait()
+                for number, line in enumerate(("hello", "/regen"), 1):
+                    keyboard.send_text(line + ENTER)
+                    await until(lambda number=number: len(backend.prepared) == number)  # type: ignore[misc]
+                await until(lambda: loop._session.app.is_running)
+                assert str(loop._controller.variant) == "< 2/2 >" and "< 2/2 >" in bar_of(loop)
+                keyboard.send_text("typed" + ALT_LEFT)
+                await until(lambda: str(loop._controller.variant) == "< 1/2 >")
+                assert loop._session.default_buffer.text == "typed"
+                keyboard.send_text(ALT_RIGHT)
+                await until(lambda: str(loop._controller.variant) == "< 2/2 >")
+                async with loop._controller.turn_lock:  # the reply of another client
+                    keyboard.send_text(ALT_LEFT)
+                    await until(lambda: "after the reply" in bar_of(loop))
+                keyboard.send_text(CTRL_C + "wait" + ENTER)
+                await until(lambda: len(backend.asked) == 3)
+                await asyncio.sleep(0.05)
+                keyboard.send_text(ALT_LEFT)
+                await asyncio.sleep(0.05)
+                keyboard.send_text(CTRL_C)
+                await until(lambda: loop._session.app.is_running)
+                assert "after the reply" in bar_of(loop)
+                keyboard.send_text(CTRL_D)
+                assert await running == 0
+        assert [message.content for message in backend.asked[2].messages[-1:]] == ["wait"]
+
+    asyncio.run(work())
+    assert Journal().load(1).records[1].row == 3
+
+
+def bar_of(loop: TerminalUI) -> str:
+    return "".join(text for _, text, *_ in loop._bar())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from scripted_backend import ScriptedBackend, by_message
 
 from bitnet_chat.journal import JournalEntry
 from bitnet_chat.repl import ReplSettings
+from bitnet_chat.repl.branches import TreeLine
 from bitnet_chat.repl.plain_ui import PlainUI
 
 PROGRAM = Path(__file__).parents[1] / "support" / "scripted_backend.py"
@@ -111,6 +113,21 @@ def test_ctrl_c_picks_no_conversation(monkeypatch: pytest.MonkeyPatch, capsys: p
 
     asyncio.run(work())
     assert "Enter a number (20 of 21 are shown), or an empty line to cancel:" in "".join(capsys.readouterr())
+
+
+def test_a_message_is_picked_by_its_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [TreeLine(9, "* you: hello"), TreeLine(10, "* model: yes")]
+
+    async def work() -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("10\n11\n\n"))
+        loop = PlainUI(ScriptedBackend(by_message), ReplSettings(model="m"), False, None)
+        async with asyncio.timeout(20):
+            assert [await loop.pick_message(lines, 9) for _ in range(3)] == [10, None, None]
+
+    asyncio.run(work())
+    shown = capsys.readouterr().err
+    assert " 9 * you: hello\n10 * model: yes\n" in shown and "11 is not the number of a message." in shown
+    assert "Enter a number, or an empty line to cancel:" in shown
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")

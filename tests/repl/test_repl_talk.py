@@ -393,6 +393,137 @@ def test_a_conversation_is_resumed() -> None:
     with_repl(second, journal=True)
 
 
+async def three_variants(repl: ReplRun) -> None:
+    """Rows: 1 user, 2 and 3 its replies, 4 the edited message and 5 its reply."""
+    await repl.talk.submit("hello")
+    await repl.talk.submit("/regen")
+    repl.console.edited = "LAST there"
+    await repl.talk.submit("/edit")
+
+
+def test_a_variant_has_its_position_at_its_end_and_in_the_bar() -> None:
+    async def work(repl: ReplRun) -> None:
+        repl.talk.conversation = repl.talk.conversation.with_system("")
+        await three_variants(repl)
+        ends = [line for line in repl.output.all.split("\n") if line.endswith((" · stop", " >"))]
+        assert [end.rpartition(" · ")[2] for end in ends] == ["stop", "< 2/2 >", "< 2/2 >"]
+        assert str(repl.talk.variant) == "< 2/2 >"
+        await repl.talk.submit("/regen")
+        assert "stop · < 2/2 >\n" in repl.output.all and str(repl.talk.variant) == "< 2/2 >"
+        repl.console.edited = "fail"
+        await repl.talk.submit("/edit")
+        assert str(repl.talk.variant) == "< 2/2 >", "the reply that stays"
+        await repl.talk.submit("another")
+        assert repl.talk.variant is None and repl.output.all.endswith("stop\n\n")
+
+    with_repl(work, journal=True)
+
+
+def test_the_tree_is_listed_and_a_branch_is_picked() -> None:
+    async def work(repl: ReplRun) -> None:
+        await repl.talk.submit("/system -")
+        await three_variants(repl)
+        repl.console.picked = 2
+        await repl.talk.submit("/tree")
+        assert repl.console.listed == [
+            "    you < 1/2 >: hello",
+            "      model < 1/2 >: You said 'hello'.",
+            "    model < 2/2 >: You said 'hello'.",
+            "* you < 2/2 >: hello there",
+            "* model: You said 'hello there'.",
+        ]
+        assert repl.console.marked == 5
+        assert "Another branch (2 messages · < 1/2 >).\n> hello\n\nYou said 'hello'.\n" in repl.output.all
+        assert [each.content for each in repl.talk.conversation.messages] == ["hello", "You said 'hello'."]
+        assert repl.backend.prepared[-1] == repl.talk.conversation
+        assert str(repl.talk.variant) == "< 1/2 >"
+        await repl.talk.submit("go on")
+        assert [record.row for record in Journal().load(1).records] == [1, 2, 6, 7]
+        for line, answer in (
+            ("/tree 2", "This message is in the current branch.\n"),
+            ("/tree 99", "Message 99 is not in this conversation: /tree lists its messages.\n"),
+        ):
+            await repl.talk.submit(line)
+            assert answer in repl.output.all
+        repl.console.picked = None
+        await repl.talk.submit("/tree")
+        assert len(repl.talk.conversation.turns) == 4
+        await repl.talk.submit("/tree 4")
+        assert repl.talk.conversation.turns[0].content == "hello there"
+
+    with_repl(work, journal=True)
+
+
+def test_all_branches_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def work(repl: ReplRun) -> None:
+        await three_variants(repl)
+        await repl.talk.submit("/save all.md --branches")
+        await repl.talk.submit("/save one.md")
+        await repl.talk.submit("/export jsonl --branches")
+        assert "5 messages written to all.md" in repl.output.all
+
+    with_repl(work, journal=True)
+    assert (tmp_path / "all.md").read_text("utf-8").count("You said 'hello'.") == 2
+    assert "You said 'hello'." not in (tmp_path / "one.md").read_text("utf-8")
+    assert len((tmp_path / "hello-there.jsonl").read_text("utf-8").splitlines()) == 5
+
+
+def test_the_last_variants_are_walked_step_by_step() -> None:
+    async def work(repl: ReplRun) -> None:
+        await repl.talk.submit("/system -")
+        assert await step(repl, 1) == "The conversation is empty.\n\n"
+        await repl.talk.submit("hello")
+        assert await step(repl, 1) == "No message of this branch has variants: /regen and /edit make them.\n\n"
+        await repl.talk.submit("/regen")
+        await repl.talk.submit("/regen")
+        assert await step(repl, 1) == "This is the last of 3 variants.\n\n"
+        assert (await step(repl, -1)).startswith("Another branch (2 messages · < 2/3 >).\n")
+        assert Journal().load(1).head == 3 and str(repl.talk.variant) == "< 2/3 >"
+        await step(repl, -1)
+        assert await step(repl, -1) == "This is the first of 3 variants.\n\n"
+        assert Journal().load(1).head == 2
+        assert repl.backend.prepared[-1] == repl.talk.conversation
+
+    async def step(repl: ReplRun, by: int) -> str:
+        before = len(repl.output.all)
+        (await repl.talk.step(by))()
+        stored = await repl.talk._recorder.settled()
+        assert stored
+        return repl.output.all[before:]
+
+    with_repl(work, journal=True)
+
+
+def test_an_undone_turn_and_a_message_without_a_reply_are_reached() -> None:
+    async def work(repl: ReplRun) -> None:
+        await repl.talk.submit("/system -")
+        await repl.talk.submit("hello")
+        await repl.talk.submit("more")
+        await repl.talk.submit("/undo")
+        await repl.talk.submit("/tree 3")
+        assert [each.content for each in repl.talk.conversation.turns][2:] == ["more", "You said 'more'."]
+        await repl.talk.submit("/undo")
+        await repl.talk.submit("fail")
+        await repl.talk.submit("/tree 4")
+        repl.console.picked = 5
+        assert await repl.talk.submit("/tree") == "fail" == repl.talk.unanswered
+        assert "The last message has no reply: fail" in repl.output.all
+
+    with_repl(work, journal=True)
+
+
+def test_without_a_journal_no_branch_is_kept() -> None:
+    async def work(repl: ReplRun) -> None:
+        await three_variants(repl)
+        await repl.talk.submit("/tree")
+        assert repl.output.all.endswith("This conversation is not saved, and has no other branches.\n\n")
+        assert repl.talk.variant is None
+
+    with_repl(work)
+
+
 def test_a_message_without_reply_is_on_the_prompt_after_resuming() -> None:
     async def first(repl: ReplRun) -> None:
         await repl.talk.submit("hello")

@@ -32,6 +32,9 @@ def test_less_and_less_of_it() -> None:
     assert bar(STATUS, LAST, 40) == " demo.gguf · ctx 512/2048 (25 %)"
     assert bar(STATUS, LAST, 31) == " demo.gg… · ctx 512/2048 (25 %)"
     assert bar(STATUS, LAST, 30) == " ctx 512/2048 (25 %)"
+    shown = "".join(text for _, text in fragments(STATUS, LAST, 60, variant="< 2/3 >"))
+    assert shown == " demo.gguf · ctx 512/2048 (25 %) · < 2/3 > · 10.0 tok/s"
+    assert "".join(text for _, text in fragments(STATUS, LAST, 33, variant="< 2/3 >")).startswith(" demo.gguf · ctx")
     assert bar(STATUS, LAST, 10) == " ctx 512/…"
 
 

@@ -8,6 +8,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,13 @@ from bitnet_chat.backend import BackendState, ReplyOptions, Sampling
 from bitnet_chat.backends.attached_server.backend import AttachedBackend
 from bitnet_chat.backends.attached_server.client import ServerClient
 from bitnet_chat.backends.attached_server.journal import ServerJournal
-from bitnet_chat.backends.attached_server.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
+from bitnet_chat.backends.attached_server.messages import (
+    BranchSwitched,
+    ChatRemoved,
+    ChatRenamed,
+    Heard,
+    RemoteReplyStarted,
+)
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import (
@@ -108,6 +115,40 @@ def test_what_is_wished_for_gets_there() -> None:
                 (tool,),
                 "add",
             )
+
+    run_test(main)
+
+
+def test_the_branches_are_those_of_the_server() -> None:
+    async def main() -> None:
+        async with attached() as (served, backend, journal):
+            recorder = journal.recorder(pytest.fail)
+            await all_of(backend, HELLO)
+            chat = recorder.id
+            assert chat is not None
+            async with aiohttp.ClientSession() as session:
+                source = EventSource(session, f"{served.url}/chats/{chat}/messages")
+                for body in ({"regenerate": True}, {"content": "Ho", "edit": 1}, {"content": "And?"}):
+                    [_ async for _ in source.connect(method="POST", body=body)]
+            tree = await asyncio.to_thread(journal.tree, chat)
+            assert [(row, node.parent) for row, node in tree.nodes.items()] == [
+                *((1, None), (2, 1), (3, 1), (4, None), (5, 4), (6, 5), (7, 6)),
+            ]
+            assert (tree.head, str(tree.position(3)), tree.newest_leaf(4)) == (7, "< 2/2 >", 7)
+            stored = await asyncio.to_thread(journal.load, chat, 2)
+            assert ([record.row for record in stored.records], stored.head) == ([1, 2], 2)
+            assert (str(stored.position(1)), str(stored.turn_position)) == ("< 1/2 >", "< 1/2 >")
+            pending = await asyncio.to_thread(journal.load, chat, 6)
+            assert (pending.unanswered, pending.state) == ("And?", ReplyState.UNANSWERED)
+            recorder.set_head(stored)
+            assert await recorder.settled()
+            assert (await asyncio.to_thread(journal.load, chat)).conversation == stored.conversation
+            complaints: list[str] = []
+            recorder = journal.recorder(complaints.append)
+            recorder.set_head(replace(stored, head=99))
+            assert await recorder.settled() and "message 99 does not exist" in complaints[0]
+            with pytest.raises(BitnetChatError, match="unknown form"):
+                await asyncio.to_thread(journal.load, chat, 99)
 
     run_test(main)
 
@@ -371,6 +412,15 @@ def test_following_hears_of_others_and_not_of_oneself() -> None:
                 await session.patch(f"{served.url}/chats/{chat}", json={"title": "Other"})
                 await until(ChatRenamed)
                 assert len(heard) == count + 1, "its own reply is not among them"
+                assert chat is not None
+                first = (await asyncio.to_thread(journal.load, chat)).records[0].row
+                body = {"content": "Edited", "edit": first}
+                told += [each async for each in source.connect(method="POST", body=body)]
+                await until(Completed)
+                await session.post(f"{served.url}/chats/{chat}/head", json={"message": first})
+                await until(BranchSwitched)
+                stored = await asyncio.to_thread(journal.load, chat)
+                assert stored.records[0].row == first and str(stored.position(first)) == "< 1/2 >"
                 await session.delete(f"{served.url}/chats/{chat}")
                 await until(ChatRemoved)
                 assert told

@@ -106,6 +106,67 @@ def test_a_chat_is_made_answered_listed_found_renamed_and_removed(journal: Journ
     run(main)
 
 
+def test_another_branch_is_made_the_current_one(journal: Journal | None) -> None:
+    def script(conversation: Conversation) -> list[Event | Gate]:
+        last = conversation.last
+        assert last is not None
+        if last.content == "wait":
+            return [Started(), TextDelta("so"), Gate(), Completed(FinishReason.STOP, "so")]
+        return say(f"{len(conversation.turns)}:{last.content}")
+
+    async def main() -> None:
+        async with client(script, journal) as api:
+            chat = await api.new()
+            complete = (await api.ask(chat, content="one"))[-1].data
+            first, reply = complete["user"], complete["message"]
+            again = (await api.ask(chat, regenerate=True))[-1].data["message"]
+            edited = (await api.ask(chat, content="uno", edit=first))[-1].data["user"]
+            found = await api.call("GET", f"/chats/{chat}")
+            assert [(each["siblings"], each["position"]) for each in found["messages"]] == [
+                ([first, edited], 2),
+                ([], 1),
+            ]
+            follower = api.events(chat, "?follow=1").connect()
+            assert "head" not in (await anext(follower)).data
+            switched = await api.call("POST", f"/chats/{chat}/head?render=html", {"message": first})
+            assert [each["id"] for each in switched["messages"]] == [first, again], "down to the newest"
+            assert switched["messages"][1]["html"] and switched["title"] == "one"
+            told = await anext(follower)
+            assert told.event == "chat" and told.data == {"id": chat, "title": "one", "deleted": False, "head": again}
+            switched = await api.call("POST", f"/chats/{chat}/head", {"message": reply})
+            assert [(each["siblings"], each["position"]) for each in switched["messages"]] == [
+                ([first, edited], 1), ([reply, again], 1),
+            ]  # fmt: skip
+            assert (await anext(follower)).data["head"] == reply
+            assert await api.call("POST", f"/chats/{chat}/head", {"message": first}) == switched, "already there"
+            await api.ask(chat, content="two")
+            assert await api.messages(chat) == [
+                ("user", "one"), ("assistant", "1:one"), ("user", "two"), ("assistant", "3:two"),
+            ]  # fmt: skip
+            tree = await api.call("GET", f"/chats/{chat}/tree")
+            assert [each["content"] for each in tree["messages"]] == [
+                *("one", "1:one", "1:one", "uno", "1:uno", "two", "3:two"),
+            ]
+            assert [each["parent"] for each in tree["messages"]][:4] == [None, first, first, None]
+            assert tree["head"] == tree["messages"][-1]["id"] and tree["messages"][2]["siblings"] == [reply, again]
+            await api.call("GET", "/chats/99/tree", status=404)
+            for body, status, code in (
+                ({"message": 99}, 400, "message_not_found"),
+                ({"message": 0}, 400, "invalid_value"),
+                ({}, 400, "missing_required_parameter"),
+            ):
+                error = (await api.call("POST", f"/chats/{chat}/head", body, status=status))["error"]
+                assert (error["type"], error["param"]) == (code, "message")
+            await api.call("POST", "/chats/99/head", {"message": 1}, status=404)
+            await api.begin(chat, content="wait")
+            refused = await api.call("POST", f"/chats/{chat}/head", {"message": edited}, status=409)
+            assert refused["error"]["type"] == "chat_is_answering"
+            api.served.backend.open_gate()
+            await follower.aclose()
+
+    run(main)
+
+
 def test_regenerate_edit_continue_and_messages_branch(journal: Journal | None) -> None:
     def script(conversation: Conversation) -> list[Event | Gate]:
         last = conversation.last

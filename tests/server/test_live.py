@@ -402,6 +402,17 @@ def test_a_reply_that_somebody_else_asked_for_comes_above_the_prompt_while_it_is
         assert [each.content for each in chats.load(chat).conversation.turns if each.role == "user"] == [
             *("hello", "go", "go", "my own words")
         ]
+        last = chats.load(chat).records[-1].row
+        server.ask(chat, regenerate=True)
+        terminal.until(lambda: terminal.scroll.count("7 messages.") == 2)
+        ServerClient(server.url).call("POST", f"/chats/{chat}/head", {"message": last})
+        terminal.until("Another branch (8 messages · < 1/2 >).")
+        terminal.send("\x1b[1;3C")
+        terminal.until("Another branch (8 messages · < 2/2 >).")
+        terminal.until(lambda: chats.load(chat).records[-1].row > last)
+        terminal.send("/tree 1", ENTER)
+        terminal.until("This message is in the current branch.")
+        assert terminal.scroll.count("Another branch") == 2
         chats.remove([chat])
         terminal.until("removed elsewhere")
         terminal.send("again", ENTER)

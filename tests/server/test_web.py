@@ -198,6 +198,59 @@ def test_another_reply_and_a_changed_message(browser: Chromium) -> None:
     browser.run(main())
 
 
+def test_the_variants_of_a_message_are_walked_and_other_tabs_follow(browser: Chromium) -> None:
+    count = iter(range(100))
+
+    def script(conversation: Conversation) -> Steps:
+        assert conversation.last is not None
+        return say(f"Reply {next(count)} to {conversation.last.content}.")
+
+    async def main() -> None:
+        async with window(browser, script) as it:
+            page = await it.look()
+            await it.send("first")
+            await it.answered(1)
+            assert await page.locator(".variants:visible").count() == 0
+            await page.get_by_role("button", name="Regenerate the reply").click()
+            await it.shows("Reply 1 to first.")
+            variants = page.locator(".variants:visible")
+            await variants.wait_for()
+            assert await variants.text_content() == "<2/2>"
+            assert await variants.get_by_role("button", name="Next variant").is_disabled()
+            await it.send("second")
+            await it.answered(2)
+            other = await it.look(await page.evaluate("location.hash"))
+            await other.get_by_text("Reply 2 to second.").wait_for()
+            await page.bring_to_front()
+            await page.get_by_role("button", name="Previous variant").click()
+            await it.shows("Reply 0 to first.")
+            await it.answered(1)
+            focused = "document.activeElement.dataset.do"
+            assert await page.evaluate(focused) == "next", "the other one is disabled"
+            assert await page.locator("#list .name").all_inner_texts() == ["first"]
+            await other.bring_to_front()
+            await other.get_by_text("Reply 0 to first.").wait_for()
+            assert await other.locator(".variants:visible").text_content() == "<1/2>"
+            await other.get_by_role("button", name="Next variant").click()
+            await other.get_by_text("Reply 2 to second.").wait_for()
+            await page.bring_to_front()
+            await it.shows("Reply 2 to second.")
+            await page.locator(".user").first.hover()
+            await page.get_by_role("button", name="Edit this message").first.click()
+            await it.send("uno")
+            await it.shows("Reply 3 to uno.")
+            await variants.wait_for()
+            assert await page.locator(".user .variants:visible").text_content() == "<2/2>"
+            await page.get_by_role("button", name="Previous variant").click()
+            await it.shows("Reply 2 to second.")
+            assert await variants.all_text_contents() == ["<1/2>", "<2/2>"]
+            await page.reload()
+            await it.answered(2)
+            assert await variants.all_text_contents() == ["<1/2>", "<2/2>"]
+
+    browser.run(main())
+
+
 def test_nothing_that_a_model_says_does_harm(browser: Chromium) -> None:
     """No dialog, no window, no request to anywhere else, no markup of its own; and all of it can be read."""
     texts = [text for text in HOSTILE if len(text) < 2_000]
@@ -714,6 +767,9 @@ def test_axe_finds_nothing(browser: Chromium, axe: str, colours: str) -> None:
             await it.answered(1)
             await page.locator(".reply").hover()
             await look("a reply")
+            await page.get_by_role("button", name="Regenerate the reply").click()
+            await page.locator(".variants:visible").wait_for()
+            await look("a variant")
             await page.locator("#message").press("ArrowUp")
             await page.locator("#list li").hover()
             await look("a changed message")

@@ -9,6 +9,7 @@ from program import TIMEOUT
 
 from bitnet_chat.errors import UsageError
 from bitnet_chat.journal import JournalEntry
+from bitnet_chat.repl.branches import TreeLine
 from bitnet_chat.repl.interfaces import Verdict
 
 
@@ -44,6 +45,8 @@ class ScriptedConsole:
         self.edited = ""
         self.picked: int | None = None
         self.offered: list[JournalEntry] = []
+        self.listed: list[str] = []
+        self.marked: int | None = None
         self.clipboard: str | None = None
         self.has_clipboard = True
         self.agrees = True
@@ -61,6 +64,10 @@ class ScriptedConsole:
 
     async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
         self.offered = list(entries)
+        return self.picked
+
+    async def pick_message(self, lines: Sequence[TreeLine], current: int | None) -> int | None:
+        self.listed, self.marked = [line.text for line in lines], current
         return self.picked
 
     async def confirm(self, question: str) -> bool:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -21,11 +23,13 @@ from bitnet_chat.journal import (
     JournalRecorder,
     JournalStore,
     MessageRecord,
+    MessageTree,
     ReplyState,
     SearchHit,
     StoredConversation,
 )
 from bitnet_chat.journal.records import ConversationSlot
+from bitnet_chat.journal.tree import TreeNode
 from bitnet_chat.models.names import ModelNames
 
 
@@ -71,12 +75,23 @@ class ServerJournal(JournalStore):
         answer = self.server.call("GET", f"/chats?limit={min(limit or 1000, 1000)}")
         return [_entry(each) for each in _objects(answer, "chats")]
 
-    def load(self, id: int) -> StoredConversation:
+    def load(self, id: int, end: int | None = None) -> StoredConversation:
         """The chat, without a running reply and its user message: a client that follows the chat gets events of
         both."""
         answer = self.server.call("GET", f"/chats/{id}")
         try:
+            if end is not None:
+                tree = self.server.call("GET", f"/chats/{id}/tree")
+                return replace(_stored(answer | _branch_of(tree, end)), head=end)
             return _stored(answer)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _strange(self.server, error) from None
+
+    def tree(self, id: int) -> MessageTree:
+        answer = self.server.call("GET", f"/chats/{id}/tree")
+        try:
+            nodes = {int(each["id"]): TreeNode(_record(each), _parent(each)) for each in answer["messages"]}
+            return MessageTree(id, nodes, answer["head"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _strange(self.server, error) from None
 
@@ -127,6 +142,9 @@ class ServerRecorder(JournalRecorder):
         self._place.go(stored.id)
         self._place.title, self._named = stored.title, bool(stored.title)
 
+    def set_head(self, stored: StoredConversation) -> None:
+        self._spawn(self._set_head(stored.id, stored.head))
+
     def start_new(self) -> None:
         self._place.go(None)
         self._place.title, self._named = "", False
@@ -135,9 +153,7 @@ class ServerRecorder(JournalRecorder):
         self._place.title, self._named = title, True
         chat = self._place.id
         if chat is not None:
-            task = asyncio.ensure_future(self._rename(chat, title))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._rename(chat, title))
 
     def fork(self, title: str = "") -> None:
         """Move the conversation into another chat at the next message."""
@@ -151,6 +167,17 @@ class ServerRecorder(JournalRecorder):
 
     async def close(self) -> None:
         await self.settled()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _set_head(self, chat: int, message: int | None) -> None:
+        try:
+            await asyncio.to_thread(self._server.call, "POST", f"/chats/{chat}/head", {"message": message})
+        except BitnetChatError as error:
+            self._complain(f"other clients keep the other branch: {error.what}")
 
     async def _rename(self, chat: int, title: str) -> None:
         try:
@@ -186,6 +213,7 @@ def _stored(form: Mapping[str, Any]) -> StoredConversation:
         state = ReplyState.WHOLE
     passed = tuple(_record(each) for each in form.get("passed_over") or ())
     pending = records.pop() if records and records[-1].message.role == "user" else None
+    variants = {each["id"]: tuple(each.get("siblings") or ()) for each in form["messages"]}
     return StoredConversation(
         int(form["id"]),
         str(form["title"]),
@@ -200,7 +228,31 @@ def _stored(form: Mapping[str, Any]) -> StoredConversation:
         pending.message.content if pending is not None else "",
         pending,
         passed,
+        siblings={row: rows for row, rows in variants.items() if rows},
     )
+
+
+def _branch_of(tree: Mapping[str, Any], end: int) -> dict[str, object]:
+    """The fields of a chat for the branch that ends at a message, from all its messages."""
+    known, path = {each["id"]: each for each in tree["messages"]}, builtins.list[Mapping[str, Any]]()
+    at: int | None = end
+    while at is not None:
+        path.append(known[at])
+        at = _parent(known[at])
+    path.reverse()
+    passed = [each for each, after in pairwise(path) if each["role"] == after["role"] == "user"]
+    without = {each["id"] for each in passed}
+    state = ReplyState.UNANSWERED if path[-1]["role"] in ("user", "tool") else ReplyState.WHOLE
+    messages = [each for each in path if each["id"] not in without]
+    return {"messages": messages, "passed_over": passed, "state": state.value, "live": None}
+
+
+def _parent(form: Mapping[str, Any]) -> int | None:
+    """The message before one. Raises ValueError if it is not older, as in a cycle."""
+    parent: int | None = form["parent"]
+    if parent is not None and parent >= form["id"]:
+        raise ValueError(f"message {parent} is before {form['id']}")
+    return parent
 
 
 def _record(form: Mapping[str, Any]) -> MessageRecord:

@@ -40,7 +40,12 @@ class ChatRemoved:
     """The chat was removed."""
 
 
-Heard = RemoteReplyStarted | ChatRenamed | ChatRemoved | Event
+@dataclass(frozen=True, slots=True)
+class BranchSwitched:
+    """Another branch is the current one."""
+
+
+Heard = RemoteReplyStarted | ChatRenamed | ChatRemoved | BranchSwitched | Event
 """An event of a chat: each :class:`RemoteReplyStarted` is followed by the events of that reply, to its Completed or
 Failed.
 """
@@ -76,7 +81,8 @@ class ChatEventParser:
         if data.get("deleted"):
             return [ChatRemoved()]
         before, self._title = self._title, str(data.get("title") or "")
-        return [ChatRenamed(self._title)] if before is not None and before != self._title else []
+        renamed = [ChatRenamed(self._title)] if before is not None and before != self._title else []
+        return [*renamed, *([BranchSwitched()] if data.get("head") is not None else [])]
 
     def lost(self) -> Failed:
         self.open = False

@@ -20,8 +20,16 @@ from bitnet_chat.events import Completed, Failed
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import RETRY, EventEncoder, LastSeen, ReplyStart, chat_event
 from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply
-from bitnet_chat.server.chats.requests import MOST_ROWS, ChatRequest, ask, new_chat, new_title, stateless_request
-from bitnet_chat.server.chats.responses import chat_json, entry_form
+from bitnet_chat.server.chats.requests import (
+    MOST_ROWS,
+    ChatRequest,
+    ask,
+    new_chat,
+    new_head,
+    new_title,
+    stateless_request,
+)
+from bitnet_chat.server.chats.responses import chat_json, entry_form, tree_json
 from bitnet_chat.server.chats.service import ChatService
 from bitnet_chat.server.requests import is_urgent, read, while_connected
 from bitnet_chat.server.responses import EventStream, json_response, to_json
@@ -45,6 +53,8 @@ def routes(chats: ChatService, settings: ServeSettings) -> list[BaseRoute]:
         route("/chats", GET=api.list, POST=api.create),
         route("/chats/{id}", GET=api.show, PATCH=api.rename, DELETE=api.remove),
         route("/chats/{id}/messages", POST=api.answer),
+        route("/chats/{id}/head", POST=api.set_head),
+        route("/chats/{id}/tree", GET=api.tree),
         route("/chats/{id}/events", GET=api.events),
         route("/chats/{id}/stop", POST=api.stop),
         route("/replies", POST=api.reply),
@@ -80,6 +90,15 @@ class _ChatsApi:
         id = _id(request)
         title = await read(request, self._settings.body_limit, new_title)
         return await self._chat(await self._chats.rename(id, title))
+
+    async def tree(self, request: Request) -> Response:
+        tree = await self._chats.tree(_id(request))
+        return json_response(await asyncio.to_thread(tree_json, tree))
+
+    async def set_head(self, request: Request) -> Response:
+        id = _id(request)
+        message = await read(request, self._settings.body_limit, new_head)
+        return await self._chat(await self._chats.set_head(id, message), _renders(request))
 
     async def remove(self, request: Request) -> Response:
         await self._chats.remove(_id(request))
@@ -166,7 +185,7 @@ class _ChatsApi:
             async with aclosing(live_chat.follow(seen)) as following:
                 async for told, place in following:
                     if isinstance(told, ChatChanged):
-                        yield chat_event(_changed(stored, told.title, deleted=told.deleted))
+                        yield chat_event(_changed(stored, told.title, deleted=told.deleted, head=told.head))
                         continue
                     told.join()
                     try:
@@ -218,8 +237,11 @@ async def _all_of(
                 yield parts
 
 
-def _changed(stored: StoredConversation, title: str, *, deleted: bool = False) -> dict[str, object]:
-    return {"id": stored.id, "title": title, "deleted": deleted}
+def _changed(
+    stored: StoredConversation, title: str, *, deleted: bool = False, head: int | None = None
+) -> dict[str, object]:
+    form: dict[str, object] = {"id": stored.id, "title": title, "deleted": deleted}
+    return form if head is None else form | {"head": head}
 
 
 def _check_begin(generation: ReplyBroadcast) -> None:

@@ -95,10 +95,12 @@ class LiveReply:
 
 @dataclass(frozen=True, slots=True)
 class ChatChanged:
-    """A change of the chat as a whole: its title, or its removal."""
+    """A change of the chat as a whole: its title, its removal, or another current branch."""
 
     title: str = ""
     deleted: bool = False
+    head: int | None = None
+    """The last message of the branch that is the current one from now on; None: no other branch."""
 
 
 class LiveChat:

@@ -73,6 +73,15 @@ def new_title(fields: Fields) -> str:
     return title
 
 
+def new_head(fields: Fields) -> int:
+    """Parse the body of ``POST /chats/{id}/head``: the row of a message. Raises InvalidFieldError."""
+    row = fields.whole("message", 1, MOST_ROWS)
+    if row is None:
+        raise fields.wrong("message", "is missing", code="missing_required_parameter")
+    fields.finish()
+    return row
+
+
 def ask(fields: Fields) -> ChatRequest:
     """Parse the body of ``POST /chats/{id}/messages``. Raises InvalidFieldError."""
     content, objects = fields.text("content"), fields.objects("messages")

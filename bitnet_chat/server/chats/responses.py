@@ -14,7 +14,7 @@ from bitnet_chat.server.errors import APIError
 from bitnet_chat.server.responses import to_json
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import JournalEntry, MessageRecord, StoredConversation
+    from bitnet_chat.journal import JournalEntry, MessageRecord, MessageTree, StoredConversation
 
 Render = Callable[[str], str]
 """From the text of a reply to HTML."""
@@ -62,9 +62,9 @@ def chat_form(
 ) -> dict[str, object]:
     """Return a whole chat. The running reply is the last message, without a ``finish_reason``."""
     records = [record for record in line_of(stored) if live is None or record.row != live.row]
-    messages = [_message(record, render) for record in records]
+    messages = [_message(record, render) | _variants(stored, record.row) for record in records]
     if live is not None:
-        messages.append(_live_message(live, render))
+        messages.append(_live_message(live, render) | _variants(stored, live.row))
     return {
         "id": stored.id,
         "title": stored.title,
@@ -74,7 +74,7 @@ def chat_form(
         "system": stored.conversation.system,
         "state": ReplyState.ANSWERING.value if live is not None else stored.state.value,
         "messages": messages,
-        "passed_over": [_message(record, render) for record in stored.passed_over],
+        "passed_over": [_message(each, render) | _variants(stored, each.row) for each in stored.passed_over],
         "live": None if live is None else {"generation": live.generation, "message": live.row, "place": live.place},
     }
 
@@ -90,6 +90,16 @@ def chat_json(stored: StoredConversation, live: LiveReplyState | None, render: R
     return b"".join(parts) + b"}"
 
 
+def tree_json(tree: MessageTree) -> bytes:
+    """Return all messages of a chat as JSON, each with the id of the message before it."""
+    messages = []
+    for row, node in tree.nodes.items():
+        siblings = tree.siblings(row)
+        variants = {"siblings": siblings if len(siblings) > 1 else (), "position": tree.position(row).number}
+        messages.append(to_json(_message(node.record, None) | variants | {"parent": node.parent}))
+    return to_json({"id": tree.id, "head": tree.head})[:-1] + b',"messages":[%b]}' % b",".join(messages)
+
+
 def _message(record: MessageRecord, render: Render | None) -> dict[str, object]:
     message = record.message
     form: dict[str, object] = {
@@ -103,6 +113,12 @@ def _message(record: MessageRecord, render: Render | None) -> dict[str, object]:
         "stats": dict(record.stats),
     }
     return form | _calls(message) | _html(message.role, message.content, render)
+
+
+def _variants(stored: StoredConversation, row: int | None) -> dict[str, object]:
+    """Return the messages with the same parent, oldest first, and the place of this one among them, from 1."""
+    siblings = stored.siblings.get(row or 0, ())
+    return {"siblings": siblings, "position": stored.position(row or 0).number}
 
 
 def _live_message(live: LiveReplyState, render: Render | None) -> dict[str, object]:

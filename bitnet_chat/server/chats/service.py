@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatError, UsageError
-from bitnet_chat.journal import JournalRecorder, JournalStore
+from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatError, ReplyRunningError, UsageError
+from bitnet_chat.journal import JournalRecorder, JournalStore, ReplyState
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import ReplyStart
 from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply
@@ -31,7 +31,7 @@ from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.util.threads import run_beside_loop
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import JournalEntry, SearchHit, StoredConversation
+    from bitnet_chat.journal import JournalEntry, MessageTree, SearchHit, StoredConversation
 
 log = logging.getLogger("bitnet_chat.server")
 P = ParamSpec("P")
@@ -70,6 +70,11 @@ class ChatService:
         except UsageError:
             raise NoSuchChatError(id) from None
 
+    async def tree(self, id: int) -> MessageTree:
+        """Return all messages of a chat. Raises the errors of :meth:`load`."""
+        await self.load(id)
+        return await _done(self._journal.tree, id)
+
     async def create(self, chat: NewChatRequest) -> StoredConversation:
         """Store a new chat. Raises UnknownModelError, and InvalidFieldError if the journal cannot be written."""
         if chat.model:
@@ -89,6 +94,29 @@ class ChatService:
         if (live_chat := self.live_chats.get(id)) is not None:
             live_chat.publish(ChatChanged(title))
         return await self.load(id)
+
+    async def set_head(self, id: int, message: int) -> StoredConversation:
+        """Make the branch through a message current, down to the newest message below it. No effect if the message is
+        in the current branch. Raises NoSuchChatError, ReplyRunningError, and InvalidFieldError for an unknown message.
+        """
+        with self.live_chats.open(id) as live_chat, live_chat.exclusive():
+            stored = await self.load(id)
+            if stored.state is ReplyState.ANSWERING:  # in another program
+                raise ReplyRunningError
+            tree = await _done(self._journal.tree, id)
+            if message not in tree.nodes:
+                what = f"message {message} does not exist in this chat"
+                raise InvalidFieldError(what, param="message", code="message_not_found")
+            if message in tree.current:
+                return stored
+            branch = await _done(self._journal.load, id, tree.newest_leaf(message))
+            recorder = self._journal.recorder(log.warning)
+            recorder.resume(stored)
+            recorder.set_head(branch)
+            await self._written(recorder)
+            stored = await self.load(id)
+            live_chat.publish(ChatChanged(stored.title, head=stored.head))
+            return stored
 
     async def remove(self, id: int) -> None:
         """Stop the running reply of a chat, if any, and remove the chat. Raises NoSuchChatError."""

@@ -53,6 +53,23 @@ _TIMES: dict[str, Schema] = {
     "updated": described(NUMBER, "Seconds since 1970."),
 }
 
+_MESSAGE: dict[str, Schema] = {
+    "id": nullable(_ROW),
+    "role": one_of("system", "user", "assistant", "tool"),
+    "content": TEXT,
+    "thinking": TEXT,
+    "finish_reason": described(nullable(TEXT), "null while the reply is running."),
+    "created": NUMBER,
+    "model": TEXT,
+    "stats": OBJECT,
+    "tool_calls": array(_CALL),
+    "tool_call_id": nullable(TEXT),
+    "siblings": array(
+        _ROW, description="The ids of all messages with the same parent, oldest first; empty without others."
+    ),
+    "position": described(WHOLE, "The place of this one among them, from 1."),
+}
+
 SCHEMAS: dict[str, Schema] = {
     "ChatError": reply_object(
         {
@@ -96,21 +113,7 @@ SCHEMAS: dict[str, Schema] = {
         {"snippet": TEXT},
     ),
     "Chats": reply_object({"chats": array(ref("ChatEntry"))}),
-    "ChatMessage": reply_object(
-        {
-            "id": nullable(_ROW),
-            "role": one_of("system", "user", "assistant", "tool"),
-            "content": TEXT,
-            "thinking": TEXT,
-            "finish_reason": described(nullable(TEXT), "null while the reply is running."),
-            "created": NUMBER,
-            "model": TEXT,
-            "stats": OBJECT,
-            "tool_calls": array(_CALL),
-            "tool_call_id": nullable(TEXT),
-        },
-        {"html": TEXT, "name": nullable(TEXT)},
-    ),
+    "ChatMessage": reply_object(_MESSAGE, {"html": TEXT, "name": nullable(TEXT)}),
     "Chat": reply_object(
         {
             "id": _ROW,
@@ -128,6 +131,18 @@ SCHEMAS: dict[str, Schema] = {
             "live": nullable(reply_object({"generation": TEXT, "message": nullable(WHOLE), "place": AMOUNT})),
         }
     ),
+    "TreeMessage": reply_object(
+        {**_MESSAGE, "parent": described(nullable(_ROW), "The id of the message before it; null for a first one.")},
+        {"name": nullable(TEXT)},
+    ),
+    "ChatTree": reply_object(
+        {
+            "id": _ROW,
+            "head": described(nullable(_ROW), "The last message of the current branch."),
+            "messages": array(ref("TreeMessage"), description="Of all branches, oldest first."),
+        }
+    ),
+    "NewHead": request_object({"message": described(_ROW, "The id of a message of any branch.")}, {}),
     "Begun": reply_object({"generation": TEXT, "user_message": nullable(WHOLE), "message": nullable(WHOLE)}),
     "Stopped": reply_object({"stopped": described(FLAG, "Whether a reply was running.")}),
 }
@@ -211,6 +226,26 @@ PATHS: dict[str, Schema] = {
             _RENDER,
             URGENCY,
             body=body(ref("Ask")),
+        )
+    },
+    "/chats/{id}/head": {
+        "post": operation(
+            "setHead",
+            "Chats",
+            "Switch to the branch through a message, down to the newest message below it",
+            {"200": answer("The chat with this branch.", ref("Chat")), **_refusals(*WITH_BODY, 404, 409, 503)},
+            _ID,
+            _RENDER,
+            body=body(ref("NewHead")),
+        )
+    },
+    "/chats/{id}/tree": {
+        "get": operation(
+            "showTree",
+            "Chats",
+            "Get the messages of all branches of a chat",
+            {"200": answer("They.", ref("ChatTree")), **_refusals(400, 404)},
+            _ID,
         )
     },
     "/chats/{id}/events": {

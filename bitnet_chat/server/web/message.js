@@ -20,8 +20,35 @@ const OUTCOMES = {
 const STAYS = " Your message stays here. The next one is sent without it."
 const WHOLE = ["stop", "role_marker", "tool_calls", null]
 
-export class UserMessage {
+// What both kinds of messages share: the other messages with the same parent, by id, oldest first.
+class Variants {
+  // `told`: the message in the format of GET /chats/{id}.
+  set variants({ siblings = [], position = 1 } = {}) {
+    this.siblings = siblings
+    this.position = position
+    const group = this.node.querySelector(".variants"), button = name => group.querySelector(`[data-do=${name}]`)
+    group.hidden = siblings.length < 2
+    group.querySelector("span").textContent = `${position}/${siblings.length}`
+    button("previous").disabled = position <= 1
+    button("next").disabled = position >= siblings.length
+  }
+
+  // Focuses the button of a direction, or the other one at the end.
+  focus(by) {
+    const [previous, next] = this.node.querySelectorAll(".variants button"), wanted = by < 0 ? previous : next
+    const button = wanted.disabled ? (by < 0 ? next : previous) : wanted
+    button.focus({ preventScroll: true })
+  }
+
+  // The id of the variant `by` places after this one; undefined: none.
+  beside(by) {
+    return this.siblings?.[this.position - 1 + by]
+  }
+}
+
+export class UserMessage extends Variants {
   constructor(id, content) {
+    super()
     this.role = "user"
     this.id = id
     this.content = content
@@ -37,8 +64,9 @@ export class UserMessage {
   }
 }
 
-export class Reply {
+export class Reply extends Variants {
   constructor(id) {
+    super()
     this.role = "assistant"
     this.node = made("reply-template")
     this.node.message = this
@@ -65,6 +93,7 @@ export class Reply {
     this.id = id
     this.content = goesOn ? this.content : ""
     this.finish = null
+    this.variants = {}
     this.blocks = []
     this.prose.replaceChildren()
     this.node.querySelector(".thoughts").hidden = !goesOn

@@ -116,6 +116,20 @@ async function again(body) {
   }
 }
 
+// Shows another variant of a message, with the branch below it. The event of the server changes all pages.
+async function switchTo(message, by) {
+  const { id } = thread, variant = message.beside(by)
+  if (id === null || variant === undefined || thread.answering || asking.has(id)) return
+  thread.focused = { place: thread.messages.indexOf(message), by }
+  try {
+    await ask("POST", `/chats/${id}/head`, { message: variant })
+    listChanged()
+  } catch (error) {
+    thread.focused = null
+    complain(error)
+  }
+}
+
 async function stop() {
   if (thread.id === null || !composer.answering) return
   try {
@@ -223,6 +237,8 @@ $("thread").addEventListener("click", event => {
   else if (button.dataset.do === "edit" && !thread.answering) composer.edit(message)
   else if (["regenerate", "retry"].includes(button.dataset.do)) again({ regenerate: true })
   else if (button.dataset.do === "continue") again({ continue: true })
+  else if (button.dataset.do === "previous") switchTo(message, -1)
+  else if (button.dataset.do === "next") switchTo(message, 1)
 })
 $("new-chat").addEventListener("click", newChat)
 $("model").addEventListener("change", () => keep("model", $("model").value))

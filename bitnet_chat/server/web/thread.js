@@ -14,6 +14,7 @@ export class Thread extends EventTarget {
     this.id = null
     this.messages = []
     this.reply = null // the running one
+    this.focused = null // the place of a message and the direction of its button, across a switch of branches
     this.follows = true
     this.top = this.height = 0 // of the scroller, at the last look
     this.away = false
@@ -83,9 +84,13 @@ export class Thread extends EventTarget {
       const behind = shown.findIndex(other => other.id === null || other.id > each.id)
       shown.splice(behind < 0 ? shown.length : behind, 0, each)
     }
+    const { focused } = this
+    this.focused = null
     this.setReply(null)
     this.messages = shown.map(each => (each.role === "user" ? new UserMessage(each.id, each.content) : Reply.of(each)))
+    this.messages.forEach((message, index) => { message.variants = shown[index] })
     this.node.replaceChildren(...this.messages.map(message => message.node))
+    if (focused) this.messages[focused.place]?.focus(focused.by)
     const last = this.messages.at(-1)
     if (told.live && last?.role === "assistant") {
       this.generation = told.live.generation
@@ -162,6 +167,7 @@ export class Thread extends EventTarget {
   started({ generation, user, message, continues, parent }) {
     const kept = this.placeBehind(parent)
     const before = this.messages.slice(kept)
+    this.replaces = before.length > 0
     let messages = this.messages.slice(0, kept)
     if (user) {
       const known = before.find(each => each.role === "user" && each.id === user.id && each.content === user.content)
@@ -233,12 +239,28 @@ export class Thread extends EventTarget {
     this.setReply(null)
     this.mark()
     this.stick()
+    if (this.replaces) this.countVariants()
+  }
+
+  // The places of all messages among their variants, after a reply that has replaced a message.
+  async countVariants() {
+    const { id } = this
+    const told = await ask("GET", `/chats/${id}`).catch(() => null)
+    if (this.id !== id || told === null) return
+    const known = new Map([...told.messages, ...told.passed_over].map(each => [each.id, each]))
+    for (const message of this.messages) message.variants = known.get(message.id)
+    this.stick()
   }
 
   // Also the first event of each connection: no event is missed after it, and missed ones are detected by it.
-  changed({ title, deleted }) {
+  changed({ title, deleted, head }) {
     if (this.loading) {
       if (!this.loading.asked) this.load()
+      else if (head) this.loading.events.push([this.changed, { title, deleted, head }])
+      return
+    }
+    if (head && !this.reply) { // another branch is the current one
+      this.open(this.id).catch(() => {})
       return
     }
     const missed = this.opened && (this.away || this.reply)
