@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.loaded_engine import EngineInstance
@@ -108,7 +107,7 @@ class ContextSaver:
     async def begin_cache(self, protocol: EngineProtocol, history: Conversation) -> StateJob | None:
         """The state that an engine without commands starts with, and writes at its first reply; None if it has no
         such option."""
-        if not protocol.cache_flags(Path("x")):
+        if not protocol.cache_flags("x"):
             return None
         return await self._begin(lambda: self._states.begin_copy(history))
 

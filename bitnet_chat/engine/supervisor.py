@@ -278,7 +278,7 @@ class EngineSupervisor:
         if message and protocol.input(launch, launch.context, memory, message) is None:
             launch = protocol.launch(memory, message=message, sampling=self.sampling)
         if cache is not None:
-            launch = replace(launch, argv=(*launch.argv, *protocol.cache_flags(cache.pending.path)))
+            launch = replace(launch, argv=(*launch.argv, *protocol.cache_flags(str(cache.pending.path))))
         process = EngineProcess(protocol, launch, self._transport)
         replayed_thinking = protocol.clearing() is not None and bool(memory.turns)
         loaded = EngineInstance(

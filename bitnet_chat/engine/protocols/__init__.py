@@ -160,7 +160,7 @@ class EngineProtocol(Protocol):
         is none.
         """
 
-    def cache_flags(self, file: Path) -> list[str]:
+    def cache_flags(self, file: str) -> list[str]:
         """Return flags that make an engine start with the context in ``file`` and write that of its first prompt there;
         empty if there are none.
         """

@@ -44,7 +44,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum, auto
-from pathlib import Path
 
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
@@ -399,7 +398,7 @@ class ClassicProtocol:
     def preparation(self, history: Conversation) -> EncodedMessage | None:
         return None
 
-    def cache_flags(self, file: Path) -> list[str]:
+    def cache_flags(self, file: str) -> list[str]:
         return self._binary.option("--prompt-cache", file)
 
     def save(self, file: str) -> bytes | None:

@@ -29,7 +29,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum, auto
-from pathlib import Path
 
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
@@ -364,7 +363,7 @@ class ModernProtocol:
     def preparation(self, history: Conversation) -> EncodedMessage | None:
         return None
 
-    def cache_flags(self, file: Path) -> list[str]:
+    def cache_flags(self, file: str) -> list[str]:
         return []
 
     def save(self, file: str) -> bytes | None:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import count
-from pathlib import Path
 
 from bitnet_chat import engine_frames
 from bitnet_chat.backend import ReplyOptions, Sampling
@@ -146,7 +145,7 @@ class NativeProtocol:
         prompt = tuple(self._pieces(self._segments.before_message(history)))
         return EncodedMessage(encode(Complete(number, prompt=prompt, max_tokens=0)), stop=encode(Stop(number)))
 
-    def cache_flags(self, file: Path) -> list[str]:
+    def cache_flags(self, file: str) -> list[str]:
         return []
 
     def save(self, file: str) -> bytes | None:
