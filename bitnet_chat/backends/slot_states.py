@@ -13,8 +13,9 @@ from bitnet_chat.backend import JournalPlace, ReplyOptions
 from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates
+from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, shared_messages
 from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.events import ContextOrigin, ContextSource
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 _SAVE_LIMIT = 3.0
@@ -29,6 +30,7 @@ class _SlotContext:
     conversation: Conversation
     tools: tuple[Tool, ...] = ()
     tokens: int = 0
+    is_restored: bool = False
 
 
 class SlotStates:
@@ -63,11 +65,22 @@ class SlotStates:
         self._context = None
         try:
             await self._post(target, "restore", state.path.name)
-            self._context = self._saved = _SlotContext(target, conversation, tuple(tools), state.tokens)
+            self._context = self._saved = _SlotContext(
+                target, conversation, tuple(tools), state.tokens, is_restored=True
+            )
         except HTTPStatusError as error:
             await run_in_daemon_thread(partial(self._states.remove, state, str(error)))
         except (BitnetChatError, ConnectionLostError):  # the request itself reports it
             pass
+
+    def origin(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> ContextOrigin:
+        """How the context before the last message of ``conversation`` comes about."""
+        context, live = self._context, self._live(target, tools)
+        if context is None or shared_messages(live, conversation) < len(conversation.turns) - 1:
+            return ContextOrigin(ContextSource.COLD)
+        if context.is_restored:
+            return ContextOrigin(ContextSource.STATE, context.tokens)
+        return ContextOrigin(ContextSource.LIVE)
 
     def replied(
         self, target: RequestTarget, conversation: Conversation, options: ReplyOptions, tokens: int | None

@@ -7,6 +7,8 @@ from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.protocols import EngineProtocol
+from bitnet_chat.engine.saved_states import shared_messages
+from bitnet_chat.events import ContextOrigin, ContextSource
 
 
 class EngineInstance:
@@ -36,6 +38,10 @@ class EngineInstance:
         """What its context begins with: the conversation of the last prompt, read or restored."""
         self.saved: Conversation | None = None
         """The conversation of the last saved state."""
+        self.exact: Conversation | None = None
+        """What its context begins with as it was evaluated at first, turn by turn: lived through, or restored."""
+        self.restored = 0
+        """Tokens of the state that ``exact`` was restored from; 0: lived through."""
         self.has_strayed = False
         """Its context differs from ``memory``."""
         self.is_at_limit = False
@@ -49,6 +55,12 @@ class EngineInstance:
     def samples_as(self, sampling: Sampling) -> bool:
         """Whether its next reply would be sampled with ``sampling``."""
         return self.sampling == sampling and not (self.has_answered and sampling.starts_over)
+
+    def origin(self, memory: Conversation) -> ContextOrigin:
+        """How the context of a message after ``memory`` comes about."""
+        if shared_messages(self.exact, memory) < len(memory.turns):
+            return ContextOrigin(ContextSource.COLD)
+        return ContextOrigin(ContextSource.STATE if self.restored else ContextSource.LIVE, self.restored)
 
     def used(self, protocol: EngineProtocol, count: Counter) -> TokenCount:
         """Tokens in its context: exact if the engine reports them."""
@@ -77,4 +89,5 @@ class EngineInstance:
             asked, answered = memory.messages[-2:]
             turn = protocol.cost_of_message(asked.content, count) + count(answered.content) + TokenCount(1)
             self._account = self.used(protocol, count) + turn
-        self.memory = self.evaluated = memory
+        self.memory = self.evaluated = self.exact = memory
+        self.restored = 0

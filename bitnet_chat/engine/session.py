@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.events import (
     Completed,
+    ContextOrigin,
     Event,
     Failed,
     Notice,
@@ -237,7 +239,7 @@ class Session:
             )
             attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else options.max_tokens
             process.send(message)
-            self.supervisor.sent(prompt)
+            attempts.origin = self.supervisor.sent(prompt)
             if self._stop_reason is not None:  # it came while the message was being handed over
                 process.stop()
             if attempts.has_started:
@@ -296,7 +298,7 @@ class Session:
         self._finish(attempts, Failed(error))
 
     def _finish(self, attempts: _Attempts, end: Completed | Failed) -> None:
-        attempts.end = end
+        attempts.end = replace(end, origin=attempts.origin) if isinstance(end, Completed) else end
         if not end.text and (attempts.has_started or _is_overflow(end)):
             # What left made room for a message that may be no part of the conversation, or was too long alone.
             self.supervisor.window.restore(attempts.left, attempts.summary)
@@ -469,6 +471,8 @@ class _Attempts:
     """Record of the last turn."""
     limit: int | None = None
     """Tokens after which this program stops the turn."""
+    origin: ContextOrigin | None = None
+    """Of the context of the last turn."""
 
     def __init__(
         self,

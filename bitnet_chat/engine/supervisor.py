@@ -30,7 +30,7 @@ from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine.user_notices import Notices
 from bitnet_chat.errors import BitnetChatError, EngineDiedError
-from bitnet_chat.events import Notice
+from bitnet_chat.events import ContextOrigin, Notice
 from bitnet_chat.prompt_cache.record import SavedState
 from bitnet_chat.util.threads import run_in_daemon_thread
 
@@ -414,19 +414,24 @@ class EngineSupervisor:
         assert command is not None, "it was asked above"
         process.command(command, forgets=True)
         loaded.evaluated, loaded.saved = prompt.kept, None
-        self._watch_over(self._check_restored(process, state, states))
+        loaded.exact, loaded.restored = prompt.kept, state.tokens
+        self._watch_over(self._check_restored(loaded, state, states))
         return True
 
-    async def _check_restored(self, process: EngineProcess, state: SavedState, states: EngineStates) -> None:
+    async def _check_restored(self, loaded: EngineInstance, state: SavedState, states: EngineStates) -> None:
         """Remove a state that the child cannot restore. It reads the conversation instead."""
+        process = loaded.process
         await process.settled()
         if process.command_error:
+            loaded.exact, loaded.restored = None, 0
             await run_in_daemon_thread(partial(states.remove, state, process.command_error))
 
-    def sent(self, prompt: EnginePrompt) -> None:
-        """Note that the child evaluates ``prompt``."""
-        if self._loaded is not None:
-            self._loaded.evaluated = prompt.kept
+    def sent(self, prompt: EnginePrompt) -> ContextOrigin | None:
+        """Note that the child evaluates ``prompt``. How its context came about."""
+        if self._loaded is None:
+            return None
+        self._loaded.evaluated = prompt.kept
+        return self._loaded.origin(prompt.kept)
 
     async def _save_at_rest(self, loaded: EngineInstance) -> None:
         """Save the context of a child once nothing has been asked of it for a while, or when it is closed."""
