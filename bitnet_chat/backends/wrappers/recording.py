@@ -41,7 +41,7 @@ def recorded(
 
 
 def _with_seed(options: ReplyOptions, status: BackendStatus) -> ReplyOptions:
-    """With a random seed where there is none, so that the reply can be made again."""
+    """Add a random seed to options without one, so that the reply can be made again."""
     if not status.facts.takes_seeds or options.sampling.over(status.sampling).repeats:
         return options
     return replace(options, sampling=replace(options.sampling, seed=randrange(_SEEDS)))
