@@ -3,8 +3,8 @@
 
 ``python bench/resume.py [--tokens 500,2000] [--runs N] [--engine PATH] [--model NAME]``. All kinds take turns in each
 run. The conversation has turns of about 250 tokens; its first text is different in each run, so that no state of an
-earlier run serves it, and each kind has a question of its own. "At once" includes the start of the engine. Quote figures
-of a computer that does nothing else. The output is Markdown.
+earlier run serves it, and each kind has a question of its own. "At once" includes the start of the engine. Quote
+figures of a computer that does nothing else. The output is Markdown.
 """
 
 from __future__ import annotations
