@@ -12,6 +12,7 @@ import pytest
 
 from bitnet_chat import paths
 from bitnet_chat.backend import Backend, BackendStatus, EngineFacts, ReplyOptions, Sampling
+from bitnet_chat.backends.factory import open_backend as open_guarded
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.wrappers.recording import made_with, record_reply
@@ -91,7 +92,7 @@ def check(found: list[Mapping[str, object]], model: Path, version: str) -> None:
 
 def test_of_a_native_engine(any_native: EngineBinary, model: Path, journal: Journal, home: Path) -> None:
     settings = Settings(engine=str(any_native.path), model=str(model), threads=1)
-    check(kept(lambda: LocalEngineBackend(settings), journal, home), model, any_native.version)
+    check(kept(lambda: open_guarded(settings, ""), journal, home), model, any_native.version)
 
 
 def test_of_a_server(classic: EngineBinary, model: Path, journal: Journal, home: Path) -> None:
