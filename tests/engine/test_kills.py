@@ -24,8 +24,8 @@ def check(spec: Spec) -> None:
 
 def test_of_a_native_engine(any_native: EngineBinary, model: Path, tmp_path: Path) -> None:
     model = Path(os.environ.get("BITNET_CHAT_MODEL") or model)
-    check(Spec(str(any_native.path), str(model), "engine", str(tmp_path), tokens=16))
+    check(Spec(str(any_native.path), str(model), "engine", str(tmp_path), tokens=100))
 
 
 def test_of_a_server(classic: EngineBinary, model: Path, tmp_path: Path) -> None:
-    check(Spec(str(classic.path), str(model), "llama-server", str(tmp_path), tokens=16))
+    check(Spec(str(classic.path), str(model), "llama-server", str(tmp_path), tokens=100))

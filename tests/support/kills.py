@@ -160,7 +160,7 @@ async def _run(spec: Spec) -> None:
     options = ReplyOptions(max_tokens=spec.tokens, sampling=Sampling(temperature=0.0))
     settings = Settings(engine=spec.engine, model=spec.model, backend=spec.backend, threads=1)
     origins: list[str] = []
-    async with open_backend(settings) as backend:
+    async with open_backend(settings, journal=True) as backend:
 
         def engine() -> int:
             inner: Any = getattr(backend, "inner", backend)
