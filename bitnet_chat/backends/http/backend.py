@@ -163,6 +163,7 @@ class RemoteBackend:
         if self._request is not None:
             raise UsageError("a reply is running already")
         request = self._request = CancellableRequest(options.timeout)
+        self._origin = None
         account = ResponseAccumulator(time.monotonic())
         try:
             try:
@@ -282,6 +283,8 @@ class RemoteBackend:
         return target
 
     def _passed(self, event: Event, request: CancellableRequest) -> Event:
+        if isinstance(event, Completed):
+            event = replace(event, origin=self._origin)
         if isinstance(event, Completed | Failed):
             self._release(request)  # before the end is yielded: the next request may follow at once
         return event
@@ -294,7 +297,7 @@ class RemoteBackend:
         if self._states is not None and retry.target is not None and not retry.question.prefix:
             held = Conversation(retry.fit.messages(retry.question)).with_assistant(end.text)
             self._states.replied(retry.target, held, asked, self._used)
-        return replace(attempt.of_window(end, asked, retry.fit.size), origin=self._origin)
+        return attempt.of_window(end, asked, retry.fit.size)
 
     def _learn_size(self, target: RequestTarget) -> None:
         if target.context_size is not None:
