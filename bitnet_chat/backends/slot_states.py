@@ -59,9 +59,10 @@ class SlotStates:
         live = self._live(target, tools)
         if self._states.is_lost(live, conversation):
             await self._save()
-        state = await run_in_daemon_thread(partial(self._states.better, live, conversation, tuple(tools)))
-        if state is None:
+        found = await run_in_daemon_thread(partial(self._states.better, live, conversation, tuple(tools)))
+        if found is None:
             return
+        state, _ = found
         self._context = None
         try:
             await self._post(target, "restore", state.path.name)

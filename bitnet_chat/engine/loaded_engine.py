@@ -58,9 +58,16 @@ class EngineInstance:
 
     def origin(self, memory: Conversation) -> ContextOrigin:
         """How the context of a message after ``memory`` comes about."""
-        if shared_messages(self.exact, memory) < len(memory.turns):
-            return ContextOrigin(ContextSource.COLD)
-        return ContextOrigin(ContextSource.STATE if self.restored else ContextSource.LIVE, self.restored)
+        shared = shared_messages(self.exact, memory)
+        if self.restored and shared > 0:
+            return ContextOrigin(ContextSource.STATE, self.restored)
+        return ContextOrigin(ContextSource.LIVE if shared == len(memory.turns) else ContextSource.COLD)
+
+    def restored_from(self, memory: Conversation, count: int, tokens: int) -> None:
+        """Note a state of ``tokens`` tokens with the first ``count`` messages of ``memory``, which it evaluates."""
+        head = len(memory.messages) - len(memory.turns)
+        self.evaluated, self.saved = memory, None
+        self.exact, self.restored = Conversation(memory.messages[: head + count]), tokens
 
     def used(self, protocol: EngineProtocol, count: Counter) -> TokenCount:
         """Tokens in its context: exact if the engine reports them."""

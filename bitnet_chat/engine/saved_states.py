@@ -49,9 +49,10 @@ class EngineStates:
 
     def better(
         self, live: Conversation | None, wanted: Conversation, tools: tuple[Tool, ...] = ()
-    ) -> SavedState | None:
-        """A valid state that shares more with the prompt of ``wanted`` than an engine whose context holds ``live``;
-        None if it would spare too little. ``tools``: in the prompt beside the conversation."""
+    ) -> tuple[SavedState, int] | None:
+        """A valid state that shares more with the prompt of ``wanted`` than an engine whose context holds ``live``, and
+        the number of messages that it shares; None if it would spare too little. ``tools``: in the prompt beside the
+        conversation."""
         identity = self._identity()
         if identity is None or _characters(wanted, shared_messages(live, wanted)) < WORTH_CHARACTERS:
             return None
@@ -63,7 +64,13 @@ class EngineStates:
         if spared < WORTH_CHARACTERS or not self._store.verify(state):
             return None
         self._store.touch(state)
-        return state
+        return found
+
+    def shared(self, conversation: Conversation) -> int:
+        """Number of leading messages of a conversation that a state has; -1 without one."""
+        identity = self._identity()
+        found = self._store.find(identity, _digests(conversation, ())) if identity is not None else None
+        return found[1] if found is not None else -1
 
     def is_lost(self, live: Conversation | None, wanted: Conversation) -> bool:
         """Whether an engine whose context holds ``live`` would lose much of it with the prompt of ``wanted``. Does not

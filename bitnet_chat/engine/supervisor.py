@@ -25,7 +25,7 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates
+from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, shared_messages
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine.user_notices import Notices
@@ -307,6 +307,8 @@ class EngineSupervisor:
         """Have the child restore or read a history while no reply is waited for, where its start has not done that."""
         await process.settled()
         memory, loaded = prompt.kept, self._loaded
+        if prompt.history.last is not None and prompt.history.last.was_cut:  # see :meth:`can_repeat_last`
+            prompt = self.prompt(prompt.history.without_last_turn())
 
         def is_wanted() -> bool:
             is_idle = process.state is ProcessState.IDLE and not self.busy and not self._closed
@@ -316,11 +318,13 @@ class EngineSupervisor:
             return
         if await self.recall(prompt, is_wanted):
             await process.settled()
-        if not is_wanted() or process.meter.context_used is not None:
+        # What a whole state leaves is read with the message, as by the engine that has saved it: batches of another
+        # shape round differently.
+        if not is_wanted() or process.meter.context_used is not None or loaded.exact == prompt.kept:
             return
-        loaded.evaluated = memory
+        loaded.evaluated = prompt.kept
         with contextlib.suppress(BitnetChatError):  # the next reply reports a template that refuses
-            if (told := protocol.preparation(memory)) is not None:
+            if (told := protocol.preparation(prompt.kept)) is not None:
                 process.command(told.data, forgets=True, stop=told.stop)
 
     async def _watch(self, loaded: EngineInstance) -> None:
@@ -407,16 +411,27 @@ class EngineSupervisor:
         process = loaded.process
         if states.is_lost(loaded.evaluated, prompt.kept):
             await self._save(loaded)
-        state = await run_in_daemon_thread(partial(states.better, loaded.evaluated, prompt.kept))
-        if state is None or not self._is_at_rest(loaded) or not is_wanted():
+        live = loaded.exact if prompt.known else loaded.evaluated
+        found = await run_in_daemon_thread(partial(states.better, live, prompt.kept))
+        if found is None or not self._is_at_rest(loaded) or not is_wanted():
             return False
+        state, count = found
         command = protocol.restore(state.path.name)
         assert command is not None, "it was asked above"
         process.command(command, forgets=True)
-        loaded.evaluated, loaded.saved = prompt.kept, None
-        loaded.exact, loaded.restored = prompt.kept, state.tokens
+        loaded.restored_from(prompt.kept, count, state.tokens)
         self._watch_over(self._check_restored(loaded, state, states))
         return True
+
+    async def can_repeat_last(self, prompt: EnginePrompt) -> bool:
+        """Whether the reply at the end of ``prompt`` is in no context that was evaluated turn by turn, and what
+        precedes its message is, or is empty: a child then generates the reply again as at first."""
+        if self._states is None:
+            return False
+        saved = await run_in_daemon_thread(partial(self._states.shared, prompt.kept))
+        live = shared_messages(self._loaded.exact, prompt.kept) if self._loaded and self._loaded.is_alive else -1
+        turns = len(prompt.kept.turns)
+        return turns - 2 <= max(saved, live, 0) < turns
 
     async def _check_restored(self, loaded: EngineInstance, state: SavedState, states: EngineStates) -> None:
         """Remove a state that the child cannot restore. It reads the conversation instead."""
