@@ -124,6 +124,22 @@ def test_a_classic_engine_has_one_seed(classic: EngineBinary, model: Path, journ
     assert first.options["read"]["from"] == "cold"  # type: ignore[index]
 
 
+def test_the_rest_of_a_reply_has_no_seed_of_its_own(native: EngineBinary, model: Path, journal: Journal) -> None:
+    settings = Settings(engine=str(native.path), model=str(model), threads=1)
+    sampled = ReplyOptions(max_tokens=4, sampling=Sampling(temperature=0.7))
+
+    async def main() -> None:
+        recorder, backend = JournalRecorder(journal, pytest.fail), LocalEngineBackend(settings)
+        conversation = await ask(backend, recorder, Conversation(), "Hello", sampled.sampling)
+        async for _ in record_reply(backend, recorder, conversation, sampled):
+            pass
+        await backend.close()
+        await recorder.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert "seed" not in journal.load(1).records[-1].options
+
+
 def test_what_is_not_known_is_left_out() -> None:
     status = BackendStatus(model="m", engine="e", state="idle", facts=EngineFacts(threads=2))  # type: ignore[arg-type]
     end = Completed(FinishReason.STOP, "x", Stats(prompt_tokens=7), ContextOrigin(ContextSource.COLD))

@@ -34,15 +34,17 @@ def recorded(
 ) -> ReplyPipeline:
     """The pipeline of a recorded reply. Recording begins at once."""
     status = backend.status()
-    options = replace(_with_seed(options, status), place=recorder.place())
+    options = replace(_with_seed(options, status, conversation), place=recorder.place())
     pipeline = pipeline_of(backend, conversation, options)
     recorder.begin_reply(conversation, model=status.model, engine=status.engine, options=made_with(options, status))
     return pipeline.then(_JournalFilter(backend, recorder, options))
 
 
-def _with_seed(options: ReplyOptions, status: BackendStatus) -> ReplyOptions:
-    """Add a random seed to options without one, so that the reply can be made again."""
-    if not status.facts.takes_seeds or options.sampling.over(status.sampling).repeats:
+def _with_seed(options: ReplyOptions, status: BackendStatus, conversation: Conversation) -> ReplyOptions:
+    """Add a random seed to options without one, so that the reply can be made again; not for the rest of a reply, which
+    had another one."""
+    is_rest = conversation.last is not None and conversation.last.role == "assistant"
+    if is_rest or not status.facts.takes_seeds or options.sampling.over(status.sampling).repeats:
         return options
     return replace(options, sampling=replace(options.sampling, seed=randrange(_SEEDS)))
 
