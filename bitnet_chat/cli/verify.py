@@ -18,7 +18,7 @@ from bitnet_chat.cli.messages import write_lines
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.errors import BitnetChatError, FinishReason, UsageError
+from bitnet_chat.errors import BitnetChatError, UsageError
 from bitnet_chat.events import Completed, ContextSource, Failed, TextDelta
 from bitnet_chat.journal import Journal, MessageRecord, StoredConversation
 from bitnet_chat.text.sanitize import one_line
@@ -28,8 +28,6 @@ DIFFERENT = 1
 _OURS = ("engine", "llama-server")
 _SHOWN = 30
 """Characters of a difference that are shown on each side."""
-_WHOLE = (FinishReason.STOP, FinishReason.LENGTH)
-"""Finish reasons of replies that end at the same character when they are made again."""
 _SETTINGS = ("ctx", "chat_template", "overflow", "guard", "repeat_limit", "backend")
 """Settings that the journal keeps with a reply."""
 _QUIET = 0.3
@@ -147,7 +145,7 @@ async def _check(number: int, record: MessageRecord, before: Conversation, remak
     except BitnetChatError as error:
         return ReplyCheck(number, record.row, Verdict.NOT_REPEATABLE, str(error))
     kept = record.message.content
-    at = first_difference(kept, made.text, is_whole=record.message.finish in _WHOLE)
+    at = first_difference(kept, made.text, is_whole=not record.message.was_cut)
     if at is None:
         return ReplyCheck(number, record.row, Verdict.IDENTICAL)
     reason = probable_reason(record, made.engine, made.version, made.threads, made.template, made.source)
@@ -215,7 +213,7 @@ class _Remaking:
 async def _made_again(backend: Backend, before: Conversation, record: MessageRecord) -> _Remade:
     """Raises BitnetChatError. Ends early after a difference, and at the length of a reply that was cut."""
     text, source, kept = "", None, record.message.content
-    is_whole = record.message.finish in _WHOLE
+    enough = len(kept) + (not record.message.was_cut)
     async with aclosing(backend.reply(before, options_of(record))) as events:
         async for event in events:
             if isinstance(event, Failed):
@@ -225,8 +223,7 @@ async def _made_again(backend: Backend, before: Conversation, record: MessageRec
                 source = event.origin.source if event.origin is not None else None
             elif isinstance(event, TextDelta):
                 text += event.text
-                is_long = len(text) >= len(kept) and not is_whole
-                if is_long or (not text.startswith(kept) and not kept.startswith(text)):
+                if len(text) >= enough or (not text.startswith(kept) and not kept.startswith(text)):
                     backend.interrupt()
     status = backend.status()
     facts = status.facts
@@ -260,7 +257,7 @@ def unrepeatable(record: MessageRecord) -> str:
 
 
 def options_of(record: MessageRecord) -> ReplyOptions:
-    """The options of a reply as the journal has them."""
+    """The options of a reply as the journal has them, without its limits: a reply that was continued had each twice."""
     kept = record.options
     sampling: dict[str, Any] = {
         each.name: value for each in fields(Sampling) if isinstance(value := kept.get(each.name), int | float)
@@ -268,10 +265,9 @@ def options_of(record: MessageRecord) -> ReplyOptions:
     for name in ("temperature", "seed"):  # the settings have negative values for those of the engine
         if sampling.get(name, 0) < 0:
             del sampling[name]
-    limit, stop, wanted = kept.get("max_tokens"), kept.get("stop"), kept.get("response_format")
+    stop, wanted = kept.get("stop"), kept.get("response_format")
     schema = wanted if isinstance(wanted, dict) else None
     return ReplyOptions(
-        max_tokens=limit if isinstance(limit, int) and limit > 0 else None,
         sampling=Sampling(**sampling),
         stop=tuple(map(str, stop)) if isinstance(stop, list) else (),
         format=ResponseFormat(schema) if wanted else None,
