@@ -88,6 +88,25 @@ def test_of_a_cold_reading(any_native: EngineBinary, model: Path, capsys: pytest
     assert verified(capsys, *flags(settings))[0] == 0
 
 
+def test_of_a_continued_reply(native: EngineBinary, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its limit of tokens counted anew."""
+    settings = Settings(engine=str(native.path), model=str(model), threads=1)
+    greedy = Sampling(temperature=0.0)
+    compute_hash(model)
+
+    async def talk_on() -> None:
+        recorder, backend = JournalRecorder(Journal(), pytest.fail), open_backend(settings, "")
+        conversation = await ask(backend, recorder, Conversation(), "Tell me a long story", greedy)
+        async for _ in record_reply(backend, recorder, conversation, ReplyOptions(max_tokens=12, sampling=greedy)):
+            pass
+        await backend.close()
+        await recorder.close()
+
+    asyncio.run(asyncio.wait_for(talk_on(), 60))
+    assert len(Journal().load(1).records) == 2
+    assert verified(capsys, *flags(settings))[1]["identical"] == 1
+
+
 def test_of_a_server(classic: EngineBinary, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = Settings(engine=str(classic.path), model=str(model), threads=1, backend="llama-server")
     talk(settings, [[STORY, "And then?"]], Sampling(temperature=0.0))
