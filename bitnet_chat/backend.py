@@ -112,6 +112,20 @@ class BackendState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the replies of an engine depend on, beside the options of each. Empty or None: not known."""
+
+    version: str = ""
+    """As the engine reports it."""
+    model_file: Path | None = None
+    template: str = ""
+    """Digest of the chat template, see :func:`bitnet_chat.prompt_cache.key.text_digest`."""
+    threads: int | None = None
+    takes_seeds: bool = False
+    """Whether each reply may have a seed of its own, without a restart of the engine."""
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStatus:
     """Values for a status line; each may change at any time."""
 
@@ -136,6 +150,7 @@ class BackendStatus:
     """The sampling of a reply without options, once it is known."""
     in_bursts: bool = False
     """Whether text arrives in bursts, since a program in between buffers its output."""
+    facts: EngineFacts = EngineFacts()
 
 
 class Backend(Protocol):

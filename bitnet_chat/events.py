@@ -11,6 +11,7 @@ only if the reply ends with the reason ``tool_calls``. With any other reason (``
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from bitnet_chat.conversation.message import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
@@ -71,6 +72,26 @@ class Stats:
         return self.tokens / self.seconds
 
 
+class ContextSource(StrEnum):
+    """How an engine came to the context before a message. Batches of another shape round differently: the same prompt
+    may get another reply after COLD than after LIVE or STATE. The values are those of the journal."""
+
+    LIVE = "live"
+    """Evaluated turn by turn by the same process."""
+    STATE = "state"
+    """Restored from a saved state."""
+    COLD = "cold"
+    """Read anew, or nothing: the first message of a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOrigin:
+    """The context before the message of a reply. ``restored``: number of tokens of a saved state."""
+
+    source: ContextSource
+    restored: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """A message for the user that is not part of the reply, for example about a restart."""
@@ -113,11 +134,13 @@ class ThinkingDelta:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The reply has ended. ``text``: the whole reply, equal to all TextDelta joined."""
+    """The reply has ended. ``text``: the whole reply, equal to all TextDelta joined. ``origin``: None where the backend
+    does not know it."""
 
     reason: FinishReason
     text: str
     stats: Stats = field(default_factory=Stats)
+    origin: ContextOrigin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import threading
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from bitnet_chat.backend import EngineFacts
 from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
 from bitnet_chat.backends.http.client import ConnectionLostError, HTTPConnection, HTTPStatusError, require_aiohttp
 from bitnet_chat.backends.http.context_window import ServerContextWindow
@@ -106,6 +108,7 @@ class LlamaServer:
         )
         self._store = open_state_store(settings) if self.binary.has(_STATES) and not self._rpc else None
         self._state_identity: StateIdentity | None = None
+        self.facts = EngineFacts(self.binary.version, takes_seeds=True)
         self.slots: set[int] = set()
         """Numbers of the slots that are in use."""
         self._connection: HTTPConnection | None = None
@@ -152,9 +155,11 @@ class LlamaServer:
             argv += option("--batch-size", max(size, 2 * self.parallel))
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
+        digest = text_digest(prepared.template.source)
+        self.facts = replace(self.facts, model_file=self.model, template=digest, threads=share.number)
         if self._store is not None and (folder := self._store.ready_folder()) is not None:
             argv += option(_STATES, folder)
-            self._identify(context, prepared.template.source, prepared.overrides)
+            self._identify(context, digest, prepared.overrides)
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []
         argv += [word for each in prepared.overrides for word in option(OVERRIDE, each)]
         argv += option("--chat-template", prepared.replaces) if prepared.replaces else []
@@ -172,7 +177,7 @@ class LlamaServer:
                 context=context,
                 cache_type_k="",
                 cache_type_v="",
-                template=text_digest(template),
+                template=template,
                 flags=(*self._settings.engine_args, *overrides),
             )
 
@@ -196,6 +201,7 @@ class LlamaServer:
             goes_on=True,
             sign_of_life=sign_of_life(settings),
             states=states,
+            facts=lambda: self.facts,
         )
 
     @property

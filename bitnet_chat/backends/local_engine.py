@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import paths
-from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backend import BackendState, BackendStatus, EngineFacts, ReplyOptions, Sampling
 from bitnet_chat.backends.pipeline import ReplyPipeline
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
@@ -121,11 +121,13 @@ class LocalEngineBackend:
             affordable=self._load.leaves_room_for_another if settings.spare and not useless else None,
             refit=self._refitted,
             states=EngineStates(self._store, lambda: self._state_identity) if self._store is not None else None,
+            repeats=lambda asked: not asked.alone and not asked.format and asked.sampling.over(self._sampling).repeats,
         )
         # Programs in C and C++ buffer what they write to a pipe; the native one does not.
         has_terminal = settings.io != "pipe" and pty_is_available()
         self._is_buffered = self.binary.dialect is not Dialect.NATIVE and not has_terminal
         self._sampling = settings.sampling
+        self._facts = EngineFacts(self.binary.version, takes_seeds=self.binary.dialect is Dialect.NATIVE)
         self._extra = settings.engine_args
         self._refit = OptionRetry(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout),
@@ -245,6 +247,7 @@ class LocalEngineBackend:
             spare_memory=sum(standby) if standby else None,
             restarts=self._session.supervisor.budget.spent,
             in_bursts=self._is_buffered,
+            facts=self._facts,
         )
 
     @property
@@ -315,6 +318,9 @@ class LocalEngineBackend:
             overrides=prepared.overrides,
             states=self._store.ready_folder() if self._store is not None else None,
             extra=share.extra,
+        )
+        self._facts = replace(
+            self._facts, model_file=options.model, template=text_digest(template.source), threads=share.number
         )
         if self._store is not None:
             self._identify(options, template.source)

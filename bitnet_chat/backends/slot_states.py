@@ -14,8 +14,9 @@ from bitnet_chat.backend import JournalPlace, ReplyOptions
 from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates
+from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, shared_messages
 from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.events import ContextOrigin, ContextSource
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 _TURN_LIMIT = 0.5
@@ -33,6 +34,7 @@ class _SlotContext:
     tools: tuple[Tool, ...] = ()
     tokens: int = 0
     is_alone: bool = False
+    is_restored: bool = False
     place: Callable[[], JournalPlace | None] = field(default=lambda: None, compare=False)
 
 
@@ -70,11 +72,20 @@ class SlotStates:
             except (BitnetChatError, ConnectionLostError):
                 pass  # the request itself reports it
             else:
-                self._context = self._saved = _SlotContext(target, part, tuple(tools), state.tokens)
+                self._context = self._saved = _SlotContext(target, part, tuple(tools), state.tokens, is_restored=True)
 
     def sent(self) -> None:
         """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
         self._context = None
+
+    def origin(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> ContextOrigin:
+        """How the context before the last message of ``conversation`` comes about."""
+        context, live = self._context, self._live(target, tools)
+        if context is None or shared_messages(live, conversation) < len(conversation.turns) - 1:
+            return ContextOrigin(ContextSource.COLD)
+        if context.is_restored:
+            return ContextOrigin(ContextSource.STATE, context.tokens)
+        return ContextOrigin(ContextSource.LIVE)
 
     def replied(
         self, target: RequestTarget, conversation: Conversation, options: ReplyOptions, tokens: int | None
@@ -82,7 +93,7 @@ class SlotStates:
         """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`. The context is saved once nothing has been
         asked of the slot for a while."""
         tools = tuple(options.offered)
-        self._context = _SlotContext(target, conversation, tools, tokens or 0, options.alone, options.place)
+        self._context = _SlotContext(target, conversation, tools, tokens or 0, options.alone, place=options.place)
         if self._saving is None or self._saving.done():
             self._saving = asyncio.ensure_future(self._save_at_rest())
 

@@ -14,6 +14,7 @@ VERBS = {
     "serve": "server with the APIs of OpenAI and Ollama, a chat API and a web page",
     "app": "web page in a window of its own, or in the browser",
     "history": "conversations of the journal: list, show, search, export, rm",
+    "verify": "repetition of the replies of a conversation, and their differences",
     "models": "installed and available models: list, pull, info, rm, verify",
     "config": "settings with their sources: show, path, edit, personas",
     "completion": "completion script for bash, zsh or fish",

@@ -61,30 +61,36 @@ class ContextSaver:
         loaded: EngineInstance,
         protocol: EngineProtocol,
         wanted: Conversation,
+        live: Conversation | None,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Have an idle process restore a saved state if that spares it from reading a part of ``wanted``. A context
-        that would be lost is saved first, if that takes less than :data:`_TURN_LIMIT`. Returns when the process is
-        idle again, or has ended. ``is_wanted``: asked again before the state is restored."""
+        """Have an idle process restore a saved state if that spares it from reading a part of ``wanted``. Returns when
+        it is idle again, or has ended. A context that would be lost is saved first, if that takes less than
+        :data:`_TURN_LIMIT`. ``live``: the usable part of its context. ``is_wanted``: asked again before the state is
+        restored."""
         await self._at_rest()
         process = loaded.process
         if protocol.restore("x") is None or process.state is not ProcessState.IDLE:
             return
         if self._states.is_lost(loaded.evaluated, wanted) and self._save_seconds <= _TURN_LIMIT:
             await self._save(loaded, protocol, is_wanted)
-        found = await run_in_daemon_thread(partial(self._states.better, loaded.evaluated, wanted))
+        found = await run_in_daemon_thread(partial(self._states.better, live, wanted))
         if found is None or process.state is not ProcessState.IDLE or not is_wanted():
             return
         state, part = found
         command = protocol.restore(state.path.name)
         assert command is not None, "it was asked above"
-        loaded.evaluated = None
+        loaded.forgot()
         process.command(command, forgets=True)
         await process.settled()
         if reason := self._failure(loaded):
             await run_in_daemon_thread(partial(self._states.remove, state, reason))
         else:
-            loaded.evaluated = loaded.saved = part
+            loaded.restored_from(part, state.tokens)
+
+    async def shared(self, conversation: Conversation) -> int:
+        """Number of leading messages of a conversation that a state has; -1 without one."""
+        return await run_in_daemon_thread(partial(self._states.shared, conversation))
 
     async def close(self, loaded: EngineInstance, protocol: EngineProtocol) -> None:
         """Save the context before the process is ended, in :data:`_CLOSE_LIMIT` seconds. A process that is reading is

@@ -9,7 +9,8 @@ from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.protocols import EngineProtocol
-from bitnet_chat.engine.saved_states import StateJob
+from bitnet_chat.engine.saved_states import StateJob, common_part, shared_messages
+from bitnet_chat.events import ContextOrigin, ContextSource
 
 
 class EngineInstance:
@@ -47,6 +48,10 @@ class EngineInstance:
         """The state that it writes at its first reply."""
         self.saved: Conversation | None = None
         """The conversation of the last saved state."""
+        self.exact: Conversation | None = None
+        """What its context begins with as it was evaluated at first, turn by turn: lived through, or restored."""
+        self.restored = 0
+        """Tokens of the state that ``exact`` was restored from; 0: lived through."""
         self.has_strayed = False
         """Its context differs from ``memory``."""
         self.is_at_limit = False
@@ -60,6 +65,27 @@ class EngineInstance:
     def samples_as(self, sampling: Sampling) -> bool:
         """Whether its next reply would be sampled with ``sampling``."""
         return self.sampling == sampling and not (self.has_answered and sampling.starts_over)
+
+    def origin(self, memory: Conversation) -> ContextOrigin:
+        """How the context of a message after ``memory`` comes about."""
+        shared = shared_messages(self.exact, memory)
+        if self.restored and shared > 0:
+            return ContextOrigin(ContextSource.STATE, self.restored)
+        return ContextOrigin(ContextSource.LIVE if shared == len(memory.turns) else ContextSource.COLD)
+
+    def restored_from(self, part: Conversation, tokens: int) -> None:
+        """Note that the context is that of a state of ``tokens`` tokens, of which ``part`` is known."""
+        self.evaluated = self.saved = self.exact = part
+        self.restored = tokens
+
+    def cut_to(self, memory: Conversation) -> None:
+        """Note that a prompt with ``memory`` is evaluated, of which only the known part is certain."""
+        self.evaluated, self.exact = common_part(self.evaluated, memory), common_part(self.exact, memory)
+
+    def forgot(self) -> None:
+        """Note that nothing is known of the context."""
+        self.evaluated = self.exact = None
+        self.restored = 0
 
     def used(self, protocol: EngineProtocol, count: Counter) -> TokenCount:
         """Tokens in its context: exact if the engine reports them."""
@@ -88,4 +114,5 @@ class EngineInstance:
             asked, answered = memory.messages[-2:]
             turn = protocol.cost_of_message(asked.content, count) + count(answered.content) + TokenCount(1)
             self._account = self.used(protocol, count) + turn
-        self.memory = self.evaluated = memory
+        self.memory = self.evaluated = self.exact = memory
+        self.restored = 0

@@ -20,6 +20,10 @@ class EnginePrompt:
     """The encoded message; empty to continue the reply at the end of ``history`` without one."""
     goes_on: bool = False
     """Whether that reply is continued."""
+    known: str = ""
+    """The beginning of the reply, which the engine generates again and which is not shown again."""
+    known_tokens: int = 0
+    """Its tokens by the vocabulary."""
 
     @property
     def is_silent(self) -> bool:
@@ -29,6 +33,6 @@ class EnginePrompt:
     def answered(self, reply: str) -> Conversation:
         """The conversation with the reply in it, encoded."""
         if not self.goes_on:
-            return self.history.with_user(self.text).with_assistant(reply)
+            return self.history.with_user(self.text).with_assistant(self.known + reply)
         *earlier, cut = self.history.messages
         return encoded_conversation(Conversation((*earlier, Message("assistant", cut.content + reply))))

@@ -11,7 +11,7 @@ from bitnet_chat.context.tokenizer import TokenLimit
 from bitnet_chat.engine.log import LogStatsParser
 from bitnet_chat.engine_frames import EngineError, TurnEnd
 from bitnet_chat.events import Stats
-from bitnet_chat.filters.continuation import OverlapRemover
+from bitnet_chat.filters.continuation import KnownTextRemover, OverlapRemover
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter
 
 _TURNING = 2
@@ -32,7 +32,8 @@ class ReplyAccumulator:
     """Record of a turn. ``sent``: the monotonic second of the user's message. ``told``: the thoughts of an interrupted
     attempt, which were shown. ``overlap``: see :mod:`bitnet_chat.filters.continuation`. ``allowance``: what there may
     be of the reply, its thoughts included. ``estimate``: for an engine without figures. ``tags``: what the engine
-    writes before its thoughts and behind them, which is not shown but counts as tokens.
+    writes before its thoughts and behind them, which is not shown but counts as tokens. ``known``: the beginning of a
+    reply that is generated again, which is neither shown nor counted.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class ReplyAccumulator:
         allowance: TokenLimit | None = None,
         estimate: Estimate | None = None,
         tags: tuple[str, str] = ("", ""),
+        known: str = "",
+        known_tokens: int = 0,
     ) -> None:
+        self._known, self._known_tokens = KnownTextRemover(known), known_tokens
         self._parts: list[str] = []
         self._beyond: list[tuple[str, bool]] = []
         """Text beyond the allowance, and whether it is thoughts."""
@@ -98,7 +102,13 @@ class ReplyAccumulator:
         """Tokens of the reply: as counted by the engine, or else by the vocabulary."""
         if self.is_trimmed and self._allowance is not None:
             return self._allowance.limit
-        return self._meter.tokens if self._meter.tokens is not None else self._counted.count
+        made = self._meter.tokens
+        return max(0, made - self._known_tokens) if made is not None else self._counted.count
+
+    @property
+    def is_another(self) -> bool:
+        """Whether the engine has not generated the known beginning again."""
+        return self._known.differs or (self._known.is_within and self.end is not None)
 
     @property
     def _counted(self) -> TokenCount:
@@ -120,6 +130,8 @@ class ReplyAccumulator:
 
     def said(self, text: str) -> str:
         """Add a piece of the reply, not of thoughts; returns the part to show."""
+        if self._known.is_within and not (text := self._known.feed(text)):
+            return ""
         self._arrived(text)
         if self.has_thought and len(self._tags) == 1:
             self._write_tag()

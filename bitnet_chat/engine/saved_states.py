@@ -66,6 +66,12 @@ class EngineStates:
                 return state, first_messages(wanted, count)
         return None
 
+    def shared(self, conversation: Conversation) -> int:
+        """Number of leading messages of a conversation that a state has; -1 without one."""
+        identity = self._identity()
+        found = self._store.find(identity, _digests(conversation, ())) if identity is not None else None
+        return found[1] if found is not None else -1
+
     def is_lost(self, live: Conversation | None, wanted: Conversation) -> bool:
         """Whether an engine whose context holds ``live`` would lose much of it with the prompt of ``wanted``. Does not
         block."""

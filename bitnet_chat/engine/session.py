@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.events import (
     Completed,
+    ContextOrigin,
     Event,
     Failed,
     Notice,
@@ -49,6 +51,8 @@ from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 _TRIES = 9  # loads again of a model that failed to load without a word
 _WITH_GRAMMAR = "use --backend llama-server"
+_SHORT = 4000
+"""Characters of a cut reply that is generated again: about 1,000 tokens, which take as long as they did at first."""
 _PATIENCE = 3.0  # seconds for all of them but the first two
 
 
@@ -66,9 +70,11 @@ class Session:
         affordable: Callable[[int], bool] | None = None,
         refit: Callable[[EngineProcess], bool] = lambda process: False,
         states: EngineStates | None = None,
+        repeats: Callable[[ReplyOptions], bool] = lambda options: False,
     ) -> None:
-        """Create a session. ``tokenizer``: the model's, if any; may take time. For the rest see
-        :class:`EngineSupervisor`."""
+        """Create a session. ``tokenizer``: the model's, if any; may take time. ``repeats``: whether the engine
+        generates the same reply again with these options. For the rest see :class:`EngineSupervisor`."""
+        self._repeats = repeats
         window = window or EngineContextWindow("drop-oldest", by_length)
         self.supervisor = EngineSupervisor(
             protocol, window, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit, states=states
@@ -181,7 +187,25 @@ class Session:
             self.supervisor.tell("this engine cannot continue a reply by itself: it was asked to continue")
         if options.alone:
             prompt = await self._trimmer.cut(prompt, options)
-        return prompt
+        return await self._from_the_message(prompt) if prompt.is_silent and self._repeats(options) else prompt
+
+    async def _from_the_message(self, prompt: EnginePrompt) -> EnginePrompt:
+        """A prompt with which the engine generates a cut reply again, from the message on: read as one batch, it would
+        round differently, and the reply might not go on as it would have. Unchanged where that cannot help."""
+        *before, asked, reply = prompt.history.messages
+        is_short = 0 < len(reply.content) <= _SHORT
+        if asked.role != "user" or not is_short or not await self.supervisor.can_repeat_last(prompt):
+            return prompt
+        prompt = self.supervisor.prompt(Conversation(tuple(before)), asked.content)
+        tokens = self.supervisor.window.count(reply.content).count
+        return replace(prompt, known=reply.content, known_tokens=tokens)
+
+    async def _with_known(self, prompt: EnginePrompt, options: ReplyOptions) -> ReplyOptions:
+        """The options for the engine: its limit of tokens counts the known beginning of the reply too."""
+        limit = options.max_tokens or (await self.supervisor.protocol()).max_tokens
+        if not prompt.known or limit is None:
+            return options
+        return replace(options, max_tokens=limit + prompt.known_tokens)
 
     async def _asked(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
         protocol = await self.supervisor.protocol()
@@ -217,7 +241,7 @@ class Session:
         try:
             prompt = attempts.prompt or await self._prompt(attempts.conversation, attempts.cut, options)
             attempts.prompt = prompt
-            allowance = await self._allowance(options)
+            allowance, wanted = await self._allowance(options), await self._with_known(prompt, options)
             ready = await self._ready(prompt, options)
             if ready is None:
                 self._finish(attempts, Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats()))
@@ -227,18 +251,26 @@ class Session:
             # From here until the message is sent nothing is waited for: the child might die meanwhile.
             protocol = await self.supervisor.protocol()
             estimate = self._estimate(protocol, prompt)
-            message = self._input(process, prompt, options)
+            message = self._input(process, prompt, wanted)
             tags = process.thinking_tags
             attempts.process, attempts.turn = (
                 process,
                 ReplyAccumulator(
-                    process.meter, attempts.began, attempts.told, message.overlap, allowance, estimate, tags
+                    process.meter,
+                    attempts.began,
+                    attempts.told,
+                    message.overlap,
+                    allowance,
+                    estimate,
+                    tags,
+                    prompt.known,
+                    prompt.known_tokens,
                 ),
             )
             attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else options.max_tokens
             process.send(message)
             attempts.has_read = False
-            self.supervisor.sent(prompt)
+            attempts.origin = self.supervisor.sent(prompt)
             if self._stop_reason is not None:  # it came while the message was being handed over
                 process.stop()
             if attempts.has_started:
@@ -262,6 +294,8 @@ class Session:
             yield event
         if turn.end is not None:
             return
+        if turn.is_another:
+            process.stop()
         if attempts.limit is not None and turn.exceeds(attempts.limit):
             self.interrupt(FinishReason.LENGTH)
         if process.meter.has_shifted:  # what follows answers another context
@@ -282,7 +316,9 @@ class Session:
         attempts.told = turn.told
         try:
             end: Completed | Failed | None
-            if turn.error is not None:
+            if turn.is_another and self._stop_reason is None:
+                attempts.prompt, end = await self._asked(attempts.conversation, attempts.cut, attempts.options), None
+            elif turn.error is not None:
                 end = await self._error(process, prompt, turn, turn.error, attempts.options)
             elif turn.end is not None:
                 end = await self._completed(process, prompt, turn, turn.end)
@@ -300,7 +336,7 @@ class Session:
         self._finish(attempts, Failed(error))
 
     def _finish(self, attempts: _Attempts, end: Completed | Failed) -> None:
-        attempts.end = end
+        attempts.end = replace(end, origin=attempts.origin) if isinstance(end, Completed) else end
         if not end.text and (attempts.has_started or _is_overflow(end)):
             # What left made room for a message that may be no part of the conversation, or was too long alone.
             self.supervisor.window.restore(attempts.left, attempts.summary)
@@ -476,6 +512,8 @@ class _Attempts:
     """Record of the last turn."""
     limit: int | None = None
     """Tokens after which this program stops the turn."""
+    origin: ContextOrigin | None = None
+    """Of the context of the last turn."""
 
     def __init__(
         self,

@@ -27,12 +27,12 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
-from bitnet_chat.engine.saved_states import EngineStates, StateJob, common_part
+from bitnet_chat.engine.saved_states import EngineStates, StateJob, shared_messages
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine.user_notices import Notices
 from bitnet_chat.errors import BitnetChatError, EngineDiedError
-from bitnet_chat.events import Notice
+from bitnet_chat.events import ContextOrigin, Notice
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 _PAUSE = 0.1  # seconds
@@ -308,6 +308,8 @@ class EngineSupervisor:
         """Have the child restore or read a history while no reply is waited for, where its start has not done that."""
         await process.settled()
         memory, loaded = prompt.kept, self._loaded
+        if prompt.history.last is not None and prompt.history.last.was_cut:  # see :meth:`can_repeat_last`
+            prompt = self.prompt(prompt.history.without_last_turn())
 
         def is_wanted() -> bool:
             is_idle = process.state is ProcessState.IDLE and not self.busy and not self._closed
@@ -316,12 +318,15 @@ class EngineSupervisor:
         if loaded is None or process is not loaded.process or not is_wanted():
             return
         if self._saver is not None:
-            await self._saver.recall(loaded, protocol, memory, is_wanted)
-        if not is_wanted() or process.meter.context_used is not None:
+            await self._saver.recall(loaded, protocol, memory, loaded.evaluated, is_wanted)
+        # What a whole state leaves is read with the message, as by the engine that has saved it: batches of another
+        # shape round differently.
+        if not is_wanted() or process.meter.context_used is not None or loaded.exact == memory:
             return
         with contextlib.suppress(BitnetChatError):  # the next reply reports a template that refuses
             if (told := protocol.preparation(memory)) is not None:
-                loaded.evaluated, loaded.was_hurried = common_part(loaded.evaluated, memory), False
+                loaded.cut_to(memory)
+                loaded.was_hurried = False
                 process.command(told.data, forgets=True, stop=told.stop)
                 await process.settled()
                 if process.state is ProcessState.IDLE and not loaded.was_hurried:
@@ -357,7 +362,8 @@ class EngineSupervisor:
         if (await self.protocol()).carries_all and self._loaded is not None and self._loaded.is_alive:
             self._loaded.turn_to(Conversation())
             self._loaded.has_strayed = True
-            self._loaded.evaluated, self._loaded.was_hurried = None, True
+            self._loaded.forgot()
+            self._loaded.was_hurried = True
             self._loaded.process.hurry()
             return self._loaded.process
         self.discard()
@@ -407,7 +413,8 @@ class EngineSupervisor:
         idle then, as it was before."""
         loaded, protocol = self._loaded, self.protocols.made
         if self._saver is not None and loaded is not None and protocol is not None:
-            await self._saver.recall(loaded, protocol, prompt.kept)
+            live = loaded.exact if prompt.known else loaded.evaluated
+            await self._saver.recall(loaded, protocol, prompt.kept, live)
         return loaded is not None and loaded is self._loaded and loaded.process.state is ProcessState.IDLE
 
     @property
@@ -415,11 +422,25 @@ class EngineSupervisor:
         """Whether the child writes a state."""
         return self._saver is not None and self._saver.is_writing
 
-    def sent(self, prompt: EnginePrompt) -> None:
-        """Note that the child evaluates ``prompt``, of which it may not read all."""
-        if self._loaded is not None:
-            self._loaded.evaluated = common_part(self._loaded.evaluated, prompt.kept)
-            self._loaded.place, self._loaded.is_alone = self.place, self._is_alone
+    def sent(self, prompt: EnginePrompt) -> ContextOrigin | None:
+        """Note that the child evaluates ``prompt``, of which it may not read all. How its context came about."""
+        loaded = self._loaded
+        if loaded is None:
+            return None
+        origin = loaded.origin(prompt.kept)
+        loaded.cut_to(prompt.kept)
+        loaded.place, loaded.is_alone = self.place, self._is_alone
+        return origin
+
+    async def can_repeat_last(self, prompt: EnginePrompt) -> bool:
+        """Whether the reply at the end of ``prompt`` is in no context that was evaluated turn by turn, and what
+        precedes its message is, or is empty: a child then generates the reply again as at first."""
+        if self._saver is None:
+            return False
+        saved = await self._saver.shared(prompt.kept)
+        live = shared_messages(self._loaded.exact, prompt.kept) if self._loaded and self._loaded.is_alive else -1
+        turns = len(prompt.kept.turns)
+        return turns - 2 <= max(saved, live, 0) < turns
 
     def has_read(self, prompt: EnginePrompt) -> None:
         """Note that the child has read all of ``prompt``."""

@@ -47,3 +47,26 @@ class OverlapRemover:
             return held.removeprefix(end).decode("utf-8", "surrogateescape")
         rest = held.decode("utf-8", "surrogateescape")
         return rest.lstrip() if self._skips_space else rest
+
+
+class KnownTextRemover:
+    """Removes from a reply that is generated again its beginning ``known``, which was shown."""
+
+    def __init__(self, known: str) -> None:
+        self._left = known
+        self.differs = False
+        """Whether another reply is generated. Nothing of it is returned."""
+
+    @property
+    def is_within(self) -> bool:
+        """Whether a part of the known text has not been generated yet."""
+        return bool(self._left)
+
+    def feed(self, text: str) -> str:
+        """Return the text that is new."""
+        left = self._left
+        if self.differs or not (left.startswith(text) or text.startswith(left)):
+            self.differs = True
+            return ""
+        self._left = left[len(text) :]
+        return text[len(left) :]

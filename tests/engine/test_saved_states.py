@@ -382,7 +382,7 @@ def test_a_request_that_comes_while_a_state_is_prepared(engines: Engines, monkey
     run(body)
 
 
-def test_a_prompt_that_was_not_read_to_its_end_is_not_saved_as_read(engines: Engines) -> None:
+def test_a_prompt_that_was_not_read_to_its_end_replaces_no_state(engines: Engines) -> None:
     async def body() -> None:
         backend = engines.open()
         both, first = await talk(backend)
@@ -400,8 +400,6 @@ def test_a_prompt_that_was_not_read_to_its_end_is_not_saved_as_read(engines: Eng
         await stopping
         await backend.close()
         backend = engines.open()
-        _, stats = await ask(backend, longer)
-        assert stats.prompt_tokens is not None and stats.prompt_tokens > 300, "it was not read"
         _, stats = await ask(backend, both, "Go on.")
         assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT, "its state was not replaced"
         await backend.close()

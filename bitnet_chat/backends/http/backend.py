@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
-from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backend import BackendState, BackendStatus, EngineFacts, ReplyOptions, Sampling
 from bitnet_chat.backends.http import attempt
 from bitnet_chat.backends.http.attempt import RequestAttempt
 from bitnet_chat.backends.http.client import (
@@ -29,7 +29,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
-from bitnet_chat.events import Completed, Event, Failed, Notice
+from bitnet_chat.events import Completed, ContextOrigin, Event, Failed, Notice
 from bitnet_chat.filters.tool_call_repair import SIGN_OF_LIFE, ToolCallRepair
 from bitnet_chat.util.resources import ProcessUsage
 from bitnet_chat.util.threads import run_beside_loop
@@ -55,12 +55,14 @@ class RemoteBackend:
         preload: Callable[[RequestTarget], Awaitable[None]] | None = None,
         sign_of_life: float = SIGN_OF_LIFE,
         states: PromptStates | None = None,
+        facts: Callable[[], EngineFacts] = EngineFacts,
     ) -> None:
         """``count``: tokens of a text. ``sampling``: of replies without options. ``goes_on``: whether the server
         continues an incomplete reply at the end of the conversation. ``preload``: loads the model, where ``ready`` does
         not. ``sign_of_life``: seconds without text until a notice about an unfinished tool call. ``states``: saves
-        and restores what the server has read; None if nothing can."""
-        self._states = states
+        and restores what the server has read; None if nothing can. ``facts``: of an engine that is ours."""
+        self._states, self._facts = states, facts
+        self._origin: ContextOrigin | None = None
         self._service, self._wire, self._fit, self._count = service, wire, fit, count
         self._sampling, self._goes_on, self._preload = sampling, goes_on, preload
         self._sign_of_life = sign_of_life
@@ -123,7 +125,7 @@ class RemoteBackend:
         return BackendState.GENERATING if self._request.is_open else BackendState.STARTING
 
     def status(self) -> BackendStatus:
-        service, state = self._service, self._state
+        service, state, facts = self._service, self._state, self._facts()
         memory, cpu = self._load.of(service.pid) if service.pid is not None else (None, None)
         return BackendStatus(
             model=service.model,
@@ -135,7 +137,9 @@ class RemoteBackend:
             cpu=cpu,
             restarts=service.restarts,
             context_exact=self._is_exact,
+            engine_version=facts.version,
             sampling=self._sampling,
+            facts=facts,
         )
 
     async def close(self) -> None:
@@ -156,6 +160,7 @@ class RemoteBackend:
         if self._request is not None:
             raise UsageError("a reply is running already")
         request = self._request = CancellableRequest(options.timeout)
+        self._origin = None
         account = ResponseAccumulator(time.monotonic())
         try:
             try:
@@ -271,10 +276,13 @@ class RemoteBackend:
         if self._states is not None:
             prompt = Conversation(retry.fit.messages(retry.question))
             await request.within(self._states.recall(target, prompt, asked.offered))
+            self._origin = self._states.origin(target, prompt, asked.offered)
             self._states.sent()
         return target
 
     def _passed(self, event: Event, request: CancellableRequest) -> Event:
+        if isinstance(event, Completed):
+            event = replace(event, origin=self._origin)
         if isinstance(event, Completed | Failed):
             self._release(request)  # before the end is yielded: the next request may follow at once
         return event

@@ -11,6 +11,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.client import HTTPConnection
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.events import ContextOrigin
 from bitnet_chat.templates.special_tokens import SpecialTokens
 from bitnet_chat.text.sanitize import one_line
 
@@ -41,6 +42,9 @@ class PromptStates(Protocol):
 
     def sent(self) -> None:
         """Note that a request is sent, of which the server may not read all."""
+
+    def origin(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> ContextOrigin:
+        """How the context before the last message of a prompt comes about. Called after :meth:`recall`."""
 
     def replied(
         self, target: RequestTarget, conversation: Conversation, options: ReplyOptions, tokens: int | None

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, replace
+from random import randrange
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backend import Backend, BackendStatus, EngineFacts, ReplyOptions
 from bitnet_chat.backends.pipeline import ReplyFilter, ReplyPipeline, pipeline_of, run
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
+from bitnet_chat.prompt_cache.model_hash import known_hash
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import JournalRecorder
+
+
+_SEEDS = 1 << 31
+"""Number of seeds that every engine takes."""
 
 
 def record_reply(
@@ -28,10 +34,19 @@ def recorded(
 ) -> ReplyPipeline:
     """The pipeline of a recorded reply. Recording begins at once."""
     status = backend.status()
-    options = replace(options, place=recorder.place())
+    options = replace(_with_seed(options, status, conversation), place=recorder.place())
     pipeline = pipeline_of(backend, conversation, options)
     recorder.begin_reply(conversation, model=status.model, engine=status.engine, options=made_with(options, status))
     return pipeline.then(_JournalFilter(backend, recorder, options))
+
+
+def _with_seed(options: ReplyOptions, status: BackendStatus, conversation: Conversation) -> ReplyOptions:
+    """Add a random seed to options without one, so that the reply can be made again; not for the rest of a reply, which
+    had another one."""
+    is_rest = conversation.last is not None and conversation.last.role == "assistant"
+    if is_rest or not status.facts.takes_seeds or options.sampling.over(status.sampling).repeats:
+        return options
+    return replace(options, sampling=replace(options.sampling, seed=randrange(_SEEDS)))
 
 
 class _JournalFilter(ReplyFilter):
@@ -48,7 +63,7 @@ class _JournalFilter(ReplyFilter):
             self._recorder.tool_call(event)
         elif isinstance(event, Completed):
             self._is_over = True
-            made = made_with(self._options, self._backend.status())  # more is known once the model is loaded
+            made = made_with(self._options, self._backend.status(), event)  # more is known once the model is loaded
             self._recorder.end_reply(event.reason, event.stats, text=event.text, options=made)
         elif isinstance(event, Failed):
             self._is_over = True
@@ -60,8 +75,8 @@ class _JournalFilter(ReplyFilter):
             self._recorder.end_reply(FinishReason.INTERRUPTED)
 
 
-def made_with(options: ReplyOptions, status: BackendStatus) -> dict[str, object]:
-    """The options of a reply for the journal, without those that are left to the engine."""
+def made_with(options: ReplyOptions, status: BackendStatus, end: Completed | None = None) -> dict[str, object]:
+    """The options of a reply for the journal, without those that are left to the engine, and what it was made with."""
     facts: dict[str, object] = {"max_tokens": options.max_tokens, "timeout": options.timeout}
     facts |= asdict(options.sampling.over(status.sampling))
     facts |= {"engine_version": status.engine_version or None, "window": status.context_size}
@@ -70,4 +85,13 @@ def made_with(options: ReplyOptions, status: BackendStatus) -> dict[str, object]
         facts["tool_choice"] = options.tool_choice
     if options.format is not None:
         facts["response_format"] = options.format.schema or "json"
+    facts |= _provenance(status.facts)
+    if end is not None and end.origin is not None:
+        read = {"from": end.origin.source.value, "restored": end.origin.restored, "evaluated": end.stats.prompt_tokens}
+        facts["read"] = {name: value for name, value in read.items() if value}
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _provenance(facts: EngineFacts) -> dict[str, object]:
+    model = None if facts.model_file is None else known_hash(facts.model_file)
+    return {"model_hash": model, "template": facts.template or None, "threads": facts.threads}

@@ -254,4 +254,6 @@ def _end(
         reason = FinishReason.INTERRUPTED
     if reason is None:
         return event
-    return Completed(reason, text, event.stats if isinstance(event, Completed) else Stats())
+    if isinstance(event, Completed):
+        return replace(event, reason=reason, text=text)
+    return Completed(reason, text, Stats())

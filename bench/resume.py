@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""Time to the first token of a conversation that is resumed, by kind of resume.
+
+``python bench/resume.py [--tokens 500,2000] [--runs N] [--engine PATH] [--model NAME]``. All kinds take turns in each
+run. The conversation has turns of about 250 tokens; its first text is different in each run, so that no state of an
+earlier run serves it, and each kind has a question of its own. "At once" includes the start of the engine. Quote
+figures of a computer that does nothing else. The output is Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import statistics
+import sys
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+from bitnet_chat import paths
+from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backends.local_engine import LocalEngineBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.install import packages
+from bitnet_chat.engine.process import ProcessState
+from bitnet_chat.events import Completed, Failed, TextDelta, ThinkingDelta
+from bitnet_chat.prompt_cache.store import StateStore
+
+_WORDS = "engine model token prompt journal terminal window message answer question table letter river garden".split()  # noqa: SIM905
+_TURN = 170
+"""Words of a message: about 250 tokens with SmolLM2."""
+_REPLY = 12
+"""Tokens of a reply."""
+_ROOM = 300
+"""Tokens that a conversation leaves free in the window."""
+_LIVE = "live follow-up"
+_TODAY = "resumed at once, without a state"
+
+
+@dataclass(slots=True)
+class Samples:
+    """Milliseconds to the first token, and tokens of the prompt that were evaluated."""
+
+    times: list[float] = field(default_factory=list)
+    evaluated: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Size:
+    """What was measured with a conversation of one length."""
+
+    wanted: int
+    tokens: list[int] = field(default_factory=list)
+    """In the context before the measured question."""
+    bytes: list[int] = field(default_factory=list)
+    kinds: dict[str, Samples] = field(default_factory=dict)
+
+
+class Bench:
+    """Engines of one model that run one after the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def open(self, **changed: object) -> LocalEngineBackend:
+        return LocalEngineBackend(replace(self.settings, **changed))  # type: ignore[arg-type]
+
+    async def measure(self, size: Size, seed: int) -> None:
+        """One run: all kinds of resume of one new conversation."""
+        StateStore(paths.states_dir()).clear()
+        backend = self.open()
+        await self._timed(size, "new conversation at once", backend, Conversation())
+        context = await _talk(backend, size.wanted, seed)
+        await self._timed(size, _LIVE, backend, context)
+        await self._timed(size, "/undo, then another question", backend, context, "And what is a model?")
+        await self._timed(size, "/regen", backend, context, "And what is a model?")
+        await _saved(backend)
+        size.bytes.append(sum(path.stat().st_size for path in paths.states_dir().glob("*.state")))
+        await self._asked_at_once(size, backend, context)
+        await self._other_conversation(size, backend, context)
+        await self._killed(size, backend, context)
+        await backend.close()
+        backend = self.open()
+        await self._timed(size, "resumed at once", backend, context)
+        await backend.close()
+        backend = self.open()
+        await _prepared(backend, context)
+        await self._timed(size, "resumed, prepared before the question", backend, context)
+        await backend.close()
+        backend = self.open()
+        await self._timed(size, "forked: another branch after a restart", backend, context.without_last_turn())
+        await backend.close()
+        backend = self.open(journal=False)
+        await self._timed(size, _TODAY, backend, context)
+        await self._asked_at_once(size, backend, context, "without states")
+        await backend.close()
+        backend = self.open(journal=False)
+        await _prepared(backend, context)
+        await self._timed(size, "resumed without a state, prepared before the question", backend, context)
+        await backend.close()
+
+    async def _asked_at_once(
+        self, size: Size, backend: LocalEngineBackend, context: Conversation, how: str = "with states"
+    ) -> None:
+        """A question that follows a reply without a pause: the engine may be busy with the state."""
+        after, _, _ = await _ask(backend, context, "Tell me more.")
+        await self._timed(size, f"follow-up at once after a reply, {how}", backend, after)
+        after, _, _ = await _ask(backend, context, "Tell me even more.")
+        await asyncio.sleep(0.35)
+        await self._timed(size, f"follow-up 0.35 s after a reply, {how}", backend, after)
+
+    async def _other_conversation(self, size: Size, backend: LocalEngineBackend, context: Conversation) -> None:
+        """/new, then back: the engine has read another conversation."""
+        await _ask(backend, Conversation(), _message(Random(len(size.bytes)), 2))
+        await self._timed(size, "back from another conversation", backend, context)
+
+    async def _killed(self, size: Size, backend: LocalEngineBackend, context: Conversation) -> None:
+        await _saved(backend)
+        process = backend._session.process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await process.gone()
+        await self._timed(size, "at once after kill -9 of the engine", backend, context)
+
+    async def _timed(
+        self, size: Size, kind: str, backend: LocalEngineBackend, context: Conversation, text: str = ""
+    ) -> None:
+        samples = size.kinds.setdefault(kind, Samples())
+        number = list(size.kinds).index(kind) + 10
+        _, seconds, end = await _ask(backend, context, text or f"What is a token? Question {number}.")
+        samples.times.append(1e3 * seconds)
+        samples.evaluated.append(end.stats.prompt_tokens or 0)
+        if kind == _LIVE:
+            size.tokens.append((end.stats.prompt_size or 0) - (end.stats.prompt_tokens or 0))
+
+
+async def _ask(backend: LocalEngineBackend, context: Conversation, text: str) -> tuple[Conversation, float, Completed]:
+    """The conversation with the reply, and seconds to its first text."""
+    asked, first, begun = context.with_user(text), None, time.perf_counter()
+    options = ReplyOptions(max_tokens=_REPLY, sampling=Sampling(temperature=0.0))
+    async with aclosing(backend.reply(asked, options)) as events:
+        async for event in events:
+            if first is None and isinstance(event, TextDelta | ThinkingDelta):
+                first = time.perf_counter() - begun
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Completed):
+                return asked.with_assistant(event.text), first or time.perf_counter() - begun, event
+    raise AssertionError("a reply has an end")
+
+
+def _message(random: Random, number: int) -> str:
+    return f"Part {number}: " + " ".join(random.choice(_WORDS) for _ in range(_TURN)) + "."
+
+
+async def _talk(backend: LocalEngineBackend, tokens: int, seed: int) -> Conversation:
+    """A conversation with at least so many tokens in the context of the engine."""
+    random, conversation, number = Random(seed), Conversation().with_system("You are kind."), 0
+    while True:
+        number += 1
+        conversation, _, end = await _ask(backend, conversation, _message(random, number))
+        if (end.stats.context_used or 0) >= tokens:
+            return conversation
+
+
+async def _saved(backend: LocalEngineBackend) -> None:
+    """Wait until the state is saved, as it is between two messages."""
+    saving = backend._session.supervisor._saving
+    if saving is not None:
+        await asyncio.wait([saving])
+
+
+async def _prepared(backend: LocalEngineBackend, context: Conversation) -> None:
+    """Prepare a history as the REPL does, and wait until the engine has restored or read it."""
+    backend.prepare(context)
+    supervisor = backend._session.supervisor
+    while supervisor.starting is not None or not _is_ready(backend, context):  # noqa: ASYNC110  # nothing reports it
+        await asyncio.sleep(0.01)
+
+
+def _is_ready(backend: LocalEngineBackend, context: Conversation) -> bool:
+    loaded = backend._session.supervisor._loaded
+    if loaded is None or loaded.process.state is not ProcessState.IDLE:
+        return False
+    return len(loaded.evaluated.turns) == len(context.turns)
+
+
+async def _run(bench: Bench, sizes: list[Size], runs: int) -> None:
+    for run in range(runs):
+        for size in sizes:
+            await bench.measure(size, 1000 * run + size.wanted)
+
+
+def _report(sizes: list[Size], runs: int) -> None:
+    for size in sizes:
+        tokens = round(statistics.median(size.tokens))
+        print(f"\n### {tokens:,} tokens, {runs} runs\n")
+        print("| kind | first token, ms (range) | × live | tokens evaluated |\n|---|---|---|---|")
+        live = statistics.median(size.kinds[_LIVE].times)
+        for kind, samples in size.kinds.items():
+            middle, least, most = statistics.median(samples.times), min(samples.times), max(samples.times)
+            evaluated = round(statistics.median(samples.evaluated))
+            print(f"| {kind} | {middle:,.0f} ({least:,.0f} to {most:,.0f}) | {middle / live:.2f} | {evaluated:,} |")
+        print(f"\nStates of the conversation on disk: {statistics.median(size.bytes) / 1e6:,.1f} MB.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", default="500,2000,8000", help="lengths of the conversations (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--engine", default="", help="path of a native engine (default: the prebuilt llama.cpp)")
+    parser.add_argument("--model", default="smollm2-135m", help="name or file (default: %(default)s)")
+    parser.add_argument("--ctx", type=int, default=0, help="tokens of the window (default: that of the model)")
+    parser.add_argument("--threads", type=int, default=0, help="default: as the program chooses")
+    flags = parser.parse_args()
+    engine = flags.engine or next(
+        (str(each.path) for each in packages.installed() if packages.name_of(each) == "llama.cpp"), "llama.cpp"
+    )
+    settings = Settings(engine=engine, model=flags.model, ctx=flags.ctx, threads=flags.threads)
+    sizes = [Size(int(each)) for each in flags.tokens.split(",")]
+    with TemporaryDirectory(prefix="bitnet-chat-bench-") as folder:
+        paths.states_dir = lambda: Path(folder) / "states"
+        asyncio.run(_run(Bench(settings), sizes, flags.runs))
+    _report(sizes, flags.runs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
