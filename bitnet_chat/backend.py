@@ -148,6 +148,8 @@ class BackendStatus:
     """The engine's version as it reports it; empty where it is not known."""
     sampling: Sampling = Sampling()
     """The sampling of a reply without options, once it is known."""
+    state_saved: bool = False
+    """Whether the context of the engine is saved: the conversation goes on without being read, after a restart too."""
     in_bursts: bool = False
     """Whether text arrives in bursts, since a program in between buffers its output."""
     facts: EngineFacts = EngineFacts()

@@ -246,6 +246,7 @@ class LocalEngineBackend:
             cpu=cpu,
             spare_memory=sum(standby) if standby else None,
             restarts=self._session.supervisor.budget.spent,
+            state_saved=self._session.supervisor.is_saved,
             in_bursts=self._is_buffered,
             facts=self._facts,
         )

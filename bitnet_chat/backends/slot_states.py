@@ -74,6 +74,11 @@ class SlotStates:
             else:
                 self._context = self._saved = _SlotContext(target, part, tuple(tools), state.tokens, is_restored=True)
 
+    @property
+    def is_saved(self) -> bool:
+        """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
+        return self._context is not None and self._context == self._saved
+
     def sent(self) -> None:
         """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
         self._context = None

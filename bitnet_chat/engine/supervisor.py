@@ -422,6 +422,12 @@ class EngineSupervisor:
         """Whether the child writes a state."""
         return self._saver is not None and self._saver.is_writing
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether the context of the child is saved."""
+        loaded = self._loaded
+        return loaded is not None and loaded.saved is not None and loaded.saved == loaded.evaluated
+
     def sent(self, prompt: EnginePrompt) -> ContextOrigin | None:
         """Note that the child evaluates ``prompt``, of which it may not read all. How its context came about."""
         loaded = self._loaded

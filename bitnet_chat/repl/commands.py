@@ -207,6 +207,8 @@ def _stats(current: CommandContext, argument: str) -> CommandResult:
     window = context(status.context_used, size_of_window, status.context_exact)
     if window:
         engine.append(window)
+    if status.state_saved:
+        engine.append("state saved")
     return CommandResult(
         current.conversation,
         (SEPARATOR.join(replies), f"{one_line(status.model)}: {SEPARATOR.join(part for part in engine if part)}"),

@@ -104,6 +104,7 @@ def bar(
         (3, "", rate(speed) if speed is not None else ""),
         (2, "", " ".join(engine)),
         (1, "", f"spare {size(status.spare_memory)}" if status.spare_memory is not None else ""),
+        (0, "", "state saved" if status.state_saved else ""),
     ]
     parts = [part for part in parts if part[2]]
     while len(parts) > 1 and (over := _cells(part[2] for part in parts) - columns) > 0:

@@ -143,7 +143,9 @@ def test_after_the_death_of_an_engine_its_context_is_restored(engines: Engines, 
     async def body() -> None:
         backend = engines.open()
         both, _ = await talk(backend)
+        assert not backend.status().state_saved
         await saved(backend)
+        assert backend.status().state_saved
         process = backend._session.process
         assert process is not None
         os.kill(process.pid, getattr(signal, signal_name))

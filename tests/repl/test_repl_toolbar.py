@@ -80,6 +80,12 @@ def test_a_spare_engine_costs_memory() -> None:
     assert bar(FULL, None, 120).endswith(" · 812 MB · spare 400 MB")
 
 
+def test_a_saved_state_is_shown_where_it_fits() -> None:
+    saved = BackendStatus("m", "e", BackendState.IDLE, 1, 4, state_saved=True)
+    assert bar(saved, None, 80) == " m · ctx 1/4 (25 %) · state saved"
+    assert bar(saved, None, 25) == " m · ctx 1/4 (25 %)"
+
+
 def test_a_name_is_data() -> None:
     assert bar(BackendStatus("a\x1b[2Jb\nc", "e", BackendState.IDLE), None, 80) == " a␛[2Jb c"
 

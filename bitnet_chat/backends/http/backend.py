@@ -137,6 +137,7 @@ class RemoteBackend:
             cpu=cpu,
             restarts=service.restarts,
             context_exact=self._is_exact,
+            state_saved=self._states is not None and self._states.is_saved,
             engine_version=facts.version,
             sampling=self._sampling,
             facts=facts,

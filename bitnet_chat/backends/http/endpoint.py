@@ -40,6 +40,10 @@ class PromptStates(Protocol):
     async def recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
         """Restore a state before a request with this prompt, if that spares the server from reading it."""
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether what the server has read is saved."""
+
     def sent(self) -> None:
         """Note that a request is sent, of which the server may not read all."""
 
