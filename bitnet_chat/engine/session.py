@@ -187,7 +187,8 @@ class Session:
             self.supervisor.tell("this engine cannot continue a reply by itself: it was asked to continue")
         if options.alone:
             prompt = await self._trimmer.cut(prompt, options)
-        return await self._from_the_message(prompt) if prompt.is_silent and self._repeats(options) else prompt
+        repeats = prompt.is_silent and protocol.carries_all and self._repeats(options)
+        return await self._from_the_message(prompt) if repeats else prompt
 
     async def _from_the_message(self, prompt: EnginePrompt) -> EnginePrompt:
         """A prompt with which the engine generates a cut reply again, from the message on: read as one batch, it would

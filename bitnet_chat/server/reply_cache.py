@@ -72,7 +72,7 @@ class ReplyCache:
         if not Sampling(temperature=temperature, seed=seed).repeats:
             return None
         asked = asdict(options)
-        del asked["timeout"]  # a reply that a timeout has cut is not stored
+        del asked["timeout"], asked["place"]  # a reply that a timeout has cut is not stored
         said = [
             (
                 each.role,
