@@ -71,11 +71,21 @@ def open_to_write(path: Path, busy: float) -> Connection:
 
 
 def require_ours(connection: Connection, path: Path) -> None:
-    """Check that the file is a journal of a supported version. Reads only the schema.
+    """Check that the file is a journal of a supported version. Reads only the schema, in one snapshot: another program
+    may be creating the tables.
 
     Raises :class:`JournalTooNewError` for a journal of a later release, and sqlite3.DatabaseError (SQLITE_NOTADB) for
     the database of another program and for a journal that lacks a table or has the tables of another version.
     """
+    connection.execute("BEGIN")
+    try:
+        _require_ours(connection, path)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _require_ours(connection: Connection, path: Path) -> None:
     found = schema.version(connection)
     if schema.is_newer(found):
         raise JournalTooNewError(

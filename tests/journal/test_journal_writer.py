@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, writer_thread
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, schema, writer_thread
 from bitnet_chat.journal.commands import AddText, BeginReply, EndReply, Follow, Sync
 from bitnet_chat.journal.database import unsaved_since
 from bitnet_chat.journal.salvage import open_file
@@ -489,3 +490,24 @@ def test_the_end_is_waited_for_a_bounded_time(journal: Journal, monkeypatch: pyt
 
     asyncio.run(talk())
     assert len(complaints) == 1 and "does not answer" in complaints[0]
+
+
+def test_a_file_that_another_program_is_creating_is_not_taken_for_a_damaged_one(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version is read before the other program has made the tables, and the tables after that."""
+    read, others, calls = schema.version, list[threading.Thread](), itertools.count(1)
+
+    def version(connection: sqlite3.Connection) -> int:
+        found = read(connection)
+        if next(calls) == 2:  # the last one before the tables are read
+            others.append(threading.Thread(target=lambda: open_file(journal.path)[0].close()))
+            others[0].start()
+            others[0].join(0.3)
+        return found
+
+    monkeypatch.setattr(schema, "version", version)
+    connection, note = open_file(journal.path)
+    connection.close()
+    others[0].join()
+    assert not note and [path.name for path in journal.path.parent.glob("*damaged*")] == []
