@@ -98,8 +98,37 @@ def doctor(data: Path) -> Picture:
         return Picture(terminal.end(), "bitnet-chat doctor --ctx 16384", "model", "terminal")
 
 
+def resume(data: Path) -> Picture:
+    """A conversation about a long file, continued by another process: it is not read again."""
+    engine = ("--engine", "llama.cpp")
+    with closing(Terminal(*engine, data=data, columns=82)) as terminal:
+        terminal.ready()
+        terminal.type(f"/file {FOLDER / 'limits.md'}\r")
+        terminal.until(lambda: any("tokens" in line and "limits.md" in line for line in terminal.lines))
+        terminal.say("Which engines are named here?")
+        terminal.type("\x04")
+        terminal.end()
+    with closing(Terminal(*engine, "--continue", data=data, columns=82, rows=26)) as terminal:
+        terminal.say("And which platforms?")
+        terminal.type("/stats\r")
+        return Picture(terminal.rest(), "bitnet-chat --continue")
+
+
+def tree(data: Path) -> Picture:
+    """The branches that /regen and /edit leave, in the list of /tree."""
+    with closing(Terminal("--engine", "llama.cpp", "--temp", "0.8", "-n", "30", data=data, columns=82)) as terminal:
+        terminal.say("Name a river.", "Name a mountain.", "/regen", "/regen")
+        terminal.type("/undo\r")
+        terminal.until(lambda: terminal.lines[-2] == "> Name a mountain.")
+        terminal.type("\x15")
+        terminal.say("Name a desert.")
+        terminal.type("/tree\r")
+        terminal.until(lambda: sum("< " in line for line in terminal.lines) > 1)
+        return Picture(terminal.rest(), "bitnet-chat")
+
+
 PICTURES: dict[str, Callable[[Path], Picture]] = {
-    each.__name__: each for each in (screenshot, markdown, history, context, guard, doctor)
+    each.__name__: each for each in (screenshot, markdown, history, context, guard, doctor, resume, tree)
 }
 
 
