@@ -171,9 +171,8 @@ async def _talk(backend: LocalEngineBackend, tokens: int, seed: int) -> Conversa
 
 async def _saved(backend: LocalEngineBackend) -> None:
     """Wait until the state is saved, as it is between two messages."""
-    saving = backend._session.supervisor._saving
-    if saving is not None:
-        await asyncio.wait([saving])
+    while backend._store is not None and not backend.status().state_saved:  # noqa: ASYNC110  # nothing reports it
+        await asyncio.sleep(0.01)
 
 
 async def _prepared(backend: LocalEngineBackend, context: Conversation) -> None:
@@ -188,7 +187,7 @@ def _is_ready(backend: LocalEngineBackend, context: Conversation) -> bool:
     loaded = backend._session.supervisor._loaded
     if loaded is None or loaded.process.state is not ProcessState.IDLE:
         return False
-    return len(loaded.evaluated.turns) == len(context.turns)
+    return loaded.evaluated is not None and len(loaded.evaluated.turns) == len(context.turns)
 
 
 async def _run(bench: Bench, sizes: list[Size], runs: int) -> None:
