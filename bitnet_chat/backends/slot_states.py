@@ -62,6 +62,7 @@ class SlotStates:
                 await self._save()
             found = await run_in_daemon_thread(partial(self._states.better, live, conversation, tuple(tools)))
             if found is None:
+                self._save_later()  # a state that was not begun was given up
                 return
             self._context = None
             state, part = found
@@ -99,6 +100,9 @@ class SlotStates:
         asked of the slot for a while."""
         tools = tuple(options.offered)
         self._context = _SlotContext(target, conversation, tools, tokens or 0, options.alone, place=options.place)
+        self._save_later()
+
+    def _save_later(self) -> None:
         if self._saving is None or self._saving.done():
             self._saving = asyncio.ensure_future(self._save_at_rest())
 

@@ -158,8 +158,8 @@ class EngineSupervisor:
             and self.protocols.made.carries_all
         ):
             loaded.turn_to(self.window.kept(self._history))  # its figures are of what is not told again
-        if loaded is not None and loaded.is_alive and self._saver is not None and self.protocols.made is not None:
-            self._saver.save_later(loaded, self.protocols.made, lambda: loaded is self._loaded and not self.busy)
+        if loaded is not None and loaded.is_alive:
+            self._save_later(loaded)
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit:
             self._replacing = asyncio.ensure_future(self._replace_unless_ready(loaded))
         else:
@@ -319,6 +319,7 @@ class EngineSupervisor:
             return
         if self._saver is not None:
             await self._saver.recall(loaded, protocol, memory, loaded.evaluated, is_wanted)
+            self._save_later(loaded)  # it gave up a state that was not begun
         # What a whole state leaves is read with the message, as by the engine that has saved it: batches of another
         # shape round differently.
         if not is_wanted() or process.meter.context_used is not None or loaded.exact == memory:
@@ -416,6 +417,10 @@ class EngineSupervisor:
             live = loaded.exact if prompt.known else loaded.evaluated
             await self._saver.recall(loaded, protocol, prompt.kept, live)
         return loaded is not None and loaded is self._loaded and loaded.process.state is ProcessState.IDLE
+
+    def _save_later(self, loaded: EngineInstance) -> None:
+        if self._saver is not None and self.protocols.made is not None:
+            self._saver.save_later(loaded, self.protocols.made, lambda: loaded is self._loaded and not self.busy)
 
     @property
     def is_saving(self) -> bool:

@@ -136,6 +136,22 @@ def test_after_the_death_of_the_server_its_slots_are_restored(servers: Servers) 
     run(body)
 
 
+def test_a_conversation_that_is_prepared_again_is_saved(servers: Servers) -> None:
+    """As a terminal does after each reply, before the state is begun."""
+
+    async def body() -> None:
+        backend = servers.open().backend()
+        first, _ = await ask(backend, Conversation(), STORY)
+        backend.prepare(first)
+        assert backend._preparing is not None
+        await backend._preparing
+        await saved(backend)
+        assert backend.status().state_saved
+        await backend.close()
+
+    run(body)
+
+
 def test_tools_are_a_part_of_the_prompt(servers: Servers) -> None:
     async def body() -> None:
         backend = servers.open().backend()

@@ -343,6 +343,21 @@ def test_a_classic_engine_starts_with_the_prompt_that_it_read_before(classic: En
 # What happens at the same time
 
 
+def test_a_conversation_that_is_prepared_again_is_saved(engines: Engines) -> None:
+    """As a terminal does after each reply, before the state is begun."""
+
+    async def body() -> None:
+        backend = engines.open()
+        both, _ = await talk(backend)
+        backend.prepare(both)
+        await has_read(backend, both)
+        await saved(backend)
+        assert backend.status().state_saved
+        await backend.close()
+
+    run(body)
+
+
 def test_a_state_belongs_to_the_conversation_that_it_was_saved_for(
     engines: Engines, home: Path, tmp_path: Path
 ) -> None:
