@@ -438,6 +438,7 @@ def test_the_tree_is_listed_and_a_branch_is_picked() -> None:
         assert repl.backend.prepared[-1] == repl.talk.conversation
         assert str(repl.talk.variant) == "< 1/2 >"
         await repl.talk.submit("go on")
+        assert await repl.talk._recorder.settled()
         assert [record.row for record in Journal().load(1).records] == [1, 2, 6, 7]
         for line, answer in (
             ("/tree 2", "This message is in the current branch.\n"),
