@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kept_states import STORY, ask, files, home, is_long, is_short, run, saved
 
-from bitnet_chat import paths
-from bitnet_chat.backend import JournalPlace, ReplyOptions, Sampling
-from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backend import JournalPlace
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.prompt_cache.store import StateStore
 
-STORY = " ".join(f"I have {number} questions about the terminal, the model and the engine." for number in range(30))
-SHORT = 60
-"""Tokens, at most, that are read again."""
-LONG = 300
-TIMEOUT = 60.0
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "states"
-    monkeypatch.setattr(paths, "states_dir", lambda: folder)
-    return folder
+__all__ = ["home"]
 
 
 class Servers:
@@ -50,45 +35,6 @@ class Servers:
 @pytest.fixture
 def servers(classic: EngineBinary, model: Path) -> Servers:
     return Servers(classic, model)
-
-
-async def ask(
-    backend: RemoteBackend, conversation: Conversation, text: str = "", **options: object
-) -> tuple[Conversation, Stats]:
-    conversation = conversation.with_user(text) if text else conversation
-    wanted = ReplyOptions(max_tokens=12, sampling=Sampling(temperature=0.0), **options)  # type: ignore[arg-type]
-    reply, end = "", None
-    async for event in backend.reply(conversation, wanted):
-        if isinstance(event, TextDelta):
-            reply += event.text
-        end = event
-    assert isinstance(end, Completed), end
-    return conversation.with_assistant(reply), end.stats
-
-
-def is_short(stats: Stats) -> bool:
-    return stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
-
-
-def is_long(stats: Stats) -> bool:
-    return stats.prompt_tokens is not None and stats.prompt_tokens > LONG
-
-
-async def saved(backend: RemoteBackend) -> None:
-    states = backend._states
-    assert states is not None and states._saving is not None  # type: ignore[attr-defined]
-    await asyncio.wait([states._saving])  # type: ignore[attr-defined]
-
-
-def files(folder: Path, end: str) -> list[Path]:
-    return list(folder.glob(f"*.{end}"))
-
-
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await asyncio.wait_for(body(), TIMEOUT)
-
-    asyncio.run(main())
 
 
 def test_a_resumed_conversation_is_not_read_again(servers: Servers, home: Path, tmp_path: Path) -> None:
