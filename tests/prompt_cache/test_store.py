@@ -212,10 +212,39 @@ def test_a_state_replaces_those_of_its_beginnings(rig: Rig) -> None:
     assert rig.store.usage() == StateUsage(2, 10) and rig.lines == []
 
 
-def test_a_state_of_the_system_prompt_alone_is_replaced(rig: Rig) -> None:
+def test_the_state_of_a_system_prompt_stays(rig: Rig) -> None:
+    """It belongs to no conversation, and every new one with it begins with it."""
+    rig.keep("ab", conversation=1)
     rig.keep("")
-    rig.keep("a")
-    assert rig.kept() == {"a"} and rig.find("") == ("a", 0)
+    rig.keep("abc", conversation=1)
+    assert rig.kept() == {"abc", ""} and rig.owners() == {(1, 3)}
+    assert rig.find("") == rig.find("x") == ("", 0), "it is the smallest of those that share as much"
+    assert rig.find("ax") == ("abc", 1)
+    assert rig.store.remove_owner(rig.journal, 1) == 1
+    assert rig.store.usage() == rig.store.prompt_usage() == StateUsage(1, 5) and rig.lines == []
+    assert rig.store.has(IDENTITY, digests("")[0]) and not rig.store.has(IDENTITY, digests("a")[-1])
+    assert not rig.store.has(replace(IDENTITY, model="b"), digests("")[0])
+
+
+def test_a_system_prompt_with_a_message_of_its_owner_is_replaced(rig: Rig) -> None:
+    """As a classic engine saves it, with its first message."""
+    rig.keep("", conversation=1)
+    rig.keep("a", conversation=1)
+    assert rig.kept() == {"a"} and rig.find("") == ("a", 0) and not rig.store.prompt_usage().count
+
+
+def test_the_state_of_a_system_prompt_leaves_before_the_conversation_that_it_was_read_for(rig: Rig) -> None:
+    rig.store.limit = 15
+    rig.keep("x", conversation=1)
+    rig.keep("y", conversation=2)
+    prompt, _ = rig.keep(""), rig.keep("ab", conversation=3)
+    assert rig.kept() == {"", "y", "ab"}
+    rig.keep("z", conversation=4)
+    assert rig.kept() == {"y", "ab", "z"}, "it was saved as if just before the last use"
+    rig.keep("")
+    rig.store.touch(rig.store.find(IDENTITY, digests("c"))[0])  # type: ignore[index]
+    rig.keep("w", conversation=5)
+    assert rig.kept() == {"", "z", "w"} and not prompt.path.exists(), "its use counts as any other"
 
 
 def test_one_state_is_left_of_a_conversation_that_grows(rig: Rig) -> None:
