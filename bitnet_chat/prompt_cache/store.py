@@ -331,9 +331,9 @@ class StateStore:
         found: dict[str, os.stat_result] = {}
         with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".state"):
-                    with contextlib.suppress(OSError):  # removed meanwhile
-                        found[entry.name] = entry.stat()
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    if entry.name.endswith(".state") and entry.is_file(follow_symlinks=False):
+                        found[entry.name] = entry.stat(follow_symlinks=False)
         return found
 
     def ready_folder(self) -> Path | None:
@@ -369,7 +369,7 @@ class StateStore:
         """Read a record. None: the state cannot be used; a damaged one is removed."""
         path = self.folder / names.state_name(stem)
         try:
-            with open(self.folder / names.record_name(stem, owner), "rb", opener=_without_waiting) as file:
+            with open(self.folder / names.record_name(stem, owner), "rb", opener=_opened) as file:
                 state = record.decode(file.read(record.MAX_BYTES), path, stem, owner)
             size = path.stat().st_size
             fault = "" if size == state.bytes else f"it has {size} bytes instead of {state.bytes}"
@@ -409,15 +409,15 @@ class StateStore:
         return text_digest(path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path))
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a named pipe in its place is read as an empty one."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+def _opened(path: str, flags: int) -> int:
+    """Open a file, and not what a link in its place leads to. A named pipe is read as an empty file."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _measured(path: Path) -> tuple[int, int]:
     """Size and CRC-32 of a file. Raises OSError."""
     size = crc = 0
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_opened) as file:
         while chunk := file.read(_CHUNK):
             size += len(chunk)
             crc = zlib.crc32(chunk, crc)
