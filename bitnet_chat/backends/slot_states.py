@@ -135,6 +135,9 @@ class SlotStates:
                     await asyncio.wait([self._saving])
                 await self._save()
                 await self._save_prompt()
+        if self._saving is not None:
+            self._saving.cancel()  # which removes what is not complete
+            await asyncio.wait([self._saving])
 
     def _live(self, target: RequestTarget, tools: Sequence[Tool]) -> Conversation | None:
         """The conversation in the slot; None after a restart of the server, or with other tools in its prompt."""

@@ -126,6 +126,9 @@ class ContextSaver:
                 await process.settled()
                 await self._save(loaded, protocol, lambda: True)
                 await self._save_prompt(loaded, protocol, lambda: True)
+        if self._task is not None:
+            self._task.cancel()  # which removes what is not complete
+            await asyncio.wait([self._task])
 
     def discard(self, job: StateJob) -> None:
         """Remove the file of a state that a process was started with and has not written."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kept_states import PERSONA, STORY, ask, files, home, is_long, is_short, prompts, run, saved
+from kept_states import PERSONA, STORY, ask, breaking, files, home, is_long, is_short, prompts, run, saved
 
 from bitnet_chat.backend import JournalPlace
 from bitnet_chat.backends.llama_server import LlamaServer
@@ -132,6 +132,30 @@ def test_a_damaged_state_costs_a_reading(servers: Servers, home: Path, fault: st
         run(body)
     finally:
         StateStore.verify = verify  # type: ignore[method-assign]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+@pytest.mark.parametrize("fault", ["full", "removed"])
+def test_a_state_that_cannot_be_written_costs_a_line(
+    servers: Servers, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    """The conversation goes on, and the next state is kept."""
+    caplog.set_level("INFO")
+
+    async def body() -> None:
+        backend = servers.open().backend()
+        with monkeypatch.context() as patch:
+            breaking(patch, fault)
+            first, _ = await ask(backend, Conversation(), STORY)
+            await saved(backend)
+            assert not backend.status().state_saved and not files(home, "*")
+        assert caplog.text.count("an engine state is not kept: ") == 1
+        _, stats = await ask(backend, first, "Go on.")
+        assert is_short(stats)
+        await backend.close()
+        assert len(files(home, "state")) == 1
+
+    run(body)
 
 
 @pytest.mark.parametrize("settings", [{"journal": False}, {"state_limit": "0"}])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_states import GREEDY, PERSONA, STORY, ask, files, home, is_long, is_short, prompts, run, saved
+from kept_states import GREEDY, PERSONA, STORY, ask, breaking, files, home, is_long, is_short, prompts, run, saved
 
 from bitnet_chat import paths
 from bitnet_chat.backend import JournalPlace, ReplyOptions
@@ -199,6 +199,30 @@ def test_a_state_that_the_engine_refuses_is_removed(engines: Engines, home: Path
         await backend.close()
         assert not state.exists()
         assert store.usage().count == 1, "that of the conversation as it is now"
+
+    run(body)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+@pytest.mark.parametrize("fault", ["full", "removed"])
+def test_a_state_that_cannot_be_written_costs_a_line(
+    engines: Engines, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    """The conversation goes on, and the next state is kept."""
+    caplog.set_level("INFO")
+
+    async def body() -> None:
+        backend = engines.open()
+        with monkeypatch.context() as patch:
+            breaking(patch, fault)
+            first, _ = await ask(backend, Conversation(), STORY)
+            await saved(backend)
+            assert not backend.status().state_saved and not files(home, "*")
+        assert caplog.text.count("an engine state is not kept: ") == 1
+        _, stats = await ask(backend, first, "Go on.")
+        assert is_short(stats)
+        await backend.close()
+        assert len(files(home, "state")) == 1
 
     run(body)
 

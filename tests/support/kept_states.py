@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bitnet_chat.backend import Backend, ReplyOptions, Sampling
 from bitnet_chat.backends.http.backend import RemoteBackend
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.saved_states import EngineStates, StateJob
 from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.prompt_cache.store import StateStore
 
@@ -73,6 +75,22 @@ def files(folder: Path, end: str) -> list[Path]:
 def prompts(folder: Path) -> int:
     """The number of states of system prompts."""
     return StateStore(folder).prompt_usage().count
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Have each state break while it is written: ``full`` is the disk, or the folder is ``removed``."""
+
+    def broken(states: EngineStates, *arguments: Any, **named: Any) -> StateJob | None:
+        job = begin(states, *arguments, **named)
+        if job is not None and fault == "removed":
+            shutil.rmtree(job.pending.path.parent)
+        elif job is not None:
+            job.pending.path.unlink()
+            job.pending.path.symlink_to("/dev/full")
+        return job
+
+    begin = EngineStates.begin
+    monkeypatch.setattr(EngineStates, "begin", broken)
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
