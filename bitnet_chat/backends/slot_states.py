@@ -14,7 +14,7 @@ from bitnet_chat.backend import JournalPlace, ReplyOptions
 from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, shared_messages
+from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, WORTH_CHARACTERS, EngineStates, shared_messages
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import ContextOrigin, ContextSource
 from bitnet_chat.util.threads import run_in_daemon_thread
@@ -53,14 +53,18 @@ class SlotStates:
         self._closing = asyncio.Event()
         self._recalling = asyncio.Lock()
 
-    async def recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
+    async def recall(
+        self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool], *, is_exact: bool = False
+    ) -> None:
         """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
         async with self._recalling:
             await self._at_rest()
             live = self._live(target, tools)
             if self._states.is_lost(live, conversation) and self._seconds <= _TURN_LIMIT:
                 await self._save()
-            found = await run_in_daemon_thread(partial(self._states.better, live, conversation, tuple(tools)))
+            worth = 1 if is_exact else WORTH_CHARACTERS
+            find = partial(self._states.better, live, conversation, tuple(tools), worth=worth)
+            found = await run_in_daemon_thread(find)
             if found is None:
                 self._save_later()  # a state that was not begun was given up
                 return
@@ -74,6 +78,11 @@ class SlotStates:
                 pass  # the request itself reports it
             else:
                 self._context = self._saved = _SlotContext(target, part, tuple(tools), state.tokens, is_restored=True)
+
+    async def evaluated_messages(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> int:
+        """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
+        live = shared_messages(self._live(target, tools), conversation)
+        return max(live, await run_in_daemon_thread(partial(self._states.shared, conversation, tuple(tools))))
 
     @property
     def is_saved(self) -> bool:

@@ -17,7 +17,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.loaded_engine import EngineInstance
 from bitnet_chat.engine.process import ProcessState
 from bitnet_chat.engine.protocols import EngineProtocol
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, StateJob
+from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, WORTH_CHARACTERS, EngineStates, StateJob
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 _TURN_LIMIT = 0.5
@@ -63,18 +63,20 @@ class ContextSaver:
         wanted: Conversation,
         live: Conversation | None,
         is_wanted: Callable[[], bool] = lambda: True,
+        *,
+        worth: int = WORTH_CHARACTERS,
     ) -> None:
         """Have an idle process restore a saved state if that spares it from reading a part of ``wanted``. Returns when
         it is idle again, or has ended. A context that would be lost is saved first, if that takes less than
         :data:`_TURN_LIMIT`. ``live``: the usable part of its context. ``is_wanted``: asked again before the state is
-        restored."""
+        restored. ``worth``: characters that a state must spare."""
         await self._at_rest()
         process = loaded.process
         if protocol.restore("x") is None or process.state is not ProcessState.IDLE:
             return
         if self._states.is_lost(loaded.evaluated, wanted) and self._save_seconds <= _TURN_LIMIT:
             await self._save(loaded, protocol, is_wanted)
-        found = await run_in_daemon_thread(partial(self._states.better, live, wanted))
+        found = await run_in_daemon_thread(partial(self._states.better, live, wanted, worth=worth))
         if found is None or process.state is not ProcessState.IDLE or not is_wanted():
             return
         state, part = found

@@ -49,14 +49,20 @@ class EngineStates:
         self._store, self._identity = store, identity
 
     def better(
-        self, live: Conversation | None, wanted: Conversation, tools: tuple[Tool, ...] = ()
+        self,
+        live: Conversation | None,
+        wanted: Conversation,
+        tools: tuple[Tool, ...] = (),
+        *,
+        worth: int = WORTH_CHARACTERS,
     ) -> tuple[SavedState, Conversation] | None:
         """A valid state that shares more with the prompt of ``wanted`` than an engine whose context holds ``live``, and
-        the part that it shares; None if it would spare too little. ``tools``: in the prompt beside the conversation."""
+        the part that it shares; None if it would spare too little. ``tools``: in the prompt beside the conversation.
+        ``worth``: characters that it must spare."""
         identity = self._identity()
-        if identity is None or _characters(wanted, shared_messages(live, wanted)) < WORTH_CHARACTERS:
+        if identity is None or _characters(wanted, shared_messages(live, wanted)) < worth:
             return None
-        beyond = _characters(wanted, shared_messages(live, wanted)) - WORTH_CHARACTERS
+        beyond = _characters(wanted, shared_messages(live, wanted)) - worth
         while (found := self._store.find(identity, _digests(wanted, tools))) is not None:
             state, count = found
             if _characters(wanted, count) > beyond:
@@ -66,10 +72,10 @@ class EngineStates:
                 return state, first_messages(wanted, count)
         return None
 
-    def shared(self, conversation: Conversation) -> int:
+    def shared(self, conversation: Conversation, tools: tuple[Tool, ...] = ()) -> int:
         """Number of leading messages of a conversation that a state has; -1 without one."""
         identity = self._identity()
-        found = self._store.find(identity, _digests(conversation, ())) if identity is not None else None
+        found = self._store.find(identity, _digests(conversation, tools)) if identity is not None else None
         return found[1] if found is not None else -1
 
     def is_lost(self, live: Conversation | None, wanted: Conversation) -> bool:
