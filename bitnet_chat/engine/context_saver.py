@@ -51,10 +51,14 @@ class ContextSaver:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._save_seconds)):
                 await self._closing.wait()
-        if loaded.cache is not None and is_wanted():
+        await self._save(loaded, protocol, is_wanted)
+
+    async def keep_cache(self, loaded: EngineInstance) -> None:
+        """Keep the state that a process without commands has written before the first token of its first reply. At
+        once: after a kill in this reply it tells that a process has begun with this history."""
+        if loaded.cache is not None:
             job, loaded.cache = loaded.cache, None
             await run_in_daemon_thread(partial(self._states.commit, job, tokens=0, place=loaded.place()))
-        await self._save(loaded, protocol, is_wanted)
 
     async def recall(
         self,

@@ -460,6 +460,8 @@ class EngineSupervisor:
         """Note that the child has read all of ``prompt``."""
         if self._loaded is not None:
             self._loaded.evaluated = prompt.kept
+            if self._saver is not None and self._loaded.cache is not None:
+                self._watch_over(self._saver.keep_cache(self._loaded))
 
     async def close(self) -> None:
         """Save the context, end the child, its spares and earlier ones, and wait until all have ended."""

@@ -175,6 +175,7 @@ class RemoteBackend:
                 else:
                     yield attempt.stopped(account, request.reason, self._fit.size)
                 return
+            account.was_shown(question.thinking_shown)
             retry = self._retry(request, account, question, options)
             for event in self._opening(retry):
                 yield event

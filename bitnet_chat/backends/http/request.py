@@ -65,6 +65,11 @@ class RequestMessages:
         """``asked`` without the incomplete reply."""
         return self.asked[:-1] if self.prefix else self.asked
 
+    @property
+    def thinking_shown(self) -> str:
+        """The thoughts of a reply that was cut within them, which are generated again."""
+        return self.cut.thinking if self.cut is not None and not self.cut.content else ""
+
     def whole(self, text: str) -> str:
         """The whole reply. ``text``: its new part."""
         begun = self.cut.content if self.cut is not None and self.is_repeated else self.prefix + self.overlap
