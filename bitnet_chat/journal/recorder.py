@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_chat.backend import JournalPlace
-from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 from bitnet_chat.journal.records import ConversationSlot
+from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.journal.commands import Command
@@ -67,6 +68,10 @@ class JournalRecorder:
         self._pending: PendingText | None = None
         self._calls: list[ToolCall] = []
         self._named = False
+        self._cut: dict[str, Mapping[str, object]] = {}
+        """Options of the replies that were cut, by their text."""
+        self._begun: tuple[str, Mapping[str, object]] = "", {}
+        """The text that the present reply continues, and its options."""
         self._asked = self._answered = 0
         """Number of replies begun by the front end; ``_answered``: number of those begun in the file."""
         self.unsaved = ""
@@ -109,7 +114,7 @@ class JournalRecorder:
         from bitnet_chat.journal.commands import Create
 
         self._switch_to(ConversationSlot(title=title))
-        self._named = bool(title)
+        self._named, self._cut = bool(title), {}
         self._update_title(conversation)
         self._put(Create(conversation, title, model))
 
@@ -127,6 +132,8 @@ class JournalRecorder:
         saved as their ``str``.
         """
         self._update_title(conversation)
+        last = conversation.last
+        self._begun = last.content if last is not None and last.role == "assistant" else "", options or {}
         if self._journal is None:
             return
         from bitnet_chat.journal.commands import BeginReply
@@ -172,6 +179,11 @@ class JournalRecorder:
         A stopped or failed reply without text is not part of the conversation; its user message stays the last one
         until the next :meth:`sync`.
         """
+        before, made = self._begun
+        new = self._pending.text if text is None and self._pending is not None else text
+        reply = Message("assistant", rejoined(before + (new or "")), reason)
+        if reply.was_cut and new:
+            self._cut[reply.content] = made if options is None else options
         if self._pending is None:
             return
         from bitnet_chat.journal.commands import EndReply
@@ -182,10 +194,15 @@ class JournalRecorder:
         made_with = None if options is None else self._made_with(options)
         self._put(EndReply(reason, figures, text, thinking, calls, made_with))
 
+    def options_of(self, reply: Message) -> Mapping[str, object]:
+        """The options of a reply of this conversation that was cut; empty if they are not known."""
+        return self._cut.get(reply.content, {})
+
     def resume(self, stored: StoredConversation) -> None:
         """Continue a conversation that was read from the journal."""
         from bitnet_chat.journal.commands import ResumeConversation
 
+        self._cut = _options_of_cut(stored)
         self._switch_to(ConversationSlot(stored.id, stored.title))
         self._named = stored.is_named
         self._put(ResumeConversation(stored))
@@ -195,6 +212,7 @@ class JournalRecorder:
         from bitnet_chat.journal.commands import SetHead
 
         self.end_reply(FinishReason.INTERRUPTED)
+        self._cut |= _options_of_cut(stored)
         self._update_title(Conversation(tuple(record.message for record in stored.shown)))
         self._put(SetHead(stored))
 
@@ -210,6 +228,7 @@ class JournalRecorder:
 
     def start_new(self) -> None:
         """Start another conversation with the next message."""
+        self._cut = {}
         self._switch_to(ConversationSlot())
         if self._writer is not None:
             from bitnet_chat.journal.commands import StartNew
@@ -338,6 +357,10 @@ class JournalRecorder:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(call)
+
+
+def _options_of_cut(stored: StoredConversation) -> dict[str, Mapping[str, object]]:
+    return {record.message.content: record.options for record in stored.records if record.message.was_cut}
 
 
 def _resolve(future: asyncio.Future[T], result: T) -> None:

@@ -21,7 +21,7 @@ from bitnet_chat.journal import commands
 from bitnet_chat.journal.commands import AddText, Command, Verify
 from bitnet_chat.journal.database import DatabaseState, clear_unsaved, describe_error, is_damage, mark_unsaved, state_of
 from bitnet_chat.journal.records import ConversationSlot
-from bitnet_chat.journal.recovery import Piece, settle
+from bitnet_chat.journal.recovery import Piece, join_pieces, settle
 from bitnet_chat.journal.salvage import open_file, set_aside
 from bitnet_chat.journal.transactions import ConversationStore
 
@@ -51,6 +51,11 @@ class PendingText:
         self._all: list[Piece] = []
         self._written = 0
         self._due: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole text, without thinking."""
+        return join_pieces(self._all, False)
 
     def append(self, piece: Piece, now: float) -> bool:
         """Add text at time ``now``. Returns True if no text was waiting, so that an :class:`AddText` must be queued."""
