@@ -18,8 +18,8 @@ from starlette.routing import BaseRoute
 from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.events import Completed, Failed
 from bitnet_chat.server.broadcast import ReplyBroadcast
-from bitnet_chat.server.chats.events import RETRY, EventEncoder, LastSeen, ReplyStart, chat_event
-from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply
+from bitnet_chat.server.chats.events import RETRY, EventEncoder, LastSeen, ReplyStart, chat_event, saved_state_event
+from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply, SavedStateChanged
 from bitnet_chat.server.chats.requests import (
     MOST_ROWS,
     ChatRequest,
@@ -37,7 +37,7 @@ from bitnet_chat.server.routing import route
 from bitnet_chat.server.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import StoredConversation
+    from bitnet_chat.journal import JournalEntry, StoredConversation
     from bitnet_chat.server.web.shared_html import SharedHtml
 
 _LISTED, _MOST_LISTED = 100, 1000
@@ -71,11 +71,16 @@ class _ChatsApi:
         limit, words = _number(request, "limit", _LISTED, _MOST_LISTED), request.query_params.get("q", "").strip()
         if len(words) > _MOST_WORDS:
             raise InvalidFieldError(f"q has more than {_MOST_WORDS} characters", param="q")
+        entries: list[tuple[JournalEntry, str | None]]
         if words:
-            hits = await self._chats.search(words, limit)
-            forms = [entry_form(hit.entry, self._is_live(hit.entry.id), hit.snippet) for hit in hits]
+            entries = [(hit.entry, hit.snippet) for hit in await self._chats.search(words, limit)]
         else:
-            forms = [entry_form(each, self._is_live(each.id)) for each in await self._chats.list(limit)]
+            entries = [(each, None) for each in await self._chats.list(limit)]
+        saved = await self._chats.saved_states()
+        forms = [
+            entry_form(entry, live=self._is_live(entry.id), saved=entry.id in saved, snippet=snippet)
+            for entry, snippet in entries
+        ]
         return json_response(to_json({"chats": forms}))
 
     async def create(self, request: Request) -> Response:
@@ -123,7 +128,8 @@ class _ChatsApi:
             from bitnet_chat.server.web.html_stream import html_of
 
             render = html_of
-        body = await asyncio.to_thread(chat_json, stored, live, render)
+        saved = stored.id in await self._chats.saved_states()
+        body = await asyncio.to_thread(chat_json, stored, live, saved, render)
         return json_response(body, status, headers)
 
     # Replies
@@ -186,6 +192,9 @@ class _ChatsApi:
                 async for told, place in following:
                     if isinstance(told, ChatChanged):
                         yield chat_event(_changed(stored, told.title, deleted=told.deleted, head=told.head))
+                        continue
+                    if isinstance(told, SavedStateChanged):
+                        yield saved_state_event({"id": stored.id, "saved_state": told.saved_state})
                         continue
                     told.join()
                     try:

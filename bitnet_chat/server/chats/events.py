@@ -166,6 +166,11 @@ def chat_event(form: dict[str, object]) -> bytes:
     return _event("chat", form)
 
 
+def saved_state_event(form: dict[str, object]) -> bytes:
+    """Return the event that the chat can be continued without being read again, or no longer."""
+    return _event("saved_state", form)
+
+
 def _is_kept(end: Completed) -> bool:
     """Whether the reply is a message: not if it was stopped before its first token."""
     return bool(end.text) or not end.reason.exit_code

@@ -103,6 +103,16 @@ class ChatChanged:
     """The last message of the branch that is the current one from now on; None: no other branch."""
 
 
+@dataclass(frozen=True, slots=True)
+class SavedStateChanged:
+    """A state of the chat was saved, or its last one removed."""
+
+    saved_state: bool
+
+
+ChatNews = ChatChanged | SavedStateChanged
+
+
 class LiveChat:
     """A chat with a reply in memory, or with followers."""
 
@@ -116,7 +126,7 @@ class LiveChat:
         self._is_claimed = False
         self._is_stopped = False
         """Whether a stop has arrived before the reply begins."""
-        self._events: deque[tuple[int, LiveReply | ChatChanged]] = deque(maxlen=_MOST_TOLD)
+        self._events: deque[tuple[int, LiveReply | ChatNews]] = deque(maxlen=_MOST_TOLD)
         self._number = 0
         self._followers: set[asyncio.Event] = set()
 
@@ -124,6 +134,11 @@ class LiveChat:
     def running_reply(self) -> LiveReply | None:
         """The running reply."""
         return self.live if self.live is not None and self.live.running else None
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a client receives the events of the chat."""
+        return bool(self._followers)
 
     @property
     def empty(self) -> bool:
@@ -154,7 +169,7 @@ class LiveChat:
         self._is_stopped = self._is_claimed
         return self._is_claimed
 
-    def publish(self, what: LiveReply | ChatChanged) -> None:
+    def publish(self, what: LiveReply | ChatNews) -> None:
         """Publish an event to all followers."""
         self._number += 1
         self._events.append((self._number, what))
@@ -183,7 +198,7 @@ class LiveChat:
                 return (told, seen.place) if seen.place <= told.generation.place + (not told.running) else None
         return None
 
-    async def follow(self, seen: LastSeen | None) -> AsyncGenerator[tuple[LiveReply | ChatChanged, int | None]]:
+    async def follow(self, seen: LastSeen | None) -> AsyncGenerator[tuple[LiveReply | ChatNews, int | None]]:
         """Yield the running reply, then later replies and changes of the chat, until it is closed. With a reply comes
         the position that the client has seen; None: no event.
 
@@ -228,6 +243,11 @@ class LiveChatRegistry:
 
     def get(self, id: int) -> LiveChat | None:
         return self._live_chats.get(id)
+
+    @property
+    def followed(self) -> list[LiveChat]:
+        """The chats whose events a client receives."""
+        return [live_chat for live_chat in self._live_chats.values() if live_chat.is_followed]
 
     @contextmanager
     def open(self, id: int) -> Iterator[LiveChat]:

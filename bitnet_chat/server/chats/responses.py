@@ -42,8 +42,9 @@ def error_body(problem: APIError) -> dict[str, object]:
     return {"error": told | ({"param": problem.param} if problem.param else {})}
 
 
-def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> dict[str, object]:
-    """Return an entry of the list. ``snippet``: the text around the words of a search."""
+def entry_form(entry: JournalEntry, *, live: bool, saved: bool, snippet: str | None = None) -> dict[str, object]:
+    """Return an entry of the list. ``saved``: whether the chat has a saved engine state. ``snippet``: the text around
+    the words of a search."""
     form: dict[str, object] = {
         "id": entry.id,
         "title": entry.title,
@@ -53,14 +54,16 @@ def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> d
         "model": entry.model,
         "state": ReplyState.ANSWERING.value if live else entry.state.value,
         "live": live,
+        "saved_state": saved,
     }
     return form if snippet is None else form | {"snippet": snippet}
 
 
 def chat_form(
-    stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None
+    stored: StoredConversation, live: LiveReplyState | None, saved: bool, render: Render | None = None
 ) -> dict[str, object]:
-    """Return a whole chat. The running reply is the last message, without a ``finish_reason``."""
+    """Return a whole chat. The running reply is the last message, without a ``finish_reason``. ``saved``: whether the
+    chat has a saved engine state."""
     records = [record for record in line_of(stored) if live is None or record.row != live.row]
     messages = [_message(record, render) | _variants(stored, record.row) for record in records]
     if live is not None:
@@ -73,15 +76,18 @@ def chat_form(
         "model": stored.model,
         "system": stored.conversation.system,
         "state": ReplyState.ANSWERING.value if live is not None else stored.state.value,
+        "saved_state": saved,
         "messages": messages,
         "passed_over": [_message(each, render) | _variants(stored, each.row) for each in stored.passed_over],
         "live": None if live is None else {"generation": live.generation, "message": live.row, "place": live.place},
     }
 
 
-def chat_json(stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None) -> bytes:
+def chat_json(
+    stored: StoredConversation, live: LiveReplyState | None, saved: bool, render: Render | None = None
+) -> bytes:
     """Return the same as JSON, encoded message by message: one call for a long chat would block all other threads."""
-    form = chat_form(stored, live, render)
+    form = chat_form(stored, live, saved, render)
     lists = {name: form.pop(name) for name in ("messages", "passed_over")}
     parts = [to_json(form)[:-1]]
     for name, messages in lists.items():

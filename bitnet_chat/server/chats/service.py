@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -17,7 +18,13 @@ from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatErr
 from bitnet_chat.journal import JournalRecorder, JournalStore, ReplyState
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import ReplyStart
-from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply
+from bitnet_chat.server.chats.live import (
+    ChatChanged,
+    LiveChat,
+    LiveChatRegistry,
+    LiveReply,
+    SavedStateChanged,
+)
 from bitnet_chat.server.chats.requests import (
     MOST_ROWS,
     ChatRequest,
@@ -27,6 +34,7 @@ from bitnet_chat.server.chats.requests import (
     line_of,
     lone_conversation,
 )
+from bitnet_chat.server.chats.saved_states import SavedStates
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.util.threads import run_beside_loop
 
@@ -36,6 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("bitnet_chat.server")
 P = ParamSpec("P")
 T = TypeVar("T")
+_LOOK = 1.0
+"""Seconds between two looks at the folder of saved states while a client follows a chat."""
 
 
 class ChatService:
@@ -46,6 +56,7 @@ class ChatService:
         self.scheduler = scheduler
         self.live_chats = LiveChatRegistry()
         self._journal = journal
+        self._states = SavedStates(journal)
         self._linger = linger
         self._tasks: set[asyncio.Task[None]] = set()
         self._attending = False
@@ -55,6 +66,10 @@ class ChatService:
 
     async def search(self, words: str, limit: int) -> Sequence[SearchHit]:
         return (await _done(self._journal.search, words))[:limit]
+
+    async def saved_states(self) -> frozenset[int]:
+        """The ids of the chats that an engine continues without reading them again."""
+        return await asyncio.to_thread(self._states.chats)
 
     async def load(self, id: int) -> StoredConversation:
         """Return a chat. Raises NoSuchChatError, and InvalidFieldError if the journal cannot be used."""
@@ -123,6 +138,7 @@ class ChatService:
         await self.load(id)
         with self.live_chats.open(id) as live_chat:
             await self._quiet(live_chat)
+            await asyncio.to_thread(self._states.remove, id)  # first: without its chat a state would belong to nothing
             try:
                 await _done(self._journal.remove, [id])
             except InvalidFieldError:
@@ -173,13 +189,26 @@ class ChatService:
         ), generation
 
     def attend(self) -> None:
-        """End idle streams when the server shuts down."""
+        """Attend to the streams of followers: end idle ones when the server shuts down, and report saved states."""
         if not self._attending:
             self._attending = True
             self._spawn(self._attend())
 
     async def _attend(self) -> None:
-        await self.scheduler.ending.wait()
+        ending = self.scheduler.ending
+        known, stamp = await self.saved_states(), None
+        while not ending.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), _LOOK)
+            if not self.live_chats.followed:
+                continue
+            before = known, stamp
+            stamp = await asyncio.to_thread(self._states.stamp)
+            if stamp is None or stamp != before[1]:
+                known = await self.saved_states()
+                for live_chat in self.live_chats.followed:
+                    if live_chat.id in known ^ before[0]:
+                        live_chat.publish(SavedStateChanged(live_chat.id in known))
         self.live_chats.close()
 
     def stop(self, id: int) -> bool:

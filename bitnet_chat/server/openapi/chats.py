@@ -48,6 +48,7 @@ _STATE = one_of("whole", "cut_off", "answering", "unanswered")
 _CALL = reply_object(
     {"id": TEXT, "type": {"const": "function"}, "function": reply_object({"name": TEXT, "arguments": TEXT})}
 )
+_SAVED_STATE = described(FLAG, "Whether an engine continues the chat from a saved state, without reading it again.")
 _TIMES: dict[str, Schema] = {
     "created": described(NUMBER, "Seconds since 1970."),
     "updated": described(NUMBER, "Seconds since 1970."),
@@ -109,6 +110,7 @@ SCHEMAS: dict[str, Schema] = {
             "model": TEXT,
             "state": _STATE,
             "live": described(FLAG, "Whether a reply is running."),
+            "saved_state": _SAVED_STATE,
         },
         {"snippet": TEXT},
     ),
@@ -122,6 +124,7 @@ SCHEMAS: dict[str, Schema] = {
             "model": TEXT,
             "system": TEXT,
             "state": _STATE,
+            "saved_state": _SAVED_STATE,
             "messages": array(ref("ChatMessage")),
             "passed_over": array(
                 ref("ChatMessage"),
@@ -149,11 +152,12 @@ SCHEMAS: dict[str, Schema] = {
 
 _ID = parameter("path", "id", _ROW, "Of the chat.")
 _RENDER = parameter("query", "render", one_of("html"), "Replies also as sanitized HTML.")
-_EVENTS = "Events: start, chunk, thinking, tool_call, notice, html, then complete or error."
+_EVENTS = "Events: start, progress, chunk, thinking, tool_call, notice, html, then complete or error."
 _EVENT = reply_object(
     {
         "event": one_of(
-            "start", "chunk", "thinking", "tool_call", "notice", "html", "complete", "error", "chat", "message"
+            *("start", "progress", "chunk", "thinking", "tool_call", "notice", "html", "complete", "error"),
+            *("chat", "saved_state", "message"),
         ),
         "data": described(TEXT, "JSON; empty for an event with only the time before a reconnect."),
     },

@@ -4,7 +4,7 @@
 import { Composer } from "./composer.js"
 import { copy } from "./clipboard.js"
 import { workerUrl } from "./html.js"
-import { keep, recall } from "./kept.js"
+import { keep, recall } from "./local_storage.js"
 import { textOf } from "./listing.js"
 import { saidOf } from "./message.js"
 import { ask, Away, Refused, server, tryAgain } from "./server.js"
@@ -34,6 +34,7 @@ async function go() {
   composer.busy = asking.has(composer.place)
   sidebar.show(id)
   setTitle(null)
+  $("at-once").hidden = true
   usage([null, null])
   try {
     const told = await thread.open(id)
@@ -212,6 +213,7 @@ thread.addEventListener("end", () => { setBusy(); $("rate").textContent = ""; li
 thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `~${detail.toFixed(1)} tok/s` })
 thread.addEventListener("usage", ({ detail }) => usage(detail))
 thread.addEventListener("titled", ({ detail }) => setTitle(detail))
+thread.addEventListener("saved", ({ detail }) => { $("at-once").hidden = !detail; sidebar.markSaved(thread.id, detail) })
 thread.addEventListener("deleted", ({ detail }) => leave(detail))
 sidebar.addEventListener("titled", ({ detail }) => setTitle(detail))
 sidebar.addEventListener("removed", ({ detail }) => { leave(detail); tabs?.postMessage("list") })

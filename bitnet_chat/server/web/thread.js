@@ -1,5 +1,5 @@
 // The open conversation: its messages, and the events of the server.
-// Events: "start", "end", "rate", "usage", "titled", "deleted".
+// Events: "start", "end", "rate", "usage", "titled", "saved" (the state of the engine, or not), "deleted".
 
 import { Reply, UserMessage } from "./message.js"
 import { ask, gone, Refused } from "./server.js"
@@ -48,6 +48,7 @@ export class Thread extends EventTarget {
       this.away = false
       this.take(told)
       if (told.title) this.tell("titled", told.title)
+      this.tell("saved", told.saved_state)
       for (const [take, detail] of loading.events) take.call(this, detail)
       loading.resolve(told)
     } catch (error) {
@@ -121,6 +122,7 @@ export class Thread extends EventTarget {
     on("notice", ({ text }) => this.reply?.note(text))
     on("complete", this.completed)
     on("chat", this.changed)
+    on("saved_state", told => this.tell("saved", told.saved_state))
     events.addEventListener("open", () => { this.opened = true })
     events.addEventListener("error", event => {
       if (this.events !== events) return
@@ -156,6 +158,7 @@ export class Thread extends EventTarget {
       this.away = true
       return
     }
+    this.tell("saved", told.saved_state)
     if (events && this.reply && told.live?.generation === this.generation) return // the reply continued meanwhile
     const ended = this.messages.at(-1)?.finish != null && told.live === null
     if (events && !this.reply && ended && told.messages.at(-1)?.id === this.messages.at(-1)?.id) return
