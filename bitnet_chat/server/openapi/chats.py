@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bitnet_chat.backends.variants import MOST
+from bitnet_chat.journal.votes import MOST_REPLIES
 from bitnet_chat.server.openapi.openai import (
     ALWAYS,
     SAMPLING,
@@ -89,6 +91,11 @@ SCHEMAS: dict[str, Schema] = {
                 "edit": described(_ROW, "The id of the message that content replaces."),
                 "messages": array(ref("Message"), description="The whole conversation."),
                 "regenerate": described(FLAG, "Regenerate the last reply."),
+                "variants": described(between(1, MOST, WHOLE), "Number of replies; not with continue."),
+                "compare": described(
+                    FLAG, "With regenerate: the events and the chat name the earlier reply, for a comparison of both."
+                ),
+                "blind": described(FLAG, "With compare: clients hide the models until the vote."),
                 "continue": described(FLAG, "Continue a reply that was cut."),
                 "system": TEXT,
                 "stream": described(FLAG, "false: the response is 202, and the reply is read from the events."),
@@ -131,7 +138,48 @@ SCHEMAS: dict[str, Schema] = {
                 description="Messages of the user that got no reply before the next one was sent. They stand among the"
                 " others by their ids, can be edited, and no model sees them.",
             ),
-            "live": nullable(reply_object({"generation": TEXT, "message": nullable(WHOLE), "place": AMOUNT})),
+            "votes": array(ref("Vote"), description="Oldest first."),
+            "live": nullable(
+                reply_object(
+                    {
+                        "generation": TEXT,
+                        "message": nullable(WHOLE),
+                        "place": AMOUNT,
+                        "variants": array(
+                            ref("LiveVariant"),
+                            description="Of several variants, all; the first is also the last message of the chat.",
+                        ),
+                        "compare": nullable(
+                            described(
+                                reply_object({"message": _ROW, "blind": FLAG}),
+                                "The earlier reply that the running one is compared with.",
+                            )
+                        ),
+                    }
+                )
+            ),
+        }
+    ),
+    "LiveVariant": reply_object({**_MESSAGE, "place": AMOUNT}, {"html": TEXT, "name": nullable(TEXT)}),
+    "NewVote": request_object(
+        {
+            "replies": array(
+                _ROW, minItems=2, maxItems=MOST_REPLIES, description="In the order in which they were shown."
+            )
+        },
+        {
+            "chosen": described(_ROW, "The preferred one; null: none is better."),
+            "blind": described(FLAG, "Whether the models were hidden until the choice."),
+        },
+    ),
+    "Vote": reply_object(
+        {
+            "id": _ROW,
+            "conversation": _ROW,
+            "created": described(NUMBER, "Seconds since 1970."),
+            "blind": FLAG,
+            "replies": array(reply_object({"message": _ROW, "model": TEXT, "engine": TEXT})),
+            "chosen": nullable(_ROW),
         }
     ),
     "TreeMessage": reply_object(
@@ -146,13 +194,23 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "NewHead": request_object({"message": described(_ROW, "The id of a message of any branch.")}, {}),
-    "Begun": reply_object({"generation": TEXT, "user_message": nullable(WHOLE), "message": nullable(WHOLE)}),
+    "Begun": reply_object(
+        {
+            "generation": TEXT,
+            "user_message": nullable(WHOLE),
+            "message": nullable(WHOLE),
+            "messages": array(nullable(WHOLE), description="Of all variants."),
+        }
+    ),
     "Stopped": reply_object({"stopped": described(FLAG, "Whether a reply was running.")}),
 }
 
 _ID = parameter("path", "id", _ROW, "Of the chat.")
 _RENDER = parameter("query", "render", one_of("html"), "Replies also as sanitized HTML.")
-_EVENTS = "Events: start, progress, chunk, thinking, tool_call, notice, html, then complete or error."
+_EVENTS = (
+    "Events: start, progress, chunk, thinking, tool_call, notice, html, then complete or error. With several variants"
+    " each of them has all of these, with its number, from 0, as variant."
+)
 _EVENT = reply_object(
     {
         "event": one_of(
@@ -199,6 +257,7 @@ PATHS: dict[str, Schema] = {
             {"200": answer("It.", ref("Chat")), **_refusals(400, 404)},
             _ID,
             _RENDER,
+            parameter("query", "message", _ROW, "The last message of the branch to show instead of the current one."),
         ),
         "patch": operation(
             "renameChat",
@@ -241,6 +300,17 @@ PATHS: dict[str, Schema] = {
             _ID,
             _RENDER,
             body=body(ref("NewHead")),
+        )
+    },
+    "/chats/{id}/votes": {
+        "post": operation(
+            "vote",
+            "Chats",
+            "Store the choice between variants of a reply, and switch to the branch through the chosen one",
+            {"200": answer("The chat with this branch.", ref("Chat")), **_refusals(*WITH_BODY, 404, 409, 503)},
+            _ID,
+            _RENDER,
+            body=body(ref("NewVote")),
         )
     },
     "/chats/{id}/tree": {

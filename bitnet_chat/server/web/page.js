@@ -1,9 +1,10 @@
 // The page: selects the open conversation, and connects its parts. The address has the conversation: "#12" is
 // conversation 12, "#new" or an empty fragment is a new one.
 
+import { forget } from "./choice.js"
 import { Composer } from "./composer.js"
 import { copy } from "./clipboard.js"
-import { workerUrl } from "./html.js"
+import { element, workerUrl } from "./html.js"
 import { keep, recall } from "./local_storage.js"
 import { textOf } from "./listing.js"
 import { saidOf } from "./message.js"
@@ -17,6 +18,7 @@ const composer = new Composer($("composer"))
 const sidebar = new Sidebar($("list"), $("search"), $("confirm"))
 const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("bitnet-chat") : null
 const narrow = matchMedia("(max-width: 48rem)")
+const MOST_BESIDE = 8 // replies side by side
 let models = []
 const asking = new Set() // conversations with a request that the server has not confirmed yet
 
@@ -109,7 +111,7 @@ async function again(body) {
   if (id === null || thread.answering || asking.has(id)) return
   setAsking(id, true)
   try {
-    await ask("POST", `/chats/${id}/messages`, { ...body, stream: false, ...(models.length > 1 && { model }) })
+    await ask("POST", `/chats/${id}/messages`, { ...(models.length > 1 && { model }), ...body, stream: false })
   } catch (error) {
     complain(error)
   } finally {
@@ -129,6 +131,35 @@ async function switchTo(message, by) {
     thread.focused = null
     complain(error)
   }
+}
+
+// Several replies side by side: the branch through the chosen one becomes the current one on all pages. `reply` null: no
+// reply is better.
+async function choose(reply) {
+  const { id, choice } = thread
+  if (!choice || thread.answering || asking.has(id) || (reply && reply.id === null)) return
+  const { rows, compared, blind } = choice
+  setAsking(id, true)
+  try {
+    if (compared && !rows.includes(null)) {
+      const told = await ask("POST", `/chats/${id}/votes`, { replies: rows, chosen: reply?.id ?? null, blind })
+      sayVote(told.votes.at(-1))
+    }
+    await ask("POST", `/chats/${id}/head`, { message: (reply ?? compared).id })
+    forget(id)
+    if (thread.choice === choice) await thread.open(id)
+    listChanged()
+    composer.area.focus()
+  } catch (error) {
+    complain(error)
+  } finally {
+    setAsking(id, false)
+  }
+}
+
+function sayVote({ replies, chosen }) {
+  const names = replies.map(each => each.model || "another reply"), won = replies.findIndex(each => each.message === chosen)
+  $("spoken").textContent = won < 0 ? `Neither: ${names.join(", ")}.` : `Chosen: ${names[won]}. Not chosen: ${names.filter((_, index) => index !== won).join(", ")}.`
 }
 
 async function stop() {
@@ -234,14 +265,53 @@ function leave(id) {
 $("thread").addEventListener("click", event => {
   const button = event.target.closest("[data-do]"), message = button?.closest(".message")?.message
   if (!button) return
+  closeMenu(button.closest(".menu"))
   if (button.dataset.do === "copy-code") copy(textOf(button.closest(".listing")), button)
   else if (button.dataset.do === "copy") copy(message.content, button)
   else if (button.dataset.do === "edit" && !thread.answering) composer.edit(message)
   else if (["regenerate", "retry"].includes(button.dataset.do)) again({ regenerate: true })
   else if (button.dataset.do === "continue") again({ continue: true })
+  else if (button.dataset.do === "variants") again({ regenerate: true, variants: Number(button.dataset.count) })
+  else if (button.dataset.do === "compare") {
+    again({ regenerate: true, compare: true, blind: button.closest(".menu").querySelector("input").checked, model: button.value })
+  } else if (button.dataset.do === "beside") thread.showBeside().catch(complain)
+  else if (button.dataset.do === "choose") choose(button.closest(".column").reply)
+  else if (button.dataset.do === "choose-none") choose(null)
   else if (button.dataset.do === "previous") switchTo(message, -1)
   else if (button.dataset.do === "next") switchTo(message, 1)
 })
+// The menu of a reply
+
+$("thread").addEventListener("toggle", event => {
+  const menu = event.target.closest(".menu")
+  if (menu?.open) fillMenu(menu, menu.closest(".message").message)
+}, true)
+$("thread").addEventListener("focusout", event => {
+  const menu = event.target.closest(".menu")
+  if (menu && event.relatedTarget && !menu.contains(event.relatedTarget)) closeMenu(menu)
+})
+document.addEventListener("pointerdown", event => {
+  for (const menu of document.querySelectorAll(".menu[open]")) if (!menu.contains(event.target)) closeMenu(menu)
+})
+
+function fillMenu(menu, reply) {
+  const others = menu.querySelector(".comparisons")
+  menu.querySelector("[data-do=beside]").hidden = !(reply.siblings?.length > 1 && reply.siblings.length <= MOST_BESIDE)
+  for (const old of others.querySelectorAll("button")) old.remove()
+  for (const name of models.filter(name => name !== reply.model)) {
+    const button = element("button", "Compare with ")
+    Object.assign(button, { type: "button", value: name })
+    button.dataset.do = "compare"
+    button.append(element("bdi", name))
+    others.append(button)
+  }
+  others.hidden = !others.querySelector("button")
+}
+
+function closeMenu(menu) {
+  if (menu) menu.open = false
+}
+
 $("new-chat").addEventListener("click", newChat)
 $("model").addEventListener("change", () => keep("model", $("model").value))
 $("away").querySelector("button").addEventListener("click", tryAgain)
@@ -292,12 +362,23 @@ addEventListener("keydown", event => {
     if (narrow.matches) openDrawer()
     $("search").focus()
     $("search").select()
+  } else if (/^\d$/.test(event.key) && thread.choice && !event.ctrlKey && !event.metaKey && !event.altKey && !typesInto(event.target)) {
+    const number = Number(event.key)
+    if (number ? number <= thread.choice.shown.length : thread.choice.compared) choose(number ? thread.choice.shown[number - 1] : null)
+  } else if (event.key === "Escape" && document.querySelector(".menu[open]")) {
+    const menu = document.querySelector(".menu[open]")
+    closeMenu(menu)
+    menu.querySelector("summary").focus()
   } else if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) {
     if (document.body.classList.contains("drawer-open")) closeDrawer()
     else if (composer.answering) stop()
     else if (document.activeElement === $("search")) composer.area.focus()
   }
 })
+
+function typesInto(target) {
+  return target.matches?.("input, textarea, select")
+}
 
 // The theme
 
