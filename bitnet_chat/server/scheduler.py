@@ -311,8 +311,9 @@ class ReplyScheduler:
 def _let_stop(generations: Iterable[ReplyBroadcast], stop: Callable[[], object]) -> None:
     """Let the first stop of any reply call ``stop``. Raises CancelledError if one is stopped already."""
     stops = iter((stop,))
-    if not all([generation.on_stop(lambda: next(stops, bool)()) for generation in generations]):
-        raise asyncio.CancelledError
+    for generation in generations:
+        if not generation.on_stop(lambda: next(stops, bool)()):
+            raise asyncio.CancelledError
 
 
 @contextmanager

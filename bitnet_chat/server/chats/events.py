@@ -7,7 +7,7 @@ the id has the position in each of them, separated by commas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -196,8 +196,8 @@ class EventEncoder:
                 yield self._event("html", {"message": self._opening.message, "block": number, "html": html})
             self._shown = max(self._shown, self._html.place)
 
-    def _event(self, name: str, form: dict[str, object], place: int | None = None) -> bytes:
-        return _event(name, form | self._number, "" if place is None else self._id(place))
+    def _event(self, name: str, form: Mapping[str, object], place: int | None = None) -> bytes:
+        return _event(name, {**form, **self._number}, "" if place is None else self._id(place))
 
     def _id(self, place: int) -> str:
         return self._positions.id(self._opening.variant, place)

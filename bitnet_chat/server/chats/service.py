@@ -205,10 +205,10 @@ class ChatService:
             recorder.begin_replies(conversation, [{}] * ask.variants, model=generations[0].model)
             live: LiveReply | None = None
             try:
-                opening = await self._opening(id, conversation, generations, recorder)
+                openings = await self._openings(id, conversation, generations, recorder)
                 if compared is not None:
-                    opening = [replace(each, compared=ComparedReply(compared, ask.blind)) for each in opening]
-                live = LiveReply(opening, generations, self._linger)
+                    openings = [replace(each, compared=ComparedReply(compared, ask.blind)) for each in openings]
+                live = LiveReply(openings, generations, self._linger)
                 live_chat.begin(live)
                 if recorder.title not in ("", stored.title):
                     live_chat.publish(ChatChanged(recorder.title))
@@ -267,9 +267,9 @@ class ChatService:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _opening(
+    async def _openings(
         self, id: int, conversation: Conversation, generations: Sequence[ReplyBroadcast], recorder: JournalRecorder
-    ) -> list[ReplyStart]:
+    ) -> Sequence[ReplyStart]:
         """The facts about each variant."""
         user, parent, count = _user(conversation), None, len(generations)
         replies: Sequence[int | None] = [None] * count
