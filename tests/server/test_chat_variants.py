@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from event_source import Told, words
+from event_source import EventSource, Told, words
 from scripted_backend import STATS, Gate, ScriptedBackend, say
 from serving import scripted_source, serving
 from test_chats import Client, client, run
@@ -102,9 +102,11 @@ def test_variants_are_generated_streamed_together_and_kept(journal: Journal | No
         async with together(journal) as (api, backend):
             chat = await api.new()
             await api.ask(chat, content="Hello")
-            for _ in range(3):
-                backend.open_gate()
-            told = await api.ask(chat, regenerate=True, variants=3)
+            source, told = EventSource(api.session, f"{api.served.url}/chats/{chat}/messages"), list[Told]()
+            async for each in source.connect(method="POST", body={"regenerate": True, "variants": 3}):
+                told.append(each)
+                if each.event in ("start", "chunk") and each.data["variant"] == 2:
+                    backend.open_gate()
             starts = [each.data for each in told if each.event == "start"]
             assert [(each["variant"], each["variants"], each["compare"]) for each in starts] == [
                 (0, 3, None), (1, 3, None), (2, 3, None),
@@ -112,7 +114,7 @@ def test_variants_are_generated_streamed_together_and_kept(journal: Journal | No
             rows = [each["message"] for each in starts]
             assert len(set(rows)) == 3 and len({each["generation"] for each in starts}) == 1
             order = [each.data["variant"] for each in told if each.event == "chunk"]
-            assert order[:4] == [0, 1, 2, 0], "a piece of each, as they are made"
+            assert order == [0, 1, 2] * 3, "a piece of each, as they are made"
             assert by_variant(told) == WHOLE
             ends = [(each.data["variant"], each.data["message"]) for each in told if each.event == "complete"]
             assert ends == list(enumerate(rows))
@@ -137,10 +139,10 @@ def test_a_stream_of_variants_that_breaks_anywhere_goes_on_without_a_gap(seed: i
             await api.begin(chat, content="Hello", variants=3)
             source, told = api.events(chat, "?render=html"), list[Told]()
             while sum(each.event == "complete" for each in told) < 3:
-                backend.open_gate()
-                told += [each async for each in source.connect(cut=chance.randrange(200, 1500))]
-                if source.status == 204:
-                    break
+                async for each in source.connect(cut=chance.randrange(900, 1500)):
+                    told.append(each)
+                    if each.event == "start":
+                        backend.open_gate()
             assert by_variant(told) == WHOLE
             assert sum(each.event == "start" for each in told) == 3
             assert sorted(each.data["variant"] for each in told if each.event == "complete") == [0, 1, 2]
@@ -167,7 +169,9 @@ def test_a_client_that_comes_later_sees_all_variants_in_the_chat() -> None:
                 "message"
             ]
             assert [each["content"] for each in live["variants"]] == ["0:0 ", "1:0 "]
-            assert [each["position"] for each in live["variants"]] == [1, 2] and "html" in live["variants"][1]
+            assert [(each["place"], each["html"].strip()) for each in live["variants"]] == [
+                (4, "<p>0:0</p>"), (4, "<p>1:0</p>"),
+            ]  # fmt: skip
             assert [each["content"] for each in found["messages"]] == ["Hello", "0:0 "]
             assert (await api.call("POST", f"/chats/{chat}/stop", {}))["stopped"]
             rest = [each async for each in source]
@@ -198,14 +202,14 @@ def test_a_backend_without_variants_makes_them_one_after_another_and_a_stop_ends
         replies = counted()
         async with client(lambda conversation: next(replies)) as api:
             chat = await api.new()
-            asking = asyncio.ensure_future(api.ask(chat, content="Hello", variants=3))
-            while not api.served.backends:
-                await asyncio.sleep(0.001)
-            api.served.backend.open_gate()
-            while len(api.served.backend.asked) < 2:
-                await asyncio.sleep(0.001)
-            assert (await api.call("POST", f"/chats/{chat}/stop", {}))["stopped"]
-            told = await asking
+            source = EventSource(api.session, f"{api.served.url}/chats/{chat}/messages")
+            told = list[Told]()
+            async for each in source.connect(method="POST", body={"content": "Hello", "variants": 3}):
+                told.append(each)
+                if each.event == "chunk" and each.data["text"] == "Reply 0 ":
+                    api.served.backend.open_gate()
+                elif each.event == "chunk" and each.data["variant"] == 1:
+                    assert (await api.call("POST", f"/chats/{chat}/stop", {}))["stopped"]
             assert by_variant(told)[0] == "Reply 0 to all of it, 0 times."
             reasons = [each.data["finish_reason"] for each in told if each.event == "complete"]
             assert reasons == ["stop", "interrupted", "interrupted"]
@@ -262,7 +266,8 @@ def test_what_cannot_be_varied_compared_or_chosen_is_refused_by_name() -> None:
     async def main() -> None:
         async with client() as api:
             chat = await api.new()
-            user, reply = ((await api.ask(chat, content="Hello"))[-1].data[name] for name in ("user", "message"))
+            complete = (await api.ask(chat, content="Hello"))[-1].data
+            user, reply = complete["user"], complete["message"]
             again = (await api.ask(chat, regenerate=True))[-1].data["message"]
             for body, param in (
                 ({"regenerate": True, "variants": 9}, "variants"),
@@ -306,7 +311,7 @@ def test_an_attached_terminal_shows_the_first_variant() -> None:
             ("complete", '{"finish_reason": "stop", "variant": 1}'),
             ("complete", '{"finish_reason": "stop", "variant": 0}'),
         )
-        for heard in parser.heard(ServerSentEvent(name, data, ""), set())
+        for heard in parser.heard(ServerSentEvent(data, name), set())
     ]
     assert [type(each).__name__ for each in shown] == ["RemoteReplyStarted", "TextDelta", "Completed"]
     assert shown[1] == TextDelta("one")
@@ -316,11 +321,13 @@ def test_a_source_that_ends_after_all_variants_gets_nothing_more() -> None:
     async def main() -> None:
         async with together(None) as (api, backend):
             chat = await api.new()
-            for _ in range(3):
-                backend.open_gate()
             await api.begin(chat, content="Hello", variants=2)
-            source = api.events(chat)
-            assert sum([each.event == "complete" async for each in source.connect()]) == 2
+            source, ends = api.events(chat), 0
+            async for each in source.connect():
+                ends += each.event == "complete"
+                if each.event == "start" or each.id.endswith(".4,4"):
+                    backend.open_gate()
+            assert ends == 2
             assert [each async for each in source.connect()] == [] and source.status == 204
             generation, _, places = source.last_id.rpartition(".")
             assert len(places.split(",")) == 2

@@ -125,7 +125,9 @@ class EventEncoder:
                 "variants": opening.variants,
                 "compare": None if opening.compared is None else asdict(opening.compared),
             }
-            yield _event("start", start, self._id(0))
+            # A client that has this id has the starts of all variants.
+            is_last = opening.variant == opening.variants - 1
+            yield _event("start", start, self._id(0) if is_last else "")
             if opening.chat is not None and opening.message is None:
                 yield self._event("notice", {"text": _NOT_KEPT})
         yield from self._blocks()

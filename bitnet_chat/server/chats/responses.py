@@ -101,8 +101,8 @@ def chat_form(
     rows = {variant.row for variant in running}
     records = [record for record in line_of(stored) if record.row not in rows]
     messages = [_message(record, render) | _variants(stored, record.row) for record in records]
-    variants = [_live_message(variant, render) | _variants(stored, variant.row) for variant in running]
-    messages += variants[:1]
+    variants = [_live_message(variant, render) for variant in running]
+    messages += [first | _variants(stored, running[0].row) for first in variants[:1]]
     return {
         "id": stored.id,
         "title": stored.title,

@@ -67,6 +67,8 @@ _MESSAGE: dict[str, Schema] = {
     "stats": OBJECT,
     "tool_calls": array(_CALL),
     "tool_call_id": nullable(TEXT),
+}
+_PLACE: dict[str, Schema] = {
     "siblings": array(
         _ROW, description="The ids of all messages with the same parent, oldest first; empty without others."
     ),
@@ -122,7 +124,7 @@ SCHEMAS: dict[str, Schema] = {
         {"snippet": TEXT},
     ),
     "Chats": reply_object({"chats": array(ref("ChatEntry"))}),
-    "ChatMessage": reply_object(_MESSAGE, {"html": TEXT, "name": nullable(TEXT)}),
+    "ChatMessage": reply_object(_MESSAGE | _PLACE, {"html": TEXT, "name": nullable(TEXT)}),
     "Chat": reply_object(
         {
             "id": _ROW,
@@ -183,7 +185,11 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "TreeMessage": reply_object(
-        {**_MESSAGE, "parent": described(nullable(_ROW), "The id of the message before it; null for a first one.")},
+        {
+            **_MESSAGE,
+            **_PLACE,
+            "parent": described(nullable(_ROW), "The id of the message before it; null for a first one."),
+        },
         {"name": nullable(TEXT)},
     ),
     "ChatTree": reply_object(

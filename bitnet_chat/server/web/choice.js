@@ -1,7 +1,7 @@
 // Several replies to the same message, side by side, until one of them is chosen: variants, or an earlier reply beside that
 // of another model. A thread treats it as one message.
 
-import { element, made } from "./html.js"
+import { element, made, named } from "./html.js"
 import { keep, recall } from "./local_storage.js"
 
 const LETTERS = "ABCDEFGH"
@@ -33,6 +33,7 @@ export class Choice {
       button.querySelector("kbd").textContent = index + 1
       button.setAttribute("aria-label", `Choose reply ${this.nameOf(index)}`)
       column.insertBefore(reply.node, button)
+      reply.node.classList.remove("last", "far")
       return column
     }))
     this.drawNames()
@@ -45,7 +46,7 @@ export class Choice {
   drawNames() {
     this.shown.forEach((reply, index) => {
       const name = this.compared && !this.blind ? reply.model : ""
-      this.columns[index].querySelector("bdi").textContent = name || this.nameOf(index)
+      this.columns[index].querySelector("h3").replaceChildren(named(name || this.nameOf(index)))
     })
   }
 
@@ -59,6 +60,13 @@ export class Choice {
 
   get rows() {
     return this.shown.map(reply => reply.id)
+  }
+
+  // One of the replies begins.
+  begin(variant, id, model) {
+    Object.assign(this.replies[variant], { id, model })
+    this.drawNames()
+    this.remember()
   }
 
   // The reply of an event.

@@ -1,6 +1,6 @@
 // One message on the page: a user message, or a reply, complete or running.
 
-import { element, fragmentOf, made } from "./html.js"
+import { element, fragmentOf, made, named } from "./html.js"
 import { frameCode, newFrame } from "./listing.js"
 
 const OUTCOMES = {
@@ -206,7 +206,7 @@ export class Reply extends Variants {
     line.hidden = !vote
     if (!vote) return
     const words = vote.chosen === null ? "Not better or worse than " : vote.chosen === this.id ? "Chosen over " : "Not chosen over "
-    const names = others.flatMap((each, index) => [index ? ", " : "", element("bdi", each.model || "another reply")])
+    const names = others.flatMap((each, index) => [index ? ", " : "", named(each.model || "another reply")])
     line.replaceChildren(words, ...names, vote.blind ? ", without knowing the models." : ".")
   }
 
@@ -260,7 +260,7 @@ function factsOf(model, stats) {
   const rate = stats.tokens_per_second ?? rateOf(stats)
   if (rate) facts.push(`${rate.toFixed(1)} tok/s`)
   if (stats.time_to_first_token != null) facts.push(`first token after ${seconds(stats.time_to_first_token)}`)
-  return model ? [element("bdi", model), facts.map(each => ` · ${each}`).join("")] : [facts.join(" · ")]
+  return model ? [named(model), facts.map(each => ` · ${each}`).join("")] : [facts.join(" · ")]
 }
 
 function rateOf({ tokens, seconds, time_to_first_token: first }) {

@@ -4,7 +4,7 @@
 import { forget } from "./choice.js"
 import { Composer } from "./composer.js"
 import { copy } from "./clipboard.js"
-import { element, workerUrl } from "./html.js"
+import { element, named, readable, workerUrl } from "./html.js"
 import { keep, recall } from "./local_storage.js"
 import { textOf } from "./listing.js"
 import { saidOf } from "./message.js"
@@ -19,6 +19,7 @@ const sidebar = new Sidebar($("list"), $("search"), $("confirm"))
 const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("bitnet-chat") : null
 const narrow = matchMedia("(max-width: 48rem)")
 const MOST_BESIDE = 8 // replies side by side
+const ROUTER = "auto" // the name by which the server chooses a model
 let models = []
 const asking = new Set() // conversations with a request that the server has not confirmed yet
 
@@ -140,17 +141,18 @@ async function choose(reply) {
   if (!choice || thread.answering || asking.has(id) || (reply && reply.id === null)) return
   const { rows, compared, blind } = choice
   setAsking(id, true)
+  forget(id)
   try {
     if (compared && !rows.includes(null)) {
       const told = await ask("POST", `/chats/${id}/votes`, { replies: rows, chosen: reply?.id ?? null, blind })
       sayVote(told.votes.at(-1))
     }
     await ask("POST", `/chats/${id}/head`, { message: (reply ?? compared).id })
-    forget(id)
     if (thread.choice === choice) await thread.open(id)
     listChanged()
     composer.area.focus()
   } catch (error) {
+    choice.remember()
     complain(error)
   } finally {
     setAsking(id, false)
@@ -158,7 +160,7 @@ async function choose(reply) {
 }
 
 function sayVote({ replies, chosen }) {
-  const names = replies.map(each => each.model || "another reply"), won = replies.findIndex(each => each.message === chosen)
+  const names = replies.map(each => readable(each.model || "another reply")), won = replies.findIndex(each => each.message === chosen)
   $("spoken").textContent = won < 0 ? `Neither: ${names.join(", ")}.` : `Chosen: ${names[won]}. Not chosen: ${names.filter((_, index) => index !== won).join(", ")}.`
 }
 
@@ -215,7 +217,7 @@ function usage([used, size, exact]) {
 async function loadModels() {
   const [told, health] = await Promise.all([ask("GET", "/v1/models"), fetch("/health").then(response => response.json())])
   models = told.data.map(model => model.id)
-  $("model").replaceChildren(...models.map(name => new Option(name, name)))
+  $("model").replaceChildren(...models.map(name => new Option(readable(name), name)))
   $("model").disabled = models.length < 2
   chooseModel(recall("model"))
   showHealth(health)
@@ -239,7 +241,12 @@ function listChanged() {
 
 // The parts
 
-thread.addEventListener("start", () => { setBusy(); $("rate").textContent = ""; sidebar.refresh() })
+thread.addEventListener("start", () => {
+  setBusy()
+  $("rate").textContent = ""
+  sidebar.refresh()
+  if (document.activeElement === document.body) thread.choice?.node.focus({ preventScroll: true }) // from the menu
+})
 thread.addEventListener("end", () => { setBusy(); $("rate").textContent = ""; listChanged() })
 thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `~${detail.toFixed(1)} tok/s` })
 thread.addEventListener("usage", ({ detail }) => usage(detail))
@@ -298,11 +305,11 @@ function fillMenu(menu, reply) {
   const others = menu.querySelector(".comparisons")
   menu.querySelector("[data-do=beside]").hidden = !(reply.siblings?.length > 1 && reply.siblings.length <= MOST_BESIDE)
   for (const old of others.querySelectorAll("button")) old.remove()
-  for (const name of models.filter(name => name !== reply.model)) {
+  for (const name of models.filter(each => each !== reply.model && each !== ROUTER)) {
     const button = element("button", "Compare with ")
     Object.assign(button, { type: "button", value: name })
     button.dataset.do = "compare"
-    button.append(element("bdi", name))
+    button.append(named(name))
     others.append(button)
   }
   others.hidden = !others.querySelector("button")

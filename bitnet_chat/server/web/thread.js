@@ -214,14 +214,12 @@ export class Thread extends EventTarget {
     return this.reply instanceof Choice ? this.reply.target(variant) : this.reply
   }
 
-  started({ generation, user, message, continues, parent, variant, variants, compare }) {
-    if (variant > 0) {
-      const reply = this.target({ variant })
-      if (reply) reply.id = message
-      if (variant === variants - 1 && this.choice) this.choice.remember()
+  started({ generation, model, user, message, continues, parent, variant, variants, compare }) {
+    if (variant > 0) { // the first one has made a place for all
+      if (this.choice) this.choice.begin(variant, message, model)
       return
     }
-    forget(this.id)
+    if (variants === 1 && !compare) forget(this.id)
     const kept = this.placeBehind(parent)
     const before = this.messages.slice(kept)
     this.replaces = before.length > 0
@@ -232,8 +230,10 @@ export class Thread extends EventTarget {
     }
     const replies = before.flatMap(each => (each instanceof Choice ? each.shown : [each])).filter(each => each.role === "assistant")
     let reply
-    if (variants > 1 || compare) reply = this.begunChoice(message, variants, compare, replies)
-    else {
+    if (variants > 1 || compare) {
+      reply = this.begunChoice(variants, compare, replies)
+      reply.begin(0, message, model)
+    } else {
       const [old] = replies
       reply = old && (continues || old.id === message) ? old : new Reply(message)
       reply.unknown = continues && (reply.partly || old === undefined)
@@ -253,8 +253,8 @@ export class Thread extends EventTarget {
 
   // `compare`: { message, blind } of the reply that is compared with the new one; null: the new ones are variants.
   // `known`: the replies on the page.
-  begunChoice(message, variants, compare, known) {
-    const replies = Array.from({ length: variants }, (_, number) => new Reply(number === 0 ? message : null))
+  begunChoice(variants, compare, known) {
+    const replies = Array.from({ length: variants }, () => new Reply(null))
     if (!compare) return new Choice(this.id, replies)
     const earlier = known.find(each => each.id === compare.message) ?? new Reply(compare.message)
     const choice = new Choice(this.id, replies, { compared: earlier, blind: compare.blind })
@@ -351,6 +351,7 @@ export class Thread extends EventTarget {
       return
     }
     if (head && !this.reply) { // another branch is the current one
+      forget(this.id)
       this.open(this.id).catch(() => {})
       return
     }
