@@ -304,15 +304,18 @@ document.addEventListener("pointerdown", event => {
 function fillMenu(menu, reply) {
   const others = menu.querySelector(".comparisons")
   menu.querySelector("[data-do=beside]").hidden = !(reply.siblings?.length > 1 && reply.siblings.length <= MOST_BESIDE)
-  for (const old of others.querySelectorAll("button")) old.remove()
-  for (const name of models.filter(each => each !== reply.model && each !== ROUTER)) {
-    const button = element("button", "Compare with ")
-    Object.assign(button, { type: "button", value: name })
+  const names = models.filter(name => name !== reply.model && name !== ROUTER)
+  others.hidden = !names.length
+  if (!names.length) return
+  const blind = Object.assign(element("input"), { type: "checkbox", checked: others.querySelector("input")?.checked ?? true })
+  const label = element("label")
+  label.append(blind, "Hide the models until the choice")
+  others.replaceChildren(label, ...names.map(name => {
+    const button = Object.assign(element("button", "Compare with "), { type: "button", value: name })
     button.dataset.do = "compare"
     button.append(named(name))
-    others.append(button)
-  }
-  others.hidden = !others.querySelector("button")
+    return button
+  }))
 }
 
 function closeMenu(menu) {
