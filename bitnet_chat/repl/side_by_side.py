@@ -131,7 +131,7 @@ class SideBySide:
         if height > max(1, len(self._drawn)):
             out.append(f"{_DOWN * (height - 1)}\x1b[{height - 1}A")
         if height < len(self._drawn):
-            out.append(f"\x1b[{height}B\x1b[J\x1b[{height}A" if height else ERASE_BELOW)
+            out.append(f"\x1b7\x1b[{height}B\x1b[J\x1b8" if height else ERASE_BELOW)
             del self._drawn[height:]
         for row in range(height):
             out.append(self._changed(row, [line[row] if row < len(line) else "" for line in lines]))
@@ -154,8 +154,8 @@ class SideBySide:
             self._drawn[row] = list(cells)
         if not out:
             return ""
-        down, up = (f"\x1b[{row}B", f"\x1b[{row}A") if row else ("", "")
-        return f"{down}{''.join(out)}\r{up}"
+        # Restored and not moved up: in a window that has become lower, the cursor stops above the row.
+        return f"\x1b7\x1b[{row}B{''.join(out)}\x1b8" if row else f"{''.join(out)}\r"
 
     def _cell(self, start: int, old: str, new: str) -> str:
         """Draw one cell. Text that only grows is not drawn again."""
