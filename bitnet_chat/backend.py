@@ -14,6 +14,9 @@ from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Event, Stats
 
+MOST_VARIANTS = 8
+"""Maximum number of replies of one request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backend import MOST_VARIANTS, Backend, ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, VariantEvent
@@ -16,7 +16,7 @@ from bitnet_chat.util.merging import merged
 
 __all__ = ["MOST", "JointReplies", "VariantEvent", "VariantsBackend", "options_of", "variants_of"]
 
-MOST = 8
+MOST = MOST_VARIANTS
 """Maximum number of variants of one request."""
 
 
