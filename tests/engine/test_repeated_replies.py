@@ -14,13 +14,14 @@ from test_native_session import Harness, plain
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import ContextSource, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.text.utf8 import rejoined
 
 CUT = FinishReason.CUT_OFF
+TOOL_MODEL = Path(__file__).parents[1] / "data" / "models" / "tool-demo.gguf"
 
 
 @pytest.fixture
@@ -118,6 +119,23 @@ def test_other_thoughts_are_another_reply(harness: Harness) -> None:
 def test_a_reply_that_was_cut_within_its_thoughts(harness: Harness) -> None:
     events = replied(harness, "think hm so", "", "hm", chat_template=THINKING)
     assert (text_of(events), thoughts_of(events)) == ("thought", " so")
+
+
+@pytest.mark.parametrize("known", ["", "Let", "Let me see."])
+def test_a_kill_within_a_tool_call(harness: Harness, known: str) -> None:
+    harness.model = TOOL_MODEL
+    message = 'say Let me see. <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    found: list[Event] = []
+    cut = Conversation().with_user(message).with_assistant(known, CUT)
+
+    async def body(backend: LocalEngineBackend) -> None:
+        found.extend(await events_of(backend, cut, ReplyOptions(tools=(Tool("add"),))))
+
+    run(harness, body)
+    calls = [event for event in found if isinstance(event, ToolCall)]
+    assert [(each.name, each.arguments) for each in calls] == [("add", '{"a": 1}')]
+    assert (known + text_of(found)).strip() == "Let me see." and prefixes(harness) == [""]
+    assert end_of(found).reason is FinishReason.TOOL_CALLS
 
 
 def test_an_interrupt_within_the_part_that_was_shown(harness: Harness) -> None:
