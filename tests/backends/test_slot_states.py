@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kept_states import PERSONA, STORY, ask, breaking, files, home, is_long, is_short, prompts, run, saved
 
-from bitnet_chat.backend import JournalPlace
+from bitnet_chat.backend import JournalPlace, ReplyOptions, Sampling
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
