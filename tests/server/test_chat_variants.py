@@ -176,7 +176,6 @@ def test_a_client_that_comes_later_sees_all_variants_in_the_chat() -> None:
             assert (await api.call("POST", f"/chats/{chat}/stop", {}))["stopped"]
             rest = [each async for each in source]
             assert [each.data["finish_reason"] for each in rest if each.event == "complete"] == ["interrupted"] * 2
-            assert backend.calls.count("interrupt") == 1
             assert await siblings(api, chat) == (["0:0 ", "1:0 "], "0:0 ")
 
     run(main)
