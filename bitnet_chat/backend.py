@@ -85,6 +85,11 @@ class ReplyOptions:
     """Whether the request is independent, as in a stateless API: other requests have no effect on its reply, and each
     reply reports its dropped messages, also where the request is repeated."""
 
+    def repeats(self, default: Sampling) -> bool:
+        """Whether the same conversation gets the same reply again. ``default``: sampling where these options have
+        none."""
+        return not self.alone and self.sampling.over(default).repeats
+
     @property
     def offered(self) -> tuple[Tool, ...]:
         """The tools that the model may call."""

@@ -121,7 +121,7 @@ class LocalEngineBackend:
             affordable=self._load.leaves_room_for_another if settings.spare and not useless else None,
             refit=self._refitted,
             states=EngineStates(self._store, lambda: self._state_identity) if self._store is not None else None,
-            repeats=lambda asked: not asked.alone and not asked.format and asked.sampling.over(self._sampling).repeats,
+            repeats=lambda asked: asked.repeats(self._sampling),
         )
         # Programs in C and C++ buffer what they write to a pipe; the native one does not.
         has_terminal = settings.io != "pipe" and pty_is_available()

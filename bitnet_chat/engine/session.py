@@ -48,12 +48,11 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
+from bitnet_chat.filters.continuation import KnownReplyRemover, is_repeated
 from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 _TRIES = 9  # loads again of a model that failed to load without a word
 _WITH_GRAMMAR = "use --backend llama-server"
-_SHORT = 4000
-"""Characters of a cut reply that is generated again: about 1,000 tokens, which take as long as they did at first."""
 _PATIENCE = 3.0  # seconds for all of them but the first two
 
 
@@ -114,12 +113,14 @@ class Session:
         before the first token costs only time."""
         if self.supervisor.busy:
             raise UsageError("a reply is under way already")
+        told = _told(conversation)
         cut, conversation = _cut_reply(conversation)
         cleaned = normalise(conversation.messages[-1].content)
         if not cleaned.text:
             yield Failed(EmptyMessageError())
             return
         attempts = self._begin(conversation, cut, options)
+        attempts.told = told
         try:
             if cleaned.note and cut is None:
                 yield Notice(cleaned.note)
@@ -184,28 +185,34 @@ class Session:
         if without_effect := await run_in_daemon_thread(use) if is_new else use():
             self.supervisor.tell(without_effect)
         prompt = await self._asked(conversation, cut, options)
-        if prompt.goes_on and prompt.text:
-            self.supervisor.tell("this engine cannot continue a reply by itself: it was asked to continue")
         if options.alone:
             prompt = await self._trimmer.cut(prompt, options)
-        repeats = prompt.is_silent and protocol.carries_all and self._repeats(options)
-        return await self._from_the_message(prompt) if repeats else prompt
+        if cut is not None and self._repeats(options) and (again := await self._from_the_message(prompt, cut)):
+            return again
+        return self._continuing(prompt)
 
-    async def _from_the_message(self, prompt: EnginePrompt) -> EnginePrompt:
-        """A prompt with which the engine generates a cut reply again, from the message on: read as one batch, it would
-        round differently, and the reply might not go on as it would have. Unchanged where that cannot help."""
-        *before, asked, reply = prompt.history.messages
-        is_short = 0 < len(reply.content) <= _SHORT
-        if asked.role != "user" or not is_short or not await self.supervisor.can_repeat_last(prompt):
-            return prompt
-        prompt = self.supervisor.prompt(Conversation(tuple(before)), asked.content)
-        tokens = self.supervisor.window.count(reply.content).count
-        return replace(prompt, known=reply.content, known_tokens=tokens)
+    def _continuing(self, prompt: EnginePrompt) -> EnginePrompt:
+        """``prompt``, with a notice if it continues a reply in words."""
+        if prompt.goes_on and prompt.text:
+            self.supervisor.tell("this engine cannot continue a reply by itself: it was asked to continue")
+        return prompt
+
+    async def _from_the_message(self, prompt: EnginePrompt, cut: Message) -> EnginePrompt | None:
+        """A prompt with which the engine generates ``cut`` again, see :func:`is_repeated`; None where that cannot
+        help."""
+        supervisor, kept = self.supervisor, Conversation((*prompt.kept.messages[:-1], cut))
+        if not is_repeated(kept, await supervisor.evaluated_messages(prompt)):
+            return None
+        *before, asked, _ = prompt.history.messages
+        prompt = supervisor.prompt(Conversation(tuple(before)), asked.content)
+        count = supervisor.window.count
+        tokens = sum(count(text).count for text in (cut.thinking, cut.content) if text)
+        return replace(prompt, known=cut, known_tokens=tokens)
 
     async def _with_known(self, prompt: EnginePrompt, options: ReplyOptions) -> ReplyOptions:
         """The options for the engine: its limit of tokens counts the known beginning of the reply too."""
         limit = options.max_tokens or (await self.supervisor.protocol()).max_tokens
-        if not prompt.known or limit is None:
+        if prompt.known is None or limit is None:
             return options
         return replace(options, max_tokens=limit + prompt.known_tokens)
 
@@ -254,7 +261,7 @@ class Session:
             protocol = await self.supervisor.protocol()
             estimate = self._estimate(protocol, prompt)
             message = self._input(process, prompt, wanted)
-            tags = process.thinking_tags
+            tags, cut = process.thinking_tags, prompt.known
             attempts.process, attempts.turn = (
                 process,
                 ReplyAccumulator(
@@ -265,11 +272,11 @@ class Session:
                     allowance,
                     estimate,
                     tags,
-                    prompt.known,
+                    KnownReplyRemover(cut.content, cut.thinking) if cut is not None else None,
                     prompt.known_tokens,
                 ),
             )
-            attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else options.max_tokens
+            attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else wanted.max_tokens
             process.send(message)
             attempts.has_read = False
             attempts.origin = self.supervisor.sent(prompt)
@@ -319,7 +326,9 @@ class Session:
         try:
             end: Completed | Failed | None
             if turn.is_another and self._stop_reason is None:
-                attempts.prompt, end = await self._asked(attempts.conversation, attempts.cut, attempts.options), None
+                self.supervisor.expect(prompt.history)  # the engine has the message and another reply
+                asked = await self._asked(attempts.conversation, attempts.cut, attempts.options)
+                attempts.prompt, end = self._continuing(asked), None
             elif turn.error is not None:
                 end = await self._error(process, prompt, turn, turn.error, attempts.options)
             elif turn.end is not None:
@@ -584,6 +593,12 @@ def _is_overflow(event: Completed | Failed) -> bool:
 def _matches_prefix(protocol: EngineProtocol, limit: int | None) -> bool:
     """Whether the engine itself ends a reply at ``limit`` tokens."""
     return protocol.carries_all or (protocol.max_tokens is not None and (limit is None or protocol.max_tokens <= limit))
+
+
+def _told(conversation: Conversation) -> str:
+    """The thoughts of a reply that was cut within them, which are generated again."""
+    last = conversation.last
+    return last.thinking if last is not None and not last.content else ""
 
 
 def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation]:

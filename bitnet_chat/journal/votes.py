@@ -85,7 +85,7 @@ class PairVotes:
 
 
 def _as_json(**counts: Count) -> dict[str, object]:
-    all = {name: count.all for name, count in counts.items()}
+    all: dict[str, object] = {name: count.all for name, count in counts.items()}
     return all | {f"blind_{name}": count.blind for name, count in counts.items()}
 
 

@@ -20,7 +20,6 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, ContextSource
-from bitnet_chat.filters.continuation import KnownTextRemover
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and processes are those of POSIX")
 
@@ -99,15 +98,6 @@ def test_a_reply_that_another_model_has_begun_is_read(any_native: EngineBinary, 
     assert end.text and not end.text.startswith(kept)
     size = (end.stats.context_used or 0) - (end.stats.prompt_size or 0)
     assert size <= end.stats.tokens + 1, "the prompt ends with what was kept"
-
-
-def test_the_known_beginning() -> None:
-    remover = KnownTextRemover("abc")
-    assert [remover.feed(text) for text in ("a", "b", "cd", "e")] == ["", "", "d", "e"]
-    assert not remover.is_within and not remover.differs
-    remover = KnownTextRemover("abc")
-    assert [remover.feed(text) for text in ("a", "x", "c")] == ["", "", ""] and remover.differs
-    assert KnownTextRemover("").feed("x") == "x"
 
 
 def test_of_a_server(classic: EngineBinary, model: Path, tmp_path: Path) -> None:
