@@ -377,3 +377,25 @@ def test_a_server_that_is_killed_in_the_middle_of_variants_has_kept_them(tmp_pat
         asyncio.run(until_killed(process))
         process.wait()
     run(shown)
+
+
+@pytest.mark.engine
+def test_variants_of_a_real_engine() -> None:
+    async def ask_for(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{url}/chats", json={}) as response:
+                chat = (await response.json())["id"]
+            source = EventSource(session, f"{url}/chats/{chat}/messages")
+            body = {"content": "Tell me a story.", "variants": 3, "max_tokens": 8}
+            told = [each async for each in source.connect(method="POST", body=body)]
+            ends = [each.data for each in told if each.event == "complete"]
+            assert sorted(each["variant"] for each in ends) == [0, 1, 2] and all(
+                each["stats"]["tokens"] for each in ends
+            )
+            async with session.get(f"{url}/chats/{chat}/tree") as response:
+                messages = (await response.json())["messages"]
+            kept = [each for each in messages if each["role"] == "assistant"]
+            assert [each["content"] for each in kept] == by_variant(told) and len(kept[0]["siblings"]) == 3
+
+    with served_process() as process:
+        asyncio.run(ask_for(process.url))
