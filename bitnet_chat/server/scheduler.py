@@ -99,7 +99,7 @@ class ReplyScheduler:
     @property
     def running(self) -> int:
         """Number of waiting and running replies."""
-        return sum(map(len, self._tasks.values()))
+        return len(self._tasks)
 
     def start(self) -> None:
         self.model_manager.start()
@@ -200,6 +200,8 @@ class ReplyScheduler:
 
     async def _is_replayed(self, request: ReplyRequest, replies: Sequence[_Reply]) -> bool:
         """Whether the cache had all replies. Their entries are set otherwise."""
+        if request.recorder is not None and len(replies) > 1:  # they are recorded together
+            return False
         for variant, each in enumerate(replies):
             each.entry = await self._cache_entry(request, each.generation.model, variant)
         if any(each.entry is None or each.entry.replay is None for each in replies):
