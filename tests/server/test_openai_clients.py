@@ -8,17 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import published
 import pytest
 from conftest import _engine
-from ollama._types import ChatRequest, Options
-from openai.lib.streaming.chat import ContentDeltaEvent
-from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
-from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
-from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
 from program import TIMEOUT, environment
 from scripted_backend import STATS, by_message, say
 from serving import Served, ServedProcess, served_process, serving
@@ -31,7 +25,20 @@ from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, Thi
 from bitnet_chat.server.ollama.requests import chat_request as ollama_request
 from bitnet_chat.server.openai.requests import chat_request, completion_request
 
+if TYPE_CHECKING:
+    import openai
+    from openai.lib.streaming.chat import ContentDeltaEvent
+    from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is bitnet-chat?"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library() -> None:
+    """Imported late: it takes longer than most tests, in each process that lists them."""
+    global openai, ContentDeltaEvent
+    import openai
+    from openai.lib.streaming.chat import ContentDeltaEvent
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +309,10 @@ def test_npm(served: ServedProcess, reply: str) -> None:
 
 def test_all_fields_of_the_published_clients_are_known() -> None:
     """With what they send when nothing special is wanted: nothing is told, let alone refused."""
+    from ollama._types import ChatRequest, Options
+    from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
+    from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
+
     neutral: dict[str, object] = {
         "messages": [{"role": "user", "content": "x"}],
         "prompt": "x",
