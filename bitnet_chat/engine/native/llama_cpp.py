@@ -91,7 +91,8 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
 
 
 def _has_variants(settings: LibrarySettings) -> bool:
-    return settings.sequences == 1 and not settings.embeddings
+    """A batch must have room for a token of each slot: the library aborts otherwise."""
+    return settings.sequences == 1 and not settings.embeddings and settings.batch(MIN_BATCH) >= MOST_VARIANTS
 
 
 class LlamaCpp:

@@ -79,7 +79,7 @@ class Complete:
 
     kind: ClassVar[str] = "complete"
     id: int
-    count: int = 1
+    count: int = field(default=1, kw_only=True)
     """Number of replies (variants) from one evaluation of the prompt. They have the ids ``id``, ``id + 1``, …, and a
     seed is increased by 1 for each. They share one context window.
     """

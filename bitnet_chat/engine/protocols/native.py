@@ -130,7 +130,7 @@ class NativeProtocol:
         numbers = [next(self._numbers) for _ in range(count)]
         request = Complete(
             numbers[0],
-            count,
+            count=count,
             prompt=tuple(self._pieces(prompt)),
             max_tokens=options.max_tokens or self.max_tokens,
             sampling=self._sampling_values(options.sampling),
