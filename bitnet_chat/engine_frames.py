@@ -27,6 +27,8 @@ class Ready:
 
     error: str = ""
     """Reason for a failed command; empty if it succeeded."""
+    tokens: int = 0
+    """Tokens that a command has read, saved or restored, if the engine reports them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,18 @@ OTHERS = [each for each in os.environ.get("BITNET_CHAT_TEST_ENGINES", "").split(
 _NONE = "no other engine: BITNET_CHAT_TEST_ENGINES names none"
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for the homes of tests. ``mktemp`` would look at those of all earlier tests to number the next one."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Settings, data and cache of the test's own, and no variable of the user's."""
-    folder = tmp_path_factory.mktemp("home")
+    folder = next(homes)
+    folder.mkdir()
     for name in list(os.environ):
         if name.startswith("BITNET_CHAT_"):
             monkeypatch.delenv(name)

@@ -122,8 +122,9 @@ class EngineProcess:
         """The fault for which the process was ended."""
         self.refusal: EngineError | None = None
         """The engine's own reason for an end before the first prompt."""
-        self.command_error = ""
-        """Reason for the failure of the last command; empty if it succeeded."""
+        self.command_error, self.command_tokens = "", 0
+        """Of the last command: the reason for its failure, empty if it succeeded; tokens that it has read, saved or
+        restored, if the engine reports them."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
@@ -361,7 +362,7 @@ class EngineProcess:
     def _take(self, frames: list[Frame]) -> None:
         for frame in frames:
             if isinstance(frame, Ready):
-                self.command_error = frame.error
+                self.command_error, self.command_tokens = frame.error, frame.tokens
                 self._move(Signal.READY)
                 self._loading.end()
                 if self.ready_after is None:

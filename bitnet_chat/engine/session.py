@@ -30,6 +30,7 @@ from bitnet_chat.engine_frames import EngineError, Frame, PrefillProgress, Reply
 from bitnet_chat.errors import (
     BitnetChatError,
     ContextOverflowError,
+    EmptyMessageError,
     EngineDiedError,
     FinishReason,
     UnsupportedError,
@@ -116,7 +117,7 @@ class Session:
         cut, conversation = _cut_reply(conversation)
         cleaned = normalise(conversation.messages[-1].content)
         if not cleaned.text:
-            yield Failed(_empty())
+            yield Failed(EmptyMessageError())
             return
         attempts = self._begin(conversation, cut, options)
         attempts.told = told
@@ -170,7 +171,7 @@ class Session:
         """Raises BitnetChatError for a request that would be refused by any engine. A reply may be running."""
         cut, conversation = _cut_reply(conversation)
         if not normalise(conversation.messages[-1].content).text:
-            raise _empty()
+            raise EmptyMessageError
         prompt = await self._asked(conversation, cut, options)
         if options.alone:
             await self._trimmer.leaving(prompt, options)
@@ -583,10 +584,6 @@ def _events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
     if text and (said := turn.said(text)):
         events.append(TextDelta(said))
     return events
-
-
-def _empty() -> UsageError:
-    return UsageError("an empty message cannot be sent")
 
 
 def _is_overflow(event: Completed | Failed) -> bool:

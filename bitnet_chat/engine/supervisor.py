@@ -327,11 +327,12 @@ class EngineSupervisor:
         with contextlib.suppress(BitnetChatError):  # the next reply reports a template that refuses
             if (told := protocol.preparation(memory)) is not None:
                 loaded.cut_to(memory)
-                loaded.was_hurried = False
+                loaded.was_hurried, loaded.place = False, None
                 process.command(told.data, forgets=True, stop=told.stop)
                 await process.settled()
                 if process.state is ProcessState.IDLE and not loaded.was_hurried:
                     loaded.evaluated = memory
+                    self._save_later(loaded)
 
     async def _watch(self, loaded: EngineInstance) -> None:
         """Replace a child that dies while no reply is awaited, so that the next message finds one."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.pipeline import ReplyPipeline, pipeline_of, run
 from bitnet_chat.backends.pool import Slot, number
+from bitnet_chat.backends.variants import VariantEvent, variants_of
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend, SingleCallBackend, refuses_tools
-from bitnet_chat.backends.wrappers.recording import recorded
+from bitnet_chat.backends.wrappers.recording import record_variants, recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, ShuttingDownError
 from bitnet_chat.events import Completed, Failed
@@ -87,7 +90,7 @@ class ReplyScheduler:
         self.model_manager = model_manager
         self.defaults = defaults or RequestDefaults()
         self._cache = cache
-        self._tasks: dict[asyncio.Task[None], ReplyBroadcast] = {}
+        self._tasks: dict[asyncio.Task[None], tuple[ReplyBroadcast, ...]] = {}
         self.metrics = Metrics(model_manager, lambda: self.running)
         self.ending = asyncio.Event()
         """Set when the server begins to shut down: idle streams should end, too."""
@@ -98,7 +101,7 @@ class ReplyScheduler:
     @property
     def running(self) -> int:
         """Number of waiting and running replies."""
-        return len(self._tasks)
+        return sum(map(len, self._tasks.values()))
 
     def start(self) -> None:
         self.model_manager.start()
@@ -109,34 +112,65 @@ class ReplyScheduler:
         Raises UnknownModelError, and ShuttingDownError during shutdown. For any other error, such as a full queue, the
         broadcast ends with Failed.
         """
+        request, model = self._accepted(request)
+        generation, metrics = self._new(model)
+        self._start(self._run(request, generation, metrics), request, {generation: metrics}, on_end)
+        return generation
+
+    def begin_variants(
+        self, request: ReplyRequest, count: int, *, on_end: Callable[[ReplyBroadcast], None] | None = None
+    ) -> tuple[ReplyBroadcast, ...]:
+        """Start ``count`` replies to the same conversation, on one backend. A stop of one of them stops all. They are
+        neither cached nor preempted. ``on_end``: called for each of them, once all have ended. Raises the errors of
+        :meth:`begin`.
+        """
+        request, model = self._accepted(request)
+        replies = dict(self._new(model) for _ in range(count))
+        self._start(self._run_variants(request, replies), request, replies, on_end)
+        return tuple(replies)
+
+    def _accepted(self, request: ReplyRequest) -> tuple[ReplyRequest, str]:
+        """The request with the defaults, and the name of its model. Raises the errors of :meth:`begin`."""
         if self.ending.is_set():
             raise ShuttingDownError(
                 "the server is shutting down", retry_after=10.0, remedy="try again after its restart"
             )
         request = self.defaults.applied(request)
-        model = self.model_manager.choose(request.model, request.conversation)
-        generation = ReplyBroadcast(secrets.token_hex(12), model)
-        reply_metrics = self.metrics.reply(model)
-        task = asyncio.ensure_future(self._run(request, generation, reply_metrics))
-        self._tasks[task] = generation
+        return request, self.model_manager.choose(request.model, request.conversation)
+
+    def _new(self, model: str) -> tuple[ReplyBroadcast, ReplyMetrics]:
+        return ReplyBroadcast(secrets.token_hex(12), model), self.metrics.reply(model)
+
+    def _start(
+        self,
+        work: Coroutine[object, object, None],
+        request: ReplyRequest,
+        replies: Mapping[ReplyBroadcast, ReplyMetrics],
+        on_end: Callable[[ReplyBroadcast], None] | None,
+    ) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks[task] = tuple(replies)
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.pop(task, None)
-            if generation.end is None:  # it was stopped before it began
-                generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
-            if generation.end is not None:
-                if generation.cached:
-                    self.metrics.count_replay(model)
-                else:
-                    reply_metrics.on_end(generation.end)
-                self.has_answered = self.has_answered or bool(generation.end.text)
-            if self._log_prompts:
-                _log(request, generation)
-            if on_end is not None:
-                on_end(generation)
+            for generation, reply_metrics in replies.items():
+                self._end(request, generation, reply_metrics)
+                if on_end is not None:
+                    on_end(generation)
 
         task.add_done_callback(over)
-        return generation
+
+    def _end(self, request: ReplyRequest, generation: ReplyBroadcast, reply_metrics: ReplyMetrics) -> None:
+        if generation.end is None:  # it was stopped before it began
+            generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
+        if generation.end is not None:
+            if generation.cached:
+                self.metrics.count_replay(generation.model)
+            else:
+                reply_metrics.on_end(generation.end)
+            self.has_answered = self.has_answered or bool(generation.end.text)
+        if self._log_prompts:
+            _log(request, generation)
 
     async def close(self, grace: float = 0.0) -> None:
         """Refuse new replies, give running ones ``grace`` seconds, then stop them with their text so far. A
@@ -147,7 +181,7 @@ class ReplyScheduler:
             if self._tasks and grace:
                 await asyncio.wait(self._tasks, timeout=grace)
         finally:
-            for generation in list(self._tasks.values()):
+            for generation in chain.from_iterable(list(self._tasks.values())):
                 generation.stop()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_PATIENCE)
@@ -163,7 +197,7 @@ class ReplyScheduler:
         task = asyncio.current_task()
         assert task is not None
         turn = number()
-        try:
+        with _ending(generation):
             entry = await self._cache_entry(request, generation.model)
             if entry is not None and entry.replay is not None:
                 generation.cached = True
@@ -193,16 +227,22 @@ class ReplyScheduler:
                         return
                     generation.reset()
                     self.metrics.count_yield(generation.model)
-        except asyncio.CancelledError:  # stopped while it waited
-            generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
-        except BitnetChatError as error:
-            generation.put(Failed(error, generation.text))
-        except Exception:
-            log.exception("a reply broke")
-            generation.put(Failed(EngineDiedError("internal server error; see the log of the server"), generation.text))
-        finally:
-            if generation.end is None:
-                generation.put(Failed(EngineDiedError("the reply stream ended unexpectedly"), generation.text))
+
+    async def _run_variants(self, request: ReplyRequest, replies: Mapping[ReplyBroadcast, ReplyMetrics]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        turn, (first, *_) = number(), replies
+        with _ending(*replies):
+            _let_stop(replies, task.cancel)
+            if (refusal := await self._refusal(request, first.model)) is not None:
+                raise refusal
+            async with (
+                self.model_manager.held(first.model) as pool,
+                pool.lease(request.conversation, request.options.sampling, urgent=request.urgent, turn=turn) as slot,
+            ):
+                for reply_metrics in replies.values():
+                    reply_metrics.on_assigned()
+                await self._generate_variants(slot, request, replies)
 
     async def _cache_entry(self, request: ReplyRequest, model: str) -> CacheEntry | None:
         """Return the entry of the reply in the cache; None without a cache or for a reply that is not repeatable."""
@@ -246,6 +286,54 @@ class ReplyScheduler:
         if isinstance(generation.end, Completed):
             slot.memory = _context_after(request.conversation, generation)
 
+    async def _generate_variants(
+        self, slot: Slot, request: ReplyRequest, replies: Mapping[ReplyBroadcast, ReplyMetrics]
+    ) -> None:
+        backend, generations = _with_tool_policy(slot.backend, request), tuple(replies)
+        _let_stop(replies, backend.interrupt)
+        try:
+            async with aclosing(_variants(backend, request, len(replies))) as events:
+                async for each in events:
+                    generation = generations[each.variant]
+                    replies[generation].on_event(each.event)
+                    generation.put(each.event)
+                    is_stopping = any(reply.is_stopping for reply in replies)
+                    if is_stopping and not any(reply.is_running for reply in replies):
+                        break  # the next one has not begun
+        finally:
+            self.metrics.count_restarts(generations[0].model, slot)
+        for generation in generations:
+            if generation.end is None:
+                generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
+        slot.memory = request.conversation
+
+
+def _let_stop(generations: Iterable[ReplyBroadcast], stop: Callable[[], object]) -> None:
+    """Let the first stop of any reply call ``stop``. Raises CancelledError if one is stopped already."""
+    stops = iter((stop,))
+    for generation in generations:
+        if not generation.on_stop(lambda: next(stops, bool)()):
+            raise asyncio.CancelledError
+
+
+@contextmanager
+def _ending(*generations: ReplyBroadcast) -> Iterator[None]:
+    """End the replies that have no end after the block, whatever happens in it."""
+    end: Callable[[str], Completed | Failed]
+    end = partial(Failed, EngineDiedError("the reply stream ended unexpectedly"))
+    try:
+        yield
+    except asyncio.CancelledError:  # stopped while it waited
+        end = partial(Completed, FinishReason.INTERRUPTED)
+    except BitnetChatError as error:
+        end = partial(Failed, error)
+    except Exception:
+        log.exception("a reply broke")
+        end = partial(Failed, EngineDiedError("internal server error; see the log of the server"))
+    finally:
+        for generation in generations:
+            generation.put(end(generation.text))
+
 
 def _with_tool_policy(backend: Backend, request: ReplyRequest) -> Backend:
     if request.options.tools and request.tools_optional:
@@ -288,6 +376,12 @@ def _pipeline(backend: Backend, request: ReplyRequest, entry: CacheEntry | None)
     else:
         pipeline = recorded(backend, request.recorder, request.conversation, request.options)
     return pipeline if entry is None else pipeline.then(entry.filter(backend.status()))
+
+
+def _variants(backend: Backend, request: ReplyRequest, count: int) -> AsyncGenerator[VariantEvent]:
+    if request.recorder is None:
+        return variants_of(backend, request.conversation, request.options, count)
+    return record_variants(backend, request.recorder, request.conversation, request.options, count)
 
 
 def _context_after(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:

@@ -27,11 +27,11 @@ from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import (
     ContextOverflowError,
+    EmptyMessageError,
     EngineDiedError,
     FinishReason,
     ModelError,
     UnsupportedError,
-    UsageError,
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.server import requests as bodies
@@ -270,7 +270,7 @@ def test_why_a_reply_ended(reason: FinishReason, told: str) -> None:
 
 
 FAILURES: list[tuple[Event, int, str, str | None]] = [
-    (Failed(UsageError("an empty message cannot be sent")), 400, "invalid_value", None),
+    (Failed(EmptyMessageError()), 400, "invalid_value", None),
     (Failed(UnsupportedError("top_p", "a pty engine cannot")), 400, "unsupported_parameter", "top_p"),
     (Failed(UnsupportedError("format", "there is no grammar")), 400, "unsupported_parameter", "response_format"),
     (Failed(ContextOverflowError("too long")), 400, "context_length_exceeded", "messages"),

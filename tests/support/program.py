@@ -96,6 +96,7 @@ class Terminal:
         self._screen = pyte.HistoryScreen(columns, lines, history=100_000)
         self._screen.write_process_input = self.child.send  # answers to the program's questions
         self._stream = pyte.ByteStream(self._screen)
+        self._text: str | None = None
 
     @property
     def pid(self) -> int:
@@ -108,7 +109,9 @@ class Terminal:
     @property
     def text(self) -> str:
         """What the screen shows."""
-        return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+        if self._text is None:
+            self._text = "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+        return self._text
 
     @property
     def scroll(self) -> str:
@@ -139,6 +142,7 @@ class Terminal:
             return
         self.written += data.decode(errors="replace")
         self._stream.feed(data)
+        self._text = None
         top = self._screen.history.top
         while top:
             line = top.popleft()
@@ -188,6 +192,7 @@ class Terminal:
 
     def resize(self, lines: int, columns: int) -> None:
         self._screen.resize(lines, columns)
+        self._text = None
         self.child.setwinsize(lines, columns)
 
     def end(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import normalise
-from bitnet_chat.errors import UsageError
+from bitnet_chat.errors import EmptyMessageError
 from bitnet_chat.filters.continuation import split_overlap
 from bitnet_chat.filters.tool_call_repair import InvalidToolCall
 from bitnet_chat.text.utf8 import rejoined, well_formed
@@ -35,12 +35,12 @@ class RequestMessages:
 
     @classmethod
     def of(cls, conversation: Conversation) -> RequestMessages:
-        """Raises UsageError for a conversation without a message to reply to, and for an empty message."""
+        """Raises UsageError for a conversation without a message to reply to; EmptyMessageError for an empty one."""
         cut, messages = conversation.cut_reply, conversation.messages
         at = max(place for place, each in enumerate(messages) if each.role == "user")
         cleaned = normalise(messages[at].content)
         if not cleaned.text:
-            raise UsageError("an empty message cannot be sent")
+            raise EmptyMessageError
         sent = tuple(_as_sent(message) for message in messages)
         question = cls(Conversation(sent[:at]), sent[at:])
         if cut is None:

@@ -257,7 +257,8 @@ class NativeFramer:
                 return []
             case NativeReplyEnded() | Saved() | Restored() if message.id == self._id and self._is_command:
                 self._id = None
-                return [engine_frames.Ready()]
+                tokens = message.prompt_size if isinstance(message, NativeReplyEnded) else message.tokens
+                return [engine_frames.Ready(tokens=tokens)]
             case NativeFailed() if message.id == self._id and self._is_command:
                 self._id = None
                 return [engine_frames.Ready(message.what)]
