@@ -56,6 +56,7 @@ class JournalStore(Protocol):
 
     def votes(self) -> builtins.list[Vote]:
         """List the votes between replies, oldest first."""
+        raise NotImplementedError
 
     def remove(self, ids: Sequence[int]) -> bool:
         """Delete conversations permanently, with their votes.
