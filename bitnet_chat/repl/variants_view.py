@@ -197,6 +197,8 @@ class _Beside:
             if number in self._ended:
                 continue
             presenter = self._presenters.get(number)
+            if presenter is None and all(before in self._ended for before in range(number)):  # its model may load
+                presenter = self._presenters[number] = ReplyPresenter(self._backend(number), display)
             self._columns.status(number, " waiting" if presenter is None else display.frame(*presenter.activity()))
 
     def close(self) -> None:
