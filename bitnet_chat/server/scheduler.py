@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain
 
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.pipeline import ReplyPipeline, pipeline_of, run
@@ -90,7 +88,7 @@ class ReplyScheduler:
         self.model_manager = model_manager
         self.defaults = defaults or RequestDefaults()
         self._cache = cache
-        self._tasks: dict[asyncio.Task[None], tuple[ReplyBroadcast, ...]] = {}
+        self._tasks: dict[asyncio.Task[None], list[ReplyBroadcast]] = {}
         self.metrics = Metrics(model_manager, lambda: self.running)
         self.ending = asyncio.Event()
         """Set when the server begins to shut down: idle streams should end, too."""
@@ -101,7 +99,7 @@ class ReplyScheduler:
     @property
     def running(self) -> int:
         """Number of waiting and running replies."""
-        return sum(map(len, self._tasks.values()))
+        return len(self._tasks)
 
     def start(self) -> None:
         self.model_manager.start()
@@ -112,55 +110,44 @@ class ReplyScheduler:
         Raises UnknownModelError, and ShuttingDownError during shutdown. For any other error, such as a full queue, the
         broadcast ends with Failed.
         """
-        request, model = self._accepted(request)
-        generation, metrics = self._new(model)
-        self._start(self._run(request, generation, metrics), request, {generation: metrics}, on_end)
-        return generation
+        self._refuse_at_end()
+        return self._begin(request, 1, on_end)[0]
 
     def begin_variants(
         self, request: ReplyRequest, count: int, *, on_end: Callable[[ReplyBroadcast], None] | None = None
-    ) -> tuple[ReplyBroadcast, ...]:
-        """Start ``count`` replies to the same conversation, on one backend. A stop of one of them stops all. They are
-        neither cached nor preempted. ``on_end``: called for each of them, once all have ended. Raises the errors of
-        :meth:`begin`.
-        """
-        request, model = self._accepted(request)
-        replies = dict(self._new(model) for _ in range(count))
-        self._start(self._run_variants(request, replies), request, replies, on_end)
-        return tuple(replies)
+    ) -> list[ReplyBroadcast]:
+        """Start ``count`` replies of one backend, from one prefill if it can; see :meth:`begin`. They do not yield to
+        other requests. A stop of one of them stops all. ``on_end``: called for each of them, once all have ended."""
+        self._refuse_at_end()
+        return self._begin(request, count, on_end)
 
-    def _accepted(self, request: ReplyRequest) -> tuple[ReplyRequest, str]:
-        """The request with the defaults, and the name of its model. Raises the errors of :meth:`begin`."""
+    def _refuse_at_end(self) -> None:
         if self.ending.is_set():
             raise ShuttingDownError(
                 "the server is shutting down", retry_after=10.0, remedy="try again after its restart"
             )
+
+    def _begin(
+        self, request: ReplyRequest, count: int, on_end: Callable[[ReplyBroadcast], None] | None = None
+    ) -> list[ReplyBroadcast]:
         request = self.defaults.applied(request)
-        return request, self.model_manager.choose(request.model, request.conversation)
-
-    def _new(self, model: str) -> tuple[ReplyBroadcast, ReplyMetrics]:
-        return ReplyBroadcast(secrets.token_hex(12), model), self.metrics.reply(model)
-
-    def _start(
-        self,
-        work: Coroutine[object, object, None],
-        request: ReplyRequest,
-        replies: Mapping[ReplyBroadcast, ReplyMetrics],
-        on_end: Callable[[ReplyBroadcast], None] | None,
-    ) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks[task] = tuple(replies)
+        model = self.model_manager.choose(request.model, request.conversation)
+        id = secrets.token_hex(12)
+        replies = [_Reply(ReplyBroadcast(id, model), self.metrics.reply(model)) for _ in range(count)]
+        task = asyncio.ensure_future(self._run(request, replies))
+        self._tasks[task] = [each.generation for each in replies]
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.pop(task, None)
-            for generation, reply_metrics in replies.items():
-                self._end(request, generation, reply_metrics)
+            for each in replies:
+                self._over(request, each.generation, each.metrics)
                 if on_end is not None:
-                    on_end(generation)
+                    on_end(each.generation)
 
         task.add_done_callback(over)
+        return [each.generation for each in replies]
 
-    def _end(self, request: ReplyRequest, generation: ReplyBroadcast, reply_metrics: ReplyMetrics) -> None:
+    def _over(self, request: ReplyRequest, generation: ReplyBroadcast, reply_metrics: ReplyMetrics) -> None:
         if generation.end is None:  # it was stopped before it began
             generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
         if generation.end is not None:
@@ -181,7 +168,7 @@ class ReplyScheduler:
             if self._tasks and grace:
                 await asyncio.wait(self._tasks, timeout=grace)
         finally:
-            for generation in chain.from_iterable(list(self._tasks.values())):
+            for generation in [each for replies in self._tasks.values() for each in replies]:
                 generation.stop()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_PATIENCE)
@@ -193,62 +180,78 @@ class ReplyScheduler:
 
     # One reply
 
-    async def _run(self, request: ReplyRequest, generation: ReplyBroadcast, reply_metrics: ReplyMetrics) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        turn = number()
-        with _ending(generation):
-            entry = await self._cache_entry(request, generation.model)
-            if entry is not None and entry.replay is not None:
-                generation.cached = True
-                await _replay(entry.replay, request, generation)
+    async def _run(self, request: ReplyRequest, replies: Sequence[_Reply]) -> None:
+        generations, turn = [each.generation for each in replies], number()
+        try:
+            if await self._is_replayed(request, replies):
                 return
-            if not generation.on_stop(task.cancel):
-                raise asyncio.CancelledError
-            if (refusal := await self._refusal(request, generation.model)) is not None:
-                raise refusal
-            async with self.model_manager.held(generation.model) as pool:
-                for tries in range(_YIELDS + 1):
-                    if not generation.on_stop(task.cancel):
-                        raise asyncio.CancelledError
-                    may_yield = tries < _YIELDS and not request.urgent and request.recorder is None
-                    preemption = _Preemption(generation) if may_yield else None
-                    async with pool.lease(
-                        request.conversation,
-                        request.options.sampling,
-                        urgent=request.urgent,
-                        make_way=preemption.preempt if preemption else None,
-                        turn=turn,
-                        again=tries > 0,
-                    ) as slot:
-                        reply_metrics.on_assigned()
-                        await self._generate(slot, request, generation, reply_metrics, preemption, entry)
-                    if preemption is None or not preemption.is_made:
-                        return
-                    generation.reset()
-                    self.metrics.count_yield(generation.model)
+            await self._lease_and_generate(request, replies, turn)
+        except asyncio.CancelledError:  # stopped while it waited
+            end: BitnetChatError | None = None
+        except BitnetChatError as error:
+            end = error
+        except Exception:
+            log.exception("a reply broke")
+            end = EngineDiedError("internal server error; see the log of the server")
+        else:
+            end = EngineDiedError("the reply stream ended unexpectedly")
+        for each in generations:  # those that have not ended
+            each.put(Completed(FinishReason.INTERRUPTED, each.text) if end is None else Failed(end, each.text))
 
-    async def _run_variants(self, request: ReplyRequest, replies: Mapping[ReplyBroadcast, ReplyMetrics]) -> None:
-        task = asyncio.current_task()
+    async def _is_replayed(self, request: ReplyRequest, replies: Sequence[_Reply]) -> bool:
+        """Whether the cache had all replies. Their entries are set otherwise."""
+        if request.recorder is not None and len(replies) > 1:  # they are recorded together
+            return False
+        for variant, each in enumerate(replies):
+            each.entry = await self._cache_entry(request, each.generation.model, variant)
+        if any(each.entry is None or each.entry.replay is None for each in replies):
+            return False
+        for each in replies:
+            assert each.entry is not None and each.entry.replay is not None, "as was asked"
+            each.generation.cached = True
+            await _replay(each.entry.replay, request, each.generation)
+        return True
+
+    async def _lease_and_generate(self, request: ReplyRequest, replies: Sequence[_Reply], turn: int) -> None:
+        """``turn``: the queue number."""
+        task, model = asyncio.current_task(), replies[0].generation.model
         assert task is not None
-        turn, (first, *_) = number(), replies
-        with _ending(*replies):
-            _let_stop(replies, task.cancel)
-            if (refusal := await self._refusal(request, first.model)) is not None:
-                raise refusal
-            async with (
-                self.model_manager.held(first.model) as pool,
-                pool.lease(request.conversation, request.options.sampling, urgent=request.urgent, turn=turn) as slot,
-            ):
-                for reply_metrics in replies.values():
-                    reply_metrics.on_assigned()
-                await self._generate_variants(slot, request, replies)
+        _register_stop(replies, task.cancel)
+        if (refusal := await self._refusal(request, model)) is not None:
+            raise refusal
+        async with self.model_manager.held(model) as pool:
+            for tries in range(_YIELDS + 1):
+                _register_stop(replies, task.cancel)
+                may_yield = tries < _YIELDS and not request.urgent and request.recorder is None and len(replies) == 1
+                preemption = _Preemption(replies[0].generation) if may_yield else None
+                async with pool.lease(
+                    request.conversation,
+                    request.options.sampling,
+                    urgent=request.urgent,
+                    make_way=preemption.preempt if preemption else None,
+                    turn=turn,
+                    again=tries > 0,
+                ) as slot:
+                    for each in replies:
+                        each.metrics.on_assigned()
+                    try:
+                        if len(replies) == 1:
+                            await self._generate(slot, request, replies[0], preemption)
+                        else:
+                            await self._generate_variants(slot, request, replies)
+                    finally:
+                        self.metrics.count_restarts(model, slot)
+                if preemption is None or not preemption.is_made:
+                    return
+                replies[0].generation.reset()
+                self.metrics.count_yield(model)
 
-    async def _cache_entry(self, request: ReplyRequest, model: str) -> CacheEntry | None:
+    async def _cache_entry(self, request: ReplyRequest, model: str, variant: int) -> CacheEntry | None:
         """Return the entry of the reply in the cache; None without a cache or for a reply that is not repeatable."""
         if self._cache is None:
             return None
-        key = await run_beside_loop(request.conversation, self._cache.key, model, request.conversation, request.options)
+        options = request.options.for_variant(variant)
+        key = await run_beside_loop(request.conversation, self._cache.key, model, request.conversation, options)
         return self._cache.entry(key)
 
     async def _refusal(self, request: ReplyRequest, model: str) -> BitnetChatError | None:
@@ -260,79 +263,48 @@ class ReplyScheduler:
             refusal = await pool.refusal(request.conversation, options)
         return refusal
 
-    async def _generate(
-        self,
-        slot: Slot,
-        request: ReplyRequest,
-        generation: ReplyBroadcast,
-        reply_metrics: ReplyMetrics,
-        preemption: _Preemption | None,
-        entry: CacheEntry | None,
-    ) -> None:
-        backend = _with_tool_policy(slot.backend, request)
+    async def _generate(self, slot: Slot, request: ReplyRequest, reply: _Reply, preemption: _Preemption | None) -> None:
+        backend, generation = _with_tool_policy(slot.backend, request), reply.generation
         if preemption is not None:
             preemption.backend = backend
-        if not generation.on_stop(backend.interrupt):
-            raise asyncio.CancelledError
-        try:
-            async with aclosing(run(lambda: _pipeline(backend, request, entry))) as events:
-                async for event in events:
-                    if preemption is not None and preemption.is_made:
-                        continue  # the remaining events belong to the discarded reply
-                    reply_metrics.on_event(event)
-                    generation.put(event)
-        finally:
-            self.metrics.count_restarts(generation.model, slot)
+        _register_stop([reply], backend.interrupt)
+        async with aclosing(run(lambda: _pipeline(backend, request, reply.entry))) as events:
+            async for event in events:
+                if preemption is not None and preemption.is_made:
+                    continue  # the remaining events belong to the discarded reply
+                reply.metrics.on_event(event)
+                generation.put(event)
         if isinstance(generation.end, Completed):
             slot.memory = _context_after(request.conversation, generation)
 
-    async def _generate_variants(
-        self, slot: Slot, request: ReplyRequest, replies: Mapping[ReplyBroadcast, ReplyMetrics]
-    ) -> None:
-        backend, generations = _with_tool_policy(slot.backend, request), tuple(replies)
-        _let_stop(replies, backend.interrupt)
-        try:
-            async with aclosing(_variants(backend, request, len(replies))) as events:
-                async for each in events:
-                    generation = generations[each.variant]
-                    replies[generation].on_event(each.event)
-                    generation.put(each.event)
-                    is_stopping = any(reply.is_stopping for reply in replies)
-                    if is_stopping and not any(reply.is_running for reply in replies):
-                        break  # the next one has not begun
-        finally:
-            self.metrics.count_restarts(generations[0].model, slot)
-        for generation in generations:
-            if generation.end is None:
-                generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
+    async def _generate_variants(self, slot: Slot, request: ReplyRequest, replies: Sequence[_Reply]) -> None:
+        backend = _with_tool_policy(slot.backend, request)
+        _register_stop(replies, backend.interrupt)
+        status = backend.status()
+        stores = [None if each.entry is None else each.entry.filter(status) for each in replies]
+        async with aclosing(_variants(backend, request, len(replies))) as events:
+            async for each in events:
+                if (store := stores[each.variant]) is not None:
+                    store.feed(each.event)
+                replies[each.variant].metrics.on_event(each.event)
+                replies[each.variant].generation.put(each.event)
         slot.memory = request.conversation
 
 
-def _let_stop(generations: Iterable[ReplyBroadcast], stop: Callable[[], object]) -> None:
-    """Let the first stop of any reply call ``stop``. Raises CancelledError if one is stopped already."""
-    stops = iter((stop,))
-    for generation in generations:
-        if not generation.on_stop(lambda: next(stops, bool)()):
-            raise asyncio.CancelledError
+@dataclass(slots=True, eq=False)
+class _Reply:
+    """One reply of a request. ``entry``: its entry in the cache, or None."""
+
+    generation: ReplyBroadcast
+    metrics: ReplyMetrics
+    entry: CacheEntry | None = None
 
 
-@contextmanager
-def _ending(*generations: ReplyBroadcast) -> Iterator[None]:
-    """End the replies that have no end after the block, whatever happens in it."""
-    end: Callable[[str], Completed | Failed]
-    end = partial(Failed, EngineDiedError("the reply stream ended unexpectedly"))
-    try:
-        yield
-    except asyncio.CancelledError:  # stopped while it waited
-        end = partial(Completed, FinishReason.INTERRUPTED)
-    except BitnetChatError as error:
-        end = partial(Failed, error)
-    except Exception:
-        log.exception("a reply broke")
-        end = partial(Failed, EngineDiedError("internal server error; see the log of the server"))
-    finally:
-        for generation in generations:
-            generation.put(end(generation.text))
+def _register_stop(replies: Sequence[_Reply], stop: Callable[[], object]) -> None:
+    """Raises asyncio.CancelledError if one of them is stopped already."""
+    are_wanted = [each.generation.on_stop(stop) for each in replies]
+    if not all(are_wanted):
+        raise asyncio.CancelledError
 
 
 def _with_tool_policy(backend: Backend, request: ReplyRequest) -> Backend:

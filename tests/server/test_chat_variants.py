@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import signal
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,18 +15,20 @@ from typing import Any
 import aiohttp
 import pytest
 from event_source import EventSource, Told, words
-from scripted_backend import STATS, Gate, ScriptedBackend, say
-from serving import scripted_source, serving
+from program import fake_engine
+from replies import is_story
+from scripted_backend import STATS, Gate, JointBackend, ScriptedBackend, say
+from serving import ServedProcess, scripted_source, served_process, serving
 from test_chats import Client, client, run
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.attached_server.messages import ChatEventParser
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.backends.variants import VariantEvent
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
-from bitnet_chat.journal import Journal
+from bitnet_chat.journal import Journal, MessageTree
 from bitnet_chat.text.sse import ServerSentEvent
 
 
@@ -39,12 +44,12 @@ def counted() -> Iterator[list[Event | Gate]]:
         yield [Started(), TextDelta(first), Gate(), TextDelta(rest), Completed(FinishReason.STOP, first + rest, STATS)]
 
 
-class TogetherBackend(ScriptedBackend):
+class TogetherBackend(JointBackend):
     """Generates variants together: a piece of each, in turn. ``fails``: the number of one that fails."""
 
     fails = -1
 
-    async def variants(
+    async def together(
         self, conversation: Conversation, options: ReplyOptions, count: int
     ) -> AsyncGenerator[VariantEvent]:
         self._stop.clear()
@@ -176,7 +181,7 @@ def test_a_client_that_comes_later_sees_all_variants_in_the_chat() -> None:
             assert (await api.call("POST", f"/chats/{chat}/stop", {}))["stopped"]
             rest = [each async for each in source]
             assert [each.data["finish_reason"] for each in rest if each.event == "complete"] == ["interrupted"] * 2
-            assert backend.calls.count("interrupt") == 1
+            assert "interrupt" in backend.calls
             assert await siblings(api, chat) == (["0:0 ", "1:0 "], "0:0 ")
 
     run(main)
@@ -339,3 +344,59 @@ def test_a_source_that_ends_after_all_variants_gets_nothing_more() -> None:
                 assert [each async for each in source.connect()] == []
 
     run(main)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
+def test_a_server_that_is_killed_in_the_middle_of_variants_has_kept_them(tmp_path: Path) -> None:
+    arguments = ("--engine", str(fake_engine(tmp_path)))
+    fakes = {"FAKE_ENGINE_RECORD": str(tmp_path / "record")}
+    journal = Journal(tmp_path / "data" / "journal.db")
+
+    async def until_killed(process: ServedProcess) -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{process.url}/chats", json={}) as response:
+                assert response.status == 201
+            source = EventSource(session, f"{process.url}/chats/1/messages")
+            body = {"content": "story", "variants": 2, "max_tokens": 1000}
+            with contextlib.suppress(aiohttp.ClientError):
+                async for each in source.connect(method="POST", body=body):
+                    if each.data.get("variant") == 1 and len(replies(journal.tree(1))) == 2:
+                        process.send_signal(signal.SIGKILL)  # a part of the second is kept
+
+    def replies(tree: MessageTree) -> list[Message]:
+        return [node.record.message for node in tree.nodes.values() if node.record.message.role == "assistant"]
+
+    async def shown() -> None:
+        async with client(journal=journal) as api:
+            messages = (await api.call("GET", "/chats/1/tree"))["messages"]
+            first, second = (each for each in messages if each["role"] == "assistant")
+            assert first["siblings"] == second["siblings"] == [first["id"], second["id"]]
+            assert (first["finish_reason"], second["finish_reason"]) == ("length", "cut_off")
+            assert is_story(first["content"]) and is_story(second["content"]) and second["content"]
+
+    with served_process(*arguments, home=tmp_path, **fakes) as process:
+        asyncio.run(until_killed(process))
+        process.wait()
+    run(shown)
+
+
+@pytest.mark.engine
+def test_variants_of_a_real_engine() -> None:
+    async def ask_for(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{url}/chats", json={}) as response:
+                chat = (await response.json())["id"]
+            source = EventSource(session, f"{url}/chats/{chat}/messages")
+            body = {"content": "Tell me a story.", "variants": 3, "max_tokens": 8}
+            told = [each async for each in source.connect(method="POST", body=body)]
+            ends = [each.data for each in told if each.event == "complete"]
+            assert sorted(each["variant"] for each in ends) == [0, 1, 2] and all(
+                each["stats"]["tokens"] for each in ends
+            )
+            async with session.get(f"{url}/chats/{chat}/tree") as response:
+                messages = (await response.json())["messages"]
+            kept = [each for each in messages if each["role"] == "assistant"]
+            assert [each["content"] for each in kept] == by_variant(told) and len(kept[0]["siblings"]) == 3
+
+    with served_process() as process:
+        asyncio.run(ask_for(process.url))

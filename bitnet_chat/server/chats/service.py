@@ -201,7 +201,7 @@ class ChatService:
                 recorder.follow(before)
             ended = asyncio.Event()
             reply_request = ReplyRequest(conversation, ask.options, model, recorder, urgent)
-            generations = self._begun(reply_request, ask.variants, ended)
+            generations = self.scheduler.begin_variants(reply_request, ask.variants, on_end=lambda _: ended.set())
             recorder.begin_replies(conversation, [{}] * ask.variants, model=generations[0].model)
             live: LiveReply | None = None
             try:
@@ -218,12 +218,6 @@ class ChatService:
                         generation.stop()
                 self._spawn(self._end(ended, recorder, live_chat, live))
             return live
-
-    def _begun(self, request: ReplyRequest, count: int, ended: asyncio.Event) -> Sequence[ReplyBroadcast]:
-        """Begin ``count`` variants of a reply. ``ended``: set after the last one."""
-        if count > 1:
-            return self.scheduler.begin_variants(request, count, on_end=lambda _: ended.set())
-        return [self.scheduler.begin(request, on_end=lambda _: ended.set())]
 
     def begin_alone(self, ask: ChatRequest, *, urgent: bool) -> tuple[ReplyStart, ReplyBroadcast]:
         """Begin a reply to messages without a chat; it is not stored. Raises the errors of :meth:`begin`."""

@@ -32,6 +32,7 @@ export class Choice {
       column.setAttribute("aria-label", `Reply ${this.nameOf(index)}`)
       button.querySelector("kbd").textContent = index + 1
       button.setAttribute("aria-label", `Choose reply ${this.nameOf(index)}`)
+      button.setAttribute("aria-keyshortcuts", index + 1)
       column.insertBefore(reply.node, button)
       reply.node.classList.remove("last", "far")
       return column

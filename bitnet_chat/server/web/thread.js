@@ -95,13 +95,14 @@ export class Thread extends EventTarget {
       forget(id)
       return null
     }
-    return { ...kept, replies: await Promise.all(kept.rows.map(row => this.stored(row))) }
+    const replies = (await Promise.all(kept.rows.map(row => this.stored(row)))).filter(Boolean)
+    return replies.length > 1 ? { ...kept, replies } : null
   }
 
-  // A reply of any branch.
+  // A reply of any branch; null for another kind of message.
   async stored(row) {
-    const told = await ask("GET", `/chats/${this.id}?render=html&message=${row}`)
-    return Reply.of(told.messages.at(-1))
+    const told = await ask("GET", `/chats/${this.id}?render=html&message=${row}`), last = told.messages.at(-1)
+    return last?.role === "assistant" ? Reply.of(last) : null
   }
 
   putBeside({ replies, compared, blind }) {
@@ -116,8 +117,8 @@ export class Thread extends EventTarget {
   // Shows all variants of the last reply side by side.
   async showBeside() {
     const { id, messages } = this, last = messages.at(-1)
-    const replies = await Promise.all(last.siblings.map(row => this.stored(row)))
-    if (this.id === id && this.messages === messages && !this.answering) this.putBeside({ replies })
+    const replies = (await Promise.all(last.siblings.map(row => this.stored(row)))).filter(Boolean)
+    if (replies.length > 1 && this.id === id && this.messages === messages && !this.answering) this.putBeside({ replies })
   }
 
   take(told) {
@@ -258,7 +259,7 @@ export class Thread extends EventTarget {
     if (!compare) return new Choice(this.id, replies)
     const earlier = known.find(each => each.id === compare.message) ?? new Reply(compare.message)
     const choice = new Choice(this.id, replies, { compared: earlier, blind: compare.blind })
-    if (earlier.finish === null) this.stored(compare.message).then(reply => choice.replaceCompared(reply), () => {})
+    if (earlier.finish === null) this.stored(compare.message).then(reply => reply && choice.replaceCompared(reply), () => {})
     return choice
   }
 
