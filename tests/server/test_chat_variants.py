@@ -21,10 +21,11 @@ from scripted_backend import STATS, Gate, ScriptedBackend, say
 from serving import ServedProcess, scripted_source, served_process, serving
 from test_chats import Client, client, run
 
-from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.attached_server.messages import ChatEventParser
 from bitnet_chat.backends.pool import BackendFactory
-from bitnet_chat.backends.variants import VariantEvent
+from bitnet_chat.backends.variants import VariantEvent, variants_of
+from bitnet_chat.backends.wrappers import recording
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
@@ -35,6 +36,9 @@ from bitnet_chat.text.sse import ServerSentEvent
 @pytest.fixture(params=["file", "memory"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Journal | None:
     return Journal(tmp_path / "journal.db") if request.param == "file" else None
+
+
+Variants = AsyncGenerator[VariantEvent]
 
 
 def counted() -> Iterator[list[Event | Gate]]:
@@ -49,9 +53,7 @@ class TogetherBackend(ScriptedBackend):
 
     fails = -1
 
-    async def variants(
-        self, conversation: Conversation, options: ReplyOptions, count: int
-    ) -> AsyncGenerator[VariantEvent]:
+    async def variants(self, conversation: Conversation, options: ReplyOptions, count: int) -> Variants:
         self._stop.clear()
         for number in range(count):
             yield VariantEvent(number, Started())
@@ -71,6 +73,18 @@ class TogetherBackend(ScriptedBackend):
         for number in range(count):
             if number != self.fails:
                 yield VariantEvent(number, Completed(reason, texts[number], STATS))
+
+
+@pytest.fixture(autouse=True)
+def variants_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variants of a TogetherBackend are its own, without an engine that generates them."""
+
+    def of(backend: Backend, conversation: Conversation, options: ReplyOptions, count: int) -> Variants:
+        if isinstance(backend, TogetherBackend):
+            return backend.variants(conversation, options, count)
+        return variants_of(backend, conversation, options, count)
+
+    monkeypatch.setattr(recording, "variants_of", of)
 
 
 @asynccontextmanager
