@@ -156,3 +156,11 @@ class Failed:
 
 Event = Notice | Started | PromptProgress | TextDelta | ThinkingDelta | ToolCall | Completed | Failed
 """Any event of a reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariantEvent:
+    """An event of one of several replies. ``variant``: its number, from 0."""
+
+    variant: int
+    event: Event

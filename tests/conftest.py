@@ -9,6 +9,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from bitnet_chat import paths
@@ -17,6 +18,10 @@ from bitnet_chat.engine.discovery import find
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFoundError
+
+# The suite runs often, so that fewer examples do each time; what a test takes depends on the other workers.
+hypothesis.settings.register_profile("suite", hypothesis.settings.default, max_examples=50, deadline=None)
+hypothesis.settings.load_profile("suite")
 
 # Found before any test changes the environment: the tests themselves look for nothing in the user's home.
 _ENGINES: dict[Dialect, EngineBinary] = {}

@@ -191,7 +191,7 @@ class SlotStates:
         """Save the system prompt and the tools of the slot, unless they are short or have a state. The slot has only
         these then; with ``and_restore`` it is restored from its own state, without which nothing is done."""
         context, states, own = self._context, self._states, self._state
-        if context is None or (context.conversation.cleared(), context.tools) == self._prompt:
+        if context is None or (context.conversation.cleared(), context.tools) == self._prompt or not states.are_known:
             return
         if and_restore and (context != self._saved or own is None):
             return

@@ -197,7 +197,7 @@ class ContextSaver:
         def is_possible() -> bool:
             return process.state is ProcessState.IDLE and is_wanted()
 
-        if conversation is None or protocol.save("x") is None or not is_possible():
+        if conversation is None or protocol.save("x") is None or not is_possible() or not self._states.are_known:
             return
         and_restore = and_restore and bool(conversation.turns)
         if conversation.cleared() == self._prompt or (and_restore and loaded.saved != conversation):

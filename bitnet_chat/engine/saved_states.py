@@ -55,6 +55,11 @@ class EngineStates:
         """``identity``: None while it is not known, which means that no state is used."""
         self._store, self._identity = store, identity
 
+    @property
+    def are_known(self) -> bool:
+        """Whether states can be looked for and saved: the hash of a new model takes seconds."""
+        return self._identity() is not None
+
     def better(
         self,
         live: Conversation | None,

@@ -143,7 +143,7 @@ class Session:
             if self._release(attempts):  # the caller has left
                 self.supervisor.abandon()
 
-    def _begin(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> _Attempts:
+    def _begin(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Attempts:
         supervisor = self.supervisor
         supervisor.begin(alone=options.alone)
         supervisor.sampling = options.sampling
@@ -151,13 +151,13 @@ class Session:
         self._stop_reason = None
         self._stopped.clear()
         window = supervisor.window
-        attempts = _Attempts(conversation, cut, options, window.left, window.summary)
+        attempts = Attempts(conversation, cut, options, window.left, window.summary)
         if options.timeout is not None:
             loop = asyncio.get_running_loop()
             attempts.timer = loop.call_later(options.timeout, self.interrupt, FinishReason.TIMEOUT)
         return attempts
 
-    def _release(self, attempts: _Attempts) -> bool:
+    def _release(self, attempts: Attempts) -> bool:
         """The reply is over. Whether it was not before."""
         if attempts.is_over:
             return False
@@ -244,7 +244,7 @@ class Session:
 
         return Estimate(self.supervisor.used(protocol, prompt.kept), asked, count)
 
-    async def _begin_turn(self, attempts: _Attempts) -> list[Event]:
+    async def _begin_turn(self, attempts: Attempts) -> list[Event]:
         """Send the message to a process that is ready for it. Sets the end of the reply if that is not possible."""
         options = attempts.options
         try:
@@ -292,10 +292,10 @@ class Session:
             self._fail(attempts, error)
             return []
 
-    def _read(self, attempts: _Attempts, frames: Iterable[Frame]) -> Iterator[Event]:
+    def _read(self, attempts: Attempts, frames: Iterable[Frame]) -> Iterator[Event]:
         """The events of ``frames``; stops a turn that has reached its limit."""
         process, turn = attempts.process, attempts.turn
-        for event in _events(turn, frames):
+        for event in turn_events(turn, frames):
             if not attempts.has_read and isinstance(event, TextDelta | ThinkingDelta) and attempts.prompt is not None:
                 attempts.has_read = True
                 self.supervisor.has_read(attempts.prompt)
@@ -310,7 +310,7 @@ class Session:
         if process.meter.has_shifted:  # what follows answers another context
             process.kill()
 
-    async def _end_turn(self, attempts: _Attempts) -> list[Event]:
+    async def _end_turn(self, attempts: Attempts) -> list[Event]:
         """Handle the end of a turn or the death of the child. Sets the end of the reply, unless the turn is
         repeated."""
         if attempts.end is not None:
@@ -341,12 +341,12 @@ class Session:
             self._fail(attempts, error)
         return last
 
-    def _fail(self, attempts: _Attempts, error: BitnetChatError) -> None:
+    def _fail(self, attempts: Attempts, error: BitnetChatError) -> None:
         if self.state is ProcessState.DEAD:  # a message that was not sent is not a fault of the child
             self.supervisor.discard()
         self._finish(attempts, Failed(error))
 
-    def _finish(self, attempts: _Attempts, end: Completed | Failed) -> None:
+    def _finish(self, attempts: Attempts, end: Completed | Failed) -> None:
         attempts.end = replace(end, origin=attempts.origin) if isinstance(end, Completed) else end
         if not end.text and (attempts.has_started or _is_overflow(end)):
             # What left made room for a message that may be no part of the conversation, or was too long alone.
@@ -515,7 +515,7 @@ class Session:
         supervisor.try_spawn(memory)
 
 
-class _Attempts:
+class Attempts:
     """The turns of one reply. ``left`` and ``summary``: of the context window when the reply began."""
 
     process: EngineProcess
@@ -565,7 +565,7 @@ class _SilentDeaths:
         return self._count <= (_TRIES if time.monotonic() - self._began < _PATIENCE else 2)
 
 
-def _events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
+def turn_events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
     """Events for a front end from ``frames``; ``turn`` counts them."""
     events: list[Event] = []
     text = ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.pipeline import ReplyPipeline, pipeline_of, run
 from bitnet_chat.backends.pool import Slot, number
-from bitnet_chat.backends.variants import VariantEvent, options_of, variants_of
+from bitnet_chat.backends.variants import VariantEvent, variants_of
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend, SingleCallBackend, refuses_tools
 from bitnet_chat.backends.wrappers.recording import record_variants, recorded
 from bitnet_chat.conversation import Conversation
@@ -117,7 +117,7 @@ class ReplyScheduler:
         self, request: ReplyRequest, count: int, *, on_end: Callable[[ReplyBroadcast], None] | None = None
     ) -> list[ReplyBroadcast]:
         """Start ``count`` replies of one backend, from one prefill if it can; see :meth:`begin`. They do not yield to
-        other requests. ``on_end``: called for each of them, once all have ended."""
+        other requests. A stop of one of them stops all. ``on_end``: called for each of them, once all have ended."""
         self._refuse_at_end()
         return self._begin(request, count, on_end)
 
@@ -250,7 +250,7 @@ class ReplyScheduler:
         """Return the entry of the reply in the cache; None without a cache or for a reply that is not repeatable."""
         if self._cache is None:
             return None
-        options = options_of(request.options, variant)
+        options = request.options.for_variant(variant)
         key = await run_beside_loop(request.conversation, self._cache.key, model, request.conversation, options)
         return self._cache.entry(key)
 
@@ -288,12 +288,6 @@ class ReplyScheduler:
                     store.feed(each.event)
                 replies[each.variant].metrics.on_event(each.event)
                 replies[each.variant].generation.put(each.event)
-                is_stopping = any(reply.generation.is_stopping for reply in replies)
-                if is_stopping and not any(reply.generation.is_running for reply in replies):
-                    break  # the next one has not begun
-        for reply in replies:
-            if reply.generation.is_stopping:
-                reply.generation.put(Completed(FinishReason.INTERRUPTED, reply.generation.text))
         slot.memory = request.conversation
 
 

@@ -217,6 +217,22 @@ def test_a_request_that_comes_while_a_system_prompt_is_saved(folder: Path, monke
     run(folder, body)
 
 
+def test_a_system_prompt_that_is_read_before_the_hash_of_the_model_is_known(folder: Path) -> None:
+    """It is saved at the end."""
+
+    async def body(rig: Rig) -> None:
+        known = rig.saver._states._identity
+        rig.saver._states._identity = lambda: None
+        rig.replied(system=SYSTEM)
+        await rig.at_rest()
+        assert rig.process.commands == []
+        rig.saver._states._identity = known
+        await rig.saver.close(rig.loaded, rig.protocol)  # type: ignore[arg-type]
+        assert rig.process.kinds == ["save", "read", "save"] and rig.store.prompt_usage().count == 1
+
+    run(folder, body)
+
+
 def test_a_state_with_more_than_the_system_prompt_is_not_shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one of an engine that has not dropped what follows."""
     monkeypatch.setattr(module, "SAVE_PAUSE", 0.0)

@@ -17,15 +17,14 @@ import pytest
 from event_source import EventSource, Told, words
 from program import fake_engine
 from replies import is_story
-from scripted_backend import STATS, Gate, ScriptedBackend, say
+from scripted_backend import STATS, Gate, JointBackend, ScriptedBackend, say
 from serving import ServedProcess, scripted_source, served_process, serving
 from test_chats import Client, client, run
 
-from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.attached_server.messages import ChatEventParser
 from bitnet_chat.backends.pool import BackendFactory
-from bitnet_chat.backends.variants import VariantEvent, variants_of
-from bitnet_chat.backends.wrappers import recording
+from bitnet_chat.backends.variants import VariantEvent
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
@@ -38,9 +37,6 @@ def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Journal | None:
     return Journal(tmp_path / "journal.db") if request.param == "file" else None
 
 
-Variants = AsyncGenerator[VariantEvent]
-
-
 def counted() -> Iterator[list[Event | Gate]]:
     """Replies that differ: the first two words of each before a gate."""
     for number in range(100):
@@ -48,12 +44,14 @@ def counted() -> Iterator[list[Event | Gate]]:
         yield [Started(), TextDelta(first), Gate(), TextDelta(rest), Completed(FinishReason.STOP, first + rest, STATS)]
 
 
-class TogetherBackend(ScriptedBackend):
+class TogetherBackend(JointBackend):
     """Generates variants together: a piece of each, in turn. ``fails``: the number of one that fails."""
 
     fails = -1
 
-    async def variants(self, conversation: Conversation, options: ReplyOptions, count: int) -> Variants:
+    async def together(
+        self, conversation: Conversation, options: ReplyOptions, count: int
+    ) -> AsyncGenerator[VariantEvent]:
         self._stop.clear()
         for number in range(count):
             yield VariantEvent(number, Started())
@@ -73,18 +71,6 @@ class TogetherBackend(ScriptedBackend):
         for number in range(count):
             if number != self.fails:
                 yield VariantEvent(number, Completed(reason, texts[number], STATS))
-
-
-@pytest.fixture(autouse=True)
-def variants_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variants of a TogetherBackend are its own, without an engine that generates them."""
-
-    def of(backend: Backend, conversation: Conversation, options: ReplyOptions, count: int) -> Variants:
-        if isinstance(backend, TogetherBackend):
-            return backend.variants(conversation, options, count)
-        return variants_of(backend, conversation, options, count)
-
-    monkeypatch.setattr(recording, "variants_of", of)
 
 
 @asynccontextmanager
@@ -195,6 +181,7 @@ def test_a_client_that_comes_later_sees_all_variants_in_the_chat() -> None:
             assert (await api.call("POST", f"/chats/{chat}/stop", {}))["stopped"]
             rest = [each async for each in source]
             assert [each.data["finish_reason"] for each in rest if each.event == "complete"] == ["interrupted"] * 2
+            assert "interrupt" in backend.calls
             assert await siblings(api, chat) == (["0:0 ", "1:0 "], "0:0 ")
 
     run(main)

@@ -9,7 +9,7 @@ import pytest
 from browsing import Chromium, Window, browsing, chromium, free_port
 from scripted_backend import Gate, ScriptedBackend, say
 from serving import scripted_source, serving
-from test_chat_variants import WHOLE, TogetherBackend, variants_together
+from test_chat_variants import WHOLE, TogetherBackend
 
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
@@ -17,7 +17,6 @@ from bitnet_chat.events import Event
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.settings import ServeSettings
 
-__all__ = ["variants_together"]
 COLUMNS = "[...document.querySelectorAll('.column .prose')].map(each => each.innerText)"
 TEXTS = [text.strip() for text in WHOLE]
 

@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from browsing import Chromium, browsing, chromium, free_port, or_skip, window
-from playwright.async_api import Route
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import scripted_source, serving
 from test_page_rendering import HOSTILE, SAMPLE
@@ -27,6 +27,9 @@ from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta, Thi
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.chats import service
 from bitnet_chat.server.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from playwright.async_api import Route
 
 Steps = list[Event | Gate]
 AXE_PLACE = paths.cache_dir() / "tests"

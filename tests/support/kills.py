@@ -103,10 +103,8 @@ class Kills:
         size = max(1, len(self.undisturbed) // 3)
         moments = sorted(random.randrange(-size // 10, size) for _ in range(2 if number % 4 == 3 else 1))
         folder, at, killed = self._copy(f"kill-{number}"), list[int](), 0
-        sampled = self._spec.seed
         while True:
-            seed = None if sampled is None else sampled + len(at)  # a later program draws another one
-            with _child(replace(self._spec, folder=folder, seed=seed)) as child:
+            with _child(replace(self._spec, folder=folder)) as child:
                 for line in _lines(child):
                     if "text" in line:
                         break
@@ -212,16 +210,19 @@ class _Child:
 
     async def _reply(self, conversation: Any, *, is_last: bool) -> Any:
         from bitnet_chat.backend import ReplyOptions
-        from bitnet_chat.backends.wrappers.recording import record_reply
+        from bitnet_chat.backends.wrappers import recording
         from bitnet_chat.events import Completed, Started, TextDelta
         from bitnet_chat.text.utf8 import rejoined
 
         spec, last = self._spec, conversation.messages[-1]
         before = last.content if last.role == "assistant" else ""
+        if (seed := spec.seed) is not None:  # of a new reply; the rest of one must get it from the journal
+            drawn = seed + 1 if before else seed
+            recording.randrange = lambda count: drawn  # type: ignore[assignment, misc]
         length, end = len(before) or -1, None
         tokens = (spec.limit or spec.tokens) if is_last else spec.tokens
         options = ReplyOptions(max_tokens=tokens, sampling=self._sampling)
-        async for event in record_reply(self._backend, self._recorder, conversation, options):
+        async for event in recording.record_reply(self._backend, self._recorder, conversation, options):
             if isinstance(event, TextDelta):
                 length = max(length, 0) + len(event.text)
             if is_last and isinstance(event, TextDelta | Started):
@@ -235,15 +236,12 @@ class _Child:
 
 async def _run(spec: Spec) -> None:
     from bitnet_chat import paths
-    from bitnet_chat.backends.wrappers import recording
     from bitnet_chat.chat import open_backend
     from bitnet_chat.config import Settings
     from bitnet_chat.journal import Journal
 
     folder = Path(spec.folder)
     paths.states_dir = lambda: folder / "states"
-    if (seed := spec.seed) is not None:
-        recording.randrange = lambda count: seed  # type: ignore[assignment, misc]
     settings = Settings(engine=spec.engine, model=spec.model, backend=spec.backend, threads=1)
     async with open_backend(settings, journal=True) as backend:
         child = _Child(spec, backend, Journal(folder / "journal.db"))

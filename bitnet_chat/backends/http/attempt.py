@@ -33,7 +33,7 @@ class InvalidToolCallsError(Exception):
 
 
 class OtherReplyError(Exception):
-    """A cut reply was to be generated again, and the server has generated another one."""
+    """The server generates another reply instead of the one that was cut."""
 
 
 class RequestAttempt:

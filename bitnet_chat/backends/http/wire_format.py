@@ -139,7 +139,7 @@ class DeltaSplitter:
         said, self._said = self._said, []
         return said
 
-    def _split(self, frames: list[Frame]) -> None:
+    def _split(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             if isinstance(frame, ThinkingText | ReplyText):
                 self._add(frame.text, thinking=isinstance(frame, ThinkingText))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from pathlib import Path
 
 import pytest
 from repl_console import RecordedOutput, ScriptedConsole
-from scripted_backend import STATS, Gate, ScriptedBackend, say
+from scripted_backend import STATS, Gate, JointBackend, ScriptedBackend, say
 
-from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backend import Backend, ReplyOptions, Sampling
+from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.backends.variants import VariantEvent
+from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
+from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import Journal
@@ -230,12 +234,10 @@ def test_calls_are_made_for_the_picked_one_only() -> None:
     running(work, *replies, toolbox=box, allowed_tools=("look",), options=options)
 
 
-class Together(ScriptedBackend):
+class Together(JointBackend):
     """Generates variants at the same time."""
 
-    def variants(
-        self, conversation: Conversation, options: ReplyOptions, count: int
-    ) -> AsyncGenerator[VariantEvent] | None:
+    def together(self, conversation: Conversation, options: ReplyOptions, count: int) -> AsyncGenerator[VariantEvent]:
         async def events() -> AsyncGenerator[VariantEvent]:
             for number in range(count):
                 yield VariantEvent(number, Started())
@@ -483,3 +485,66 @@ def test_hostile_names_of_models() -> None:
         assert "\x1b" not in run.output.all and "\u202e" not in run.output.all
 
     running(work, say("zero"))
+
+
+# Real engines
+
+
+@pytest.mark.engine
+def test_an_engine_generates_several_replies(exact_engine: EngineBinary, model: Path) -> None:
+    """Each with the origin of its own; the chosen one goes on."""
+    settings = Settings(engine=str(exact_engine.path), model=str(model), threads=1, ctx=512, temperature=1.0)
+
+    async def main() -> None:
+        output, console = RecordedOutput(), ScriptedConsole()
+        display = ReplyDisplay(output, colour=False, spinner=True, size=lambda: (130, 24))
+        made = ReplSettings(model="demo", options=ReplyOptions(max_tokens=8))
+        talk = ReplController(open_backend(settings, ""), made, display, console, None, Journal())
+        talk.start()
+        async with asyncio.timeout(120):
+            await talk.submit("What is a token?")
+            console.choices = [3]
+            await talk.submit("/regen 3")
+            assert str(talk.variant) == "< 4/4 >" and "1 of 3" in output.all and "│" in output.all
+            await talk.submit("And then?")
+            await talk.close()
+
+    asyncio.run(main())
+    tree, stored = Journal().tree(1), Journal().load(1)
+    variants = [node.record for node in tree.nodes.values() if node.parent == 1]
+    assert len(variants) == 4 and stored.records[1] == variants[3] and len(stored.records) == 4
+    for record in variants[1:]:
+        assert record.message.content and record.stats["tokens"]
+        assert record.options["engine_version"] == variants[0].options["engine_version"]
+    if exact_engine.dialect.value == "native":
+        seeds = [record.options["seed"] for record in variants[1:]]
+        assert len({str(seed) for seed in seeds}) == 3
+        assert len({record.message.content for record in variants[1:]}) > 1
+
+
+@pytest.mark.engine
+def test_two_models_of_an_engine(native: EngineBinary, model: Path, smollm2: Path) -> None:
+    made = {"demo": model, "smollm2": smollm2}
+
+    def switch(name: str) -> Backend:
+        return open_backend(Settings(engine=str(native.path), model=str(made[name]), threads=1, ctx=512), "")
+
+    async def main() -> None:
+        output, console = RecordedOutput(), ScriptedConsole()
+        display = ReplyDisplay(output, colour=False, spinner=False)
+        settings = ReplSettings(model="demo", options=ReplyOptions(max_tokens=4))
+        talk = ReplController(switch("demo"), settings, display, console, switch, Journal())
+        talk.start()
+        async with asyncio.timeout(170):
+            await talk.submit("What is a token?")
+            console.choices = [2, 1]
+            await talk.submit("/compare smollm2")
+            await talk.submit("/compare smollm2 --blind")
+            await talk.close()
+
+    asyncio.run(main())
+    first, second = Journal().votes()
+    assert (first.blind, second.blind) == (False, True)
+    for vote in (first, second):
+        assert {reply.model.partition("-")[0] for reply in vote.replies} == {model.stem.partition("-")[0], "smollm2"}
+    assert first.chosen == first.replies[1].row and second.chosen == second.replies[0].row
