@@ -20,7 +20,14 @@ from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.conversation.openai_codec import encode_message, encode_tool
 from bitnet_chat.engine.context_saver import begun
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, StateJob, shared_messages
+from bitnet_chat.engine.saved_states import (
+    SAVE_PAUSE,
+    SAVE_SHARE,
+    WORTH_CHARACTERS,
+    EngineStates,
+    StateJob,
+    shared_messages,
+)
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import ContextOrigin, ContextSource
 from bitnet_chat.prompt_cache.record import SavedState
@@ -65,14 +72,18 @@ class SlotStates:
         self._closing = asyncio.Event()
         self._recalling = asyncio.Lock()
 
-    async def recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
+    async def recall(
+        self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool], *, is_exact: bool = False
+    ) -> None:
         """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
         async with self._recalling:
             await self._at_rest()
             live = self._live(target, tools)
             if self._states.is_lost(live, conversation) and self._seconds <= _TURN_LIMIT:
                 await self._save()
-            found = await run_in_daemon_thread(partial(self._states.better, live, conversation, tuple(tools)))
+            worth = 1 if is_exact else WORTH_CHARACTERS
+            find = partial(self._states.better, live, conversation, tuple(tools), worth=worth)
+            found = await run_in_daemon_thread(find)
             if found is not None and await self._restore(target, found[0]):
                 state, part = found
                 self._context = self._saved = _SlotContext(target, part, tuple(tools), state.tokens, is_restored=True)
@@ -94,6 +105,11 @@ class SlotStates:
         else:
             return True
         return False
+
+    async def evaluated_messages(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> int:
+        """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
+        live = shared_messages(self._live(target, tools), conversation)
+        return max(live, await run_in_daemon_thread(partial(self._states.shared, conversation, tuple(tools))))
 
     @property
     def is_saved(self) -> bool:

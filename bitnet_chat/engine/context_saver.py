@@ -21,7 +21,14 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.loaded_engine import EngineInstance
 from bitnet_chat.engine.process import ProcessState
 from bitnet_chat.engine.protocols import EngineProtocol
-from bitnet_chat.engine.saved_states import SAVE_PAUSE, SAVE_SHARE, EngineStates, StateJob, shared_messages
+from bitnet_chat.engine.saved_states import (
+    SAVE_PAUSE,
+    SAVE_SHARE,
+    WORTH_CHARACTERS,
+    EngineStates,
+    StateJob,
+    shared_messages,
+)
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.prompt_cache.record import SavedState
 from bitnet_chat.util.threads import run_in_daemon_thread
@@ -59,12 +66,16 @@ class ContextSaver:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._save_seconds)):
                 await self._closing.wait()
-        if loaded.cache is not None and is_wanted():
+        await self._save(loaded, protocol, is_wanted)
+        await self._save_prompt(loaded, protocol, is_wanted, and_restore=not self._closing.is_set())
+
+    async def keep_cache(self, loaded: EngineInstance) -> None:
+        """Keep the state that a process without commands has written before the first token of its first reply. At
+        once: after a kill in this reply it tells that a process has begun with this history."""
+        if loaded.cache is not None:
             job, loaded.cache = loaded.cache, None
             place = loaded.place() if loaded.place is not None else None
             await run_in_daemon_thread(partial(self._states.commit, job, tokens=0, place=place))
-        await self._save(loaded, protocol, is_wanted)
-        await self._save_prompt(loaded, protocol, is_wanted, and_restore=not self._closing.is_set())
 
     async def recall(
         self,
@@ -73,18 +84,20 @@ class ContextSaver:
         wanted: Conversation,
         live: Conversation | None,
         is_wanted: Callable[[], bool] = lambda: True,
+        *,
+        worth: int = WORTH_CHARACTERS,
     ) -> None:
         """Have an idle process restore a saved state if that spares it from reading a part of ``wanted``. Returns when
         it is idle again, or has ended. A context that would be lost is saved first, if that takes less than
         :data:`_TURN_LIMIT`. ``live``: the usable part of its context. ``is_wanted``: asked again before the state is
-        restored."""
+        restored. ``worth``: characters that a state must spare."""
         await self._at_rest()
         process = loaded.process
         if protocol.restore("x") is None or process.state is not ProcessState.IDLE:
             return
         if self._states.is_lost(loaded.evaluated, wanted) and self._save_seconds <= _TURN_LIMIT:
             await self._save(loaded, protocol, is_wanted)
-        found = await run_in_daemon_thread(partial(self._states.better, live, wanted))
+        found = await run_in_daemon_thread(partial(self._states.better, live, wanted, worth=worth))
         if found is not None and process.state is ProcessState.IDLE and is_wanted():
             state, part = found
             process.meter.forgot()

@@ -61,12 +61,18 @@ class EngineStates:
         return self._identity() is not None
 
     def better(
-        self, live: Conversation | None, wanted: Conversation, tools: tuple[Tool, ...] = ()
+        self,
+        live: Conversation | None,
+        wanted: Conversation,
+        tools: tuple[Tool, ...] = (),
+        *,
+        worth: int = WORTH_CHARACTERS,
     ) -> tuple[SavedState, Conversation] | None:
         """A valid state that shares more with the prompt of ``wanted`` than an engine whose context holds ``live``, and
-        the part that it shares; None if it would spare too little. ``tools``: in the prompt beside the conversation."""
+        the part that it shares; None if it would spare too little. ``tools``: in the prompt beside the conversation.
+        ``worth``: characters that it must spare."""
         identity, damaged = self._identity(), set[str]()
-        beyond = _characters(wanted, shared_messages(live, wanted), tools) - WORTH_CHARACTERS
+        beyond = _characters(wanted, shared_messages(live, wanted), tools) - worth
         if identity is None or beyond < 0:
             return None
         while (found := self._store.find(identity, _digests(wanted, tools), damaged)) is not None:
@@ -83,10 +89,10 @@ class EngineStates:
         """Record the use of a state. False: it has been removed."""
         return self._store.touch(state)
 
-    def shared(self, conversation: Conversation) -> int:
+    def shared(self, conversation: Conversation, tools: tuple[Tool, ...] = ()) -> int:
         """Number of leading messages of a conversation that a state has; -1 without one."""
         identity = self._identity()
-        found = self._store.find(identity, _digests(conversation, ())) if identity is not None else None
+        found = self._store.find(identity, _digests(conversation, tools)) if identity is not None else None
         return found[1] if found is not None else -1
 
     def is_lost(self, live: Conversation | None, wanted: Conversation) -> bool:

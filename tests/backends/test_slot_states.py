@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from kept_states import PERSONA, STORY, ask, breaking, files, home, is_long, is_short, prompts, run, saved
 
-from bitnet_chat.backend import JournalPlace
+from bitnet_chat.backend import JournalPlace, ReplyOptions, Sampling
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, TextDelta
 from bitnet_chat.prompt_cache.store import StateStore
 
 __all__ = ["home"]
@@ -94,6 +96,32 @@ def test_a_conversation_that_is_prepared_again_is_saved(servers: Servers) -> Non
         await saved(backend)
         assert backend.status().state_saved
         await backend.close()
+
+    run(body)
+
+
+def test_an_interrupted_reply_is_saved(servers: Servers) -> None:
+    """Another server continues it, and the next message after it, without reading the conversation."""
+
+    async def body() -> None:
+        backend = servers.open().backend()
+        first, _ = await ask(backend, Conversation(), STORY)
+        asked = first.with_user("What is a token?")
+        text = ""
+        async for event in backend.reply(asked, ReplyOptions(sampling=Sampling(temperature=0.0))):
+            if isinstance(event, TextDelta):
+                text += event.text
+                backend.interrupt()
+        assert isinstance(event, Completed) and event.text == text
+        await saved(backend)
+        assert backend.status().state_saved
+        await backend.close()
+        cut = asked.with_assistant(text, FinishReason.INTERRUPTED)
+        for wanted in (cut, cut.with_user("Go on.")):
+            backend = servers.open().backend()
+            _, stats = await ask(backend, wanted)
+            assert is_short(stats)
+            await backend.close()
 
     run(body)
 
