@@ -13,7 +13,7 @@ from bitnet_chat.version import __version__
 VERBS = {
     "serve": "server with the APIs of OpenAI and Ollama, a chat API and a web page",
     "app": "web page in a window of its own, or in the browser",
-    "history": "conversations of the journal: list, show, search, export, rm",
+    "history": "conversations of the journal: list, show, search, export, votes, rm",
     "verify": "repetition of the replies of a conversation, and their differences",
     "models": "installed and available models: list, pull, info, rm, verify",
     "config": "settings with their sources: show, path, edit, personas",

@@ -1,4 +1,4 @@
-"""``bitnet-chat history list|show|search|export|rm``: the conversations of the journal."""
+"""``bitnet-chat history list|show|search|export|votes|rm``: the conversations of the journal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from bitnet_chat.cli.messages import may_remove, write_lines
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, export, export_branches, json_text
 from bitnet_chat.journal import Journal, JournalEntry, MessageTree, ReplyState, SearchHit, StoredConversation
+from bitnet_chat.journal.votes import ModelVotes, PairVotes, by_model, by_pair
 from bitnet_chat.prompt_cache.store import StateStore
+from bitnet_chat.text.cell_width import width
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.trace.recorder import folder, forget
 from bitnet_chat.util.files import write_exclusive
@@ -39,6 +41,8 @@ def run(arguments: Sequence[str]) -> int:
             return _search(journal, flags)
         case "export":
             return _export(journal, _loaded(journal, flags.id), flags)
+        case "votes":
+            return _votes(journal, flags)
         case _:
             return _remove(journal, flags)
 
@@ -60,12 +64,13 @@ def parser() -> Parser:
     exporting.add_argument("--branches", action="store_true", help="all branches; without it the current one")
     exporting.add_argument("-o", "--output", metavar="FILE", default="-", help="default: stdout")
     exporting.add_argument("--force", action="store_true", help="replacement of an existing FILE")
+    voting = verbs.add_parser("votes", help="the choices of /compare: how often each model was chosen")
     removing = verbs.add_parser("rm", help="permanent deletion of conversations")
     removing.add_argument("ids", nargs="+", type=_number, metavar="ID")
     removing.add_argument("-y", "--yes", action="store_true", help="no confirmation")
     for each in (showing, exporting):
         each.add_argument("id", type=_number, metavar="ID")
-    for each in (listing, showing, searching, exporting, removing):
+    for each in (listing, showing, searching, exporting, voting, removing):
         each.add_argument("--json", action="store_true", help="JSON output")
     return parser
 
@@ -142,7 +147,7 @@ def _show_tree(journal: Journal, stored: StoredConversation, flags: argparse.Nam
     """Print all messages, each indented by its branch. ``*`` marks the current branch."""
     tree = _tree(journal, stored)
     if flags.json:
-        _print(export_branches(tree.exported(stored), "json", about=stored.about()))
+        _print(export_branches(tree.exported(stored), "json", about=tree.about(stored)))
         return 0
     _show_heading(stored)
     for row, depth in tree.walk():
@@ -203,7 +208,8 @@ def _export(journal: Journal, stored: StoredConversation, flags: argparse.Namesp
     ending = target.suffix.lstrip(".").lower() if target is not None else ""
     format = flags.format or (ending if ending in FORMATS else "json" if flags.json else "md")
     if flags.branches:
-        text = export_branches(_tree(journal, stored).exported(stored), format, about=stored.about())
+        tree = _tree(journal, stored)
+        text = export_branches(tree.exported(stored), format, about=tree.about(stored))
     else:
         text = _exported(stored, format)
     if target is None:
@@ -215,6 +221,49 @@ def _export(journal: Journal, stored: StoredConversation, flags: argparse.Namesp
     else:
         print(f"{one_line(str(target))}: conversation {stored.id} as {format}")
     return 0
+
+
+def _votes(journal: Journal, flags: argparse.Namespace) -> int:
+    """Print the sums of the votes."""
+    votes = journal.votes()
+    models, pairs = by_model(votes), by_pair(votes)
+    if flags.json:
+        sums = {"models": [each.as_json() for each in models], "pairs": [each.as_json() for each in pairs]}
+        _print_json({"votes": [vote.as_json() for vote in votes]} | sums)
+    elif not votes:
+        print("The journal has no votes: /compare MODEL in a conversation makes them.", file=sys.stderr)
+    else:
+        blind = sum(vote.blind for vote in votes)
+        print(f"{len(votes)} vote{'s' * (len(votes) > 1)}, {blind} of them blind")
+        widest = max((width(_model(each.model)) for each in models), default=0)
+        for of_model in models:
+            print(_model_line(of_model, widest))
+        for pair in pairs:
+            print(_pair_line(pair))
+    for vote in votes:
+        if vote.damage:
+            _say(f"vote {vote.id} is damaged: {vote.damage}")
+    return 0
+
+
+def _model_line(sums: ModelVotes, widest: int) -> str:
+    name = _model(sums.model)
+    facts = [f"chosen {sums.chosen.all} of {sums.votes.all}"]
+    facts += [f"{sums.ties.all} without a preference"] if sums.ties.all else []
+    facts += [f"blind: {sums.chosen.blind} of {sums.votes.blind}"] if sums.votes.blind else []
+    return f"{name}{' ' * (widest - width(name))}  {', '.join(facts)}"
+
+
+def _pair_line(sums: PairVotes) -> str:
+    all = [(sums.first_chosen.all, sums.second_chosen.all, sums.ties.all)]
+    blind = (sums.first_chosen.blind, sums.second_chosen.blind, sums.ties.blind)
+    all += [blind] if any(blind) else []
+    texts = [f"{first} to {second}{f', {ties} without a preference' * (ties > 0)}" for first, second, ties in all]
+    return f"{_model(sums.first)} against {_model(sums.second)}: {'; blind: '.join(texts)}"
+
+
+def _model(name: str) -> str:
+    return one_line(name) or "(unknown model)"
 
 
 def _remove(journal: Journal, flags: argparse.Namespace) -> int:

@@ -85,6 +85,8 @@ def stored(connection: Connection, id: int, end: int | None = None) -> StoredCon
 
 def tree(connection: Connection, id: int) -> MessageTree | None:
     """Read all messages of conversation ``id``. Returns None if it does not exist."""
+    from bitnet_chat.journal.queries import votes
+
     connection.execute("BEGIN")
     found = connection.execute("SELECT head, turns FROM conversations WHERE id = ?", (id,)).fetchone()
     if found is None:
@@ -113,7 +115,9 @@ def tree(connection: Connection, id: int) -> MessageTree | None:
         damage += [f"conversation {id}, message {row}: {each}" for each in problems]
     while head is not None and head not in nodes:  # a reply without text
         head = links.all.get(head)
-    return MessageTree(id, nodes, head, frozenset(misplaced), tuple(damage))
+    found_votes = votes(connection, id)
+    damage += [f"conversation {id}, vote {vote.id}: {vote.damage}" for vote in found_votes if vote.damage]
+    return MessageTree(id, nodes, head, frozenset(misplaced), tuple(damage), tuple(found_votes))
 
 
 def _tail(

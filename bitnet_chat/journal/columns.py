@@ -58,6 +58,19 @@ class Columns:
             self.damage.append(f"{name!r} is not a row number")
         return number(value)
 
+    def rows(self, name: str, most: int) -> tuple[int, ...]:
+        """Return a JSON list of different row numbers, at most ``most``; empty for an invalid value."""
+        try:
+            found = json.loads(self.text(name))
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, list) and len(found) <= most:
+            rows = {each for each in found if type(each) is int and 0 < each < 1 << 63}
+            if len(rows) == len(found):
+                return tuple(found)
+        self.damage.append(f"its {name} are not row numbers")
+        return ()
+
     def facts(self, name: str) -> dict[str, Any]:
         """Return a JSON object; empty for an invalid value."""
         text = self.text(name)

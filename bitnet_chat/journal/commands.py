@@ -41,12 +41,12 @@ class BeginReply:
     """See :meth:`ConversationStore.begin_reply`."""
 
     conversation: Conversation
-    origin: ReplyOrigin
+    origins: tuple[ReplyOrigin, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AddText:
-    """Write the pending text of a reply."""
+    """Write the pending text of the open replies."""
 
     text: PendingText
 
@@ -61,6 +61,16 @@ class EndReply:
     thinking: str | None = None
     calls: tuple[ToolCall, ...] = ()
     options: str | None = None
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CastVote:
+    """See :meth:`ConversationStore.vote`."""
+
+    replies: tuple[int, ...]
+    chosen: int | None
+    blind: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,7 @@ Command = (
     | BeginReply
     | AddText
     | EndReply
+    | CastVote
     | ResumeConversation
     | SetHead
     | Follow
@@ -135,16 +146,12 @@ Command = (
 def run(command: Command, store: ConversationStore) -> None:
     """Execute the command. May be repeated after a failure. Raises the errors of the methods of ``store``."""
     match command:
-        case AddText(text):
-            text.write(store)
+        case BeginReply() | AddText() | EndReply() | CastVote():
+            _run_for_replies(command, store)
         case Create(conversation, title, model):
             store.create(conversation, title, model)
         case Sync(conversation):
             store.sync(conversation)
-        case BeginReply(conversation, origin):
-            store.begin_reply(conversation, origin)
-        case EndReply(reason, stats, text, thinking, calls, options):
-            store.end_reply(reason, stats, text, thinking, calls, options)
         case ResumeConversation(stored):
             store.resume(stored)
         case SetHead(stored):
@@ -157,3 +164,15 @@ def run(command: Command, store: ConversationStore) -> None:
             store.rename(title)
         case ForkConversation(title):
             store.fork(title)  # Report and Verify change nothing
+
+
+def _run_for_replies(command: BeginReply | AddText | EndReply | CastVote, store: ConversationStore) -> None:
+    match command:
+        case BeginReply(conversation, origins):
+            store.begin_reply(conversation, *origins)
+        case AddText(text):
+            text.write(store)
+        case EndReply(reason, stats, text, thinking, calls, options, number):
+            store.end_reply(reason, stats, text, thinking, calls, options, number)
+        case CastVote(replies, chosen, blind):
+            store.vote(replies, chosen, blind)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal.records import JournalEntry, SearchHit, StoredConversation
     from bitnet_chat.journal.transactions import ConversationStore
     from bitnet_chat.journal.tree import MessageTree
+    from bitnet_chat.journal.votes import Vote
     from bitnet_chat.journal.writer_thread import WriterJob, WriterThread
 
 
@@ -53,8 +54,11 @@ class JournalStore(Protocol):
         Words are literal; query operators are not supported. Raises UsageError for a search without words.
         """
 
+    def votes(self, conversation: int | None = None) -> builtins.list[Vote]:
+        """List the votes between replies, oldest first. ``conversation``: its id; None: of all conversations."""
+
     def remove(self, ids: Sequence[int]) -> bool:
-        """Delete conversations permanently.
+        """Delete conversations permanently, with their votes.
 
         Returns False if another program has the file open: deleted text then remains in the write-ahead log until that
         program ends. Raises UsageError, and deletes nothing, if an id is unknown.
@@ -116,6 +120,12 @@ class DatabaseJournal(JournalStore):
             raise UsageError("the search has no words", remedy="give one word or more")
         with self._open_connection() as connection:
             return [] if connection is None else queries.hits(connection, terms)
+
+    def votes(self, conversation: int | None = None) -> builtins.list[Vote]:
+        from bitnet_chat.journal import queries
+
+        with self._open_connection() as connection:
+            return [] if connection is None else queries.votes(connection, conversation)
 
     def remove(self, ids: Sequence[int]) -> bool:
         from bitnet_chat.journal import queries

@@ -13,6 +13,7 @@ from bitnet_chat.journal.database import rows_as_dicts, transaction
 from bitnet_chat.journal.records import JournalEntry, ReplyState, SearchHit
 from bitnet_chat.journal.recovery import settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
+from bitnet_chat.journal.votes import MOST_REPLIES, Vote, VotedReply
 from bitnet_chat.util.process_identity import is_alive
 
 if TYPE_CHECKING:
@@ -110,3 +111,30 @@ def _entry(row: Mapping[str, object]) -> JournalEntry:
         state = ReplyState.CUT_OFF
     damage = "; ".join(values.damage)
     return JournalEntry(id, title, created, updated, turns, model, state, damage)
+
+
+def votes(connection: Connection, conversation: int | None = None) -> list[Vote]:
+    """List all votes, or those of one conversation, oldest first."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'votes'").fetchone():
+        return []  # a file of an earlier release that cannot be written
+    rows = connection.execute(
+        "SELECT * FROM votes WHERE ? IS NULL OR conversation = ? ORDER BY id", (conversation, conversation)
+    )
+    return [_vote(connection, each) for each in rows_as_dicts(rows)]
+
+
+def _vote(connection: Connection, row: Mapping[str, object]) -> Vote:
+    values = Columns(row)
+    created, rows, chosen = values.seconds("created"), values.rows("replies", MOST_REPLIES), values.row("chosen")
+    replies = list[VotedReply]()
+    for each in rows:
+        found = connection.execute("SELECT model, engine FROM messages WHERE id = ?", (each,)).fetchone()
+        if found is None:
+            values.damage.append(f"message {each} does not exist")
+        replies.append(VotedReply(each, *map(decode_text, found or ())))
+    if row["chosen"] is not None and chosen not in rows:
+        values.damage.append("the chosen reply is not one of its replies")
+        replies = []  # not counted
+    blind = values.count("blind") > 0
+    id, conversation = number(row["id"]) or 0, number(row["conversation"]) or 0
+    return Vote(id, conversation, created, blind, tuple(replies), chosen, "; ".join(values.damage))

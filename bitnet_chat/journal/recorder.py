@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_chat.backend import JournalPlace
-from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 from bitnet_chat.journal.records import ConversationSlot
+from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bitnet_chat.journal.commands import Command
     from bitnet_chat.journal.journal import DatabaseJournal
     from bitnet_chat.journal.records import StoredConversation
@@ -64,9 +67,11 @@ class JournalRecorder:
         self._closed = False
         self._writer: WriterThread | None = None
         self._slot = slot or ConversationSlot()
-        self._pending: PendingText | None = None
-        self._calls: list[ToolCall] = []
+        self._replies: tuple[ReplyWriter, ...] = ()
+        """The replies that were begun together last."""
         self._named = False
+        self._cut: dict[str, Mapping[str, object]] = {}
+        """Options of the replies that were cut, by their text."""
         self._asked = self._answered = 0
         """Number of replies begun by the front end; ``_answered``: number of those begun in the file."""
         self.unsaved = ""
@@ -109,7 +114,7 @@ class JournalRecorder:
         from bitnet_chat.journal.commands import Create
 
         self._switch_to(ConversationSlot(title=title))
-        self._named = bool(title)
+        self._named, self._cut = bool(title), {}
         self._update_title(conversation)
         self._put(Create(conversation, title, model))
 
@@ -126,17 +131,38 @@ class JournalRecorder:
         ``options``: the options of this reply, in addition to the settings of the program. Values that are not JSON are
         saved as their ``str``.
         """
-        self._update_title(conversation)
-        if self._journal is None:
-            return
-        from bitnet_chat.journal.commands import BeginReply
-        from bitnet_chat.journal.transactions import ReplyOrigin
-        from bitnet_chat.journal.writer_thread import PendingText
+        self.begin_replies(conversation, [options or {}], model=model, engine=engine)
 
-        origin = ReplyOrigin(model, engine, self._made_with(options or {}))
-        self._pending, self._calls = PendingText(), []
-        self._asked += 1
-        self._put(BeginReply(conversation, origin))
+    def begin_replies(
+        self,
+        conversation: Conversation,
+        options: Sequence[Mapping[str, object]],
+        *,
+        model: str = "",
+        engine: str = "",
+    ) -> tuple[ReplyWriter, ...]:
+        """Begin several replies to ``conversation`` at the same time, one for each of ``options``; see
+        :meth:`begin_reply`. Each becomes a sibling of the others, and is kept while it is written. Returns the writers
+        of the replies.
+
+        After the end of all of them, the first one that was kept is the last message of the conversation;
+        :meth:`set_head` makes another one the last message, and :meth:`rows` has their rows.
+        """
+        self._update_title(conversation)
+        pending: PendingText | None = None
+        if self._journal is not None:
+            from bitnet_chat.journal.commands import BeginReply
+            from bitnet_chat.journal.transactions import ReplyOrigin
+            from bitnet_chat.journal.writer_thread import PendingText
+
+            origins = tuple(ReplyOrigin(model, engine, self._made_with(each)) for each in options)
+            pending = PendingText(len(origins))
+            self._asked += 1
+            self._put(BeginReply(conversation, origins))
+        last = conversation.last
+        before = last.content if last is not None and last.role == "assistant" else ""
+        self._replies = tuple(ReplyWriter(self, number, pending, before, made) for number, made in enumerate(options))
+        return self._replies
 
     def _made_with(self, options: Mapping[str, object]) -> str:
         settings = {} if self._journal is None else dict(self._journal.made_with)
@@ -144,16 +170,19 @@ class JournalRecorder:
 
     def text(self, piece: str) -> None:
         """Append text to the reply."""
-        self._append(False, piece)
+        if self._replies:
+            self._replies[0].text(piece)
 
     def thinking(self, piece: str) -> None:
         """Append text to the thinking of the reply."""
-        self._append(True, piece)
+        if self._replies:
+            self._replies[0].thinking(piece)
 
     def tool_call(self, call: ToolCall) -> None:
         """Add a tool call of the reply. It is written at the end of the reply, and only if the reply ends with tool
         calls."""
-        self._calls.append(call)
+        if self._replies:
+            self._replies[0].tool_call(call)
 
     def end_reply(
         self,
@@ -172,20 +201,28 @@ class JournalRecorder:
         A stopped or failed reply without text is not part of the conversation; its user message stays the last one
         until the next :meth:`sync`.
         """
-        if self._pending is None:
-            return
-        from bitnet_chat.journal.commands import EndReply
+        if self._replies:
+            self._replies[0].end(reason, stats, text=text, thinking=thinking, options=options)
 
-        self._pending = None
-        figures = {} if stats is None else {key: value for key, value in asdict(stats).items() if value is not None}
-        calls = tuple(self._calls) if reason is FinishReason.TOOL_CALLS else ()
-        made_with = None if options is None else self._made_with(options)
-        self._put(EndReply(reason, figures, text, thinking, calls, made_with))
+    def vote(self, replies: Sequence[int], chosen: int | None, *, blind: bool) -> None:
+        """Keep the choice between replies of the conversation. ``replies``: their rows, in the order in which they were
+        shown; ``chosen``: the preferred one, None: none was better; ``blind``: whether their models were hidden.
+        ``complain`` gets a line if one of them is not in the conversation.
+        """
+        if self._writer is not None:
+            from bitnet_chat.journal.commands import CastVote
+
+            self._put(CastVote(tuple(replies), chosen, blind))
+
+    def options_of(self, reply: Message) -> Mapping[str, object]:
+        """The options of a reply of this conversation that was cut; empty if they are not known."""
+        return self._cut.get(reply.content, {})
 
     def resume(self, stored: StoredConversation) -> None:
         """Continue a conversation that was read from the journal."""
         from bitnet_chat.journal.commands import ResumeConversation
 
+        self._cut = _options_of_cut(stored)
         self._switch_to(ConversationSlot(stored.id, stored.title))
         self._named = stored.is_named
         self._put(ResumeConversation(stored))
@@ -194,7 +231,8 @@ class JournalRecorder:
         """Make another branch of the conversation the current one. ``stored``: the conversation with that branch."""
         from bitnet_chat.journal.commands import SetHead
 
-        self.end_reply(FinishReason.INTERRUPTED)
+        self._end_replies()
+        self._cut |= _options_of_cut(stored)
         self._update_title(Conversation(tuple(record.message for record in stored.shown)))
         self._put(SetHead(stored))
 
@@ -210,6 +248,7 @@ class JournalRecorder:
 
     def start_new(self) -> None:
         """Start another conversation with the next message."""
+        self._cut = {}
         self._switch_to(ConversationSlot())
         if self._writer is not None:
             from bitnet_chat.journal.commands import StartNew
@@ -261,7 +300,7 @@ class JournalRecorder:
         if writer is None or self._closed:
             return
         self._closed = True
-        self.end_reply(FinishReason.INTERRUPTED)
+        self._end_replies()
         writer.stop(PATIENCE)
         try:
             await asyncio.wait_for(self._ended.wait(), PATIENCE + _CLOSE_GRACE)
@@ -286,15 +325,15 @@ class JournalRecorder:
             return "the last message and its reply are not kept"
         return f"the last {count} messages and their replies are not kept"
 
-    def _append(self, thinking: bool, text: str) -> None:
-        if (
-            self._pending is not None
-            and self._writer is not None
-            and self._pending.append((thinking, text), self._clock())
-        ):
+    def _end_replies(self) -> None:
+        for each in self._replies:
+            each.end(FinishReason.INTERRUPTED)
+
+    def _append(self, pending: PendingText, thinking: bool, text: str, number: int) -> None:
+        if self._writer is not None and pending.append((thinking, text), self._clock(), number):
             from bitnet_chat.journal.commands import AddText
 
-            self._writer.put(AddText(self._pending))
+            self._writer.put(AddText(pending))
 
     def _put(self, command: Command) -> None:
         if self._journal is None:
@@ -317,7 +356,7 @@ class JournalRecorder:
             self._call_on_loop(partial(_resolve, job.command.rows, store.rows))
 
     def _switch_to(self, slot: ConversationSlot) -> None:
-        self.end_reply(FinishReason.INTERRUPTED)
+        self._end_replies()
         self._slot, self._named = slot, False
 
     def _update_title(self, conversation: Conversation) -> None:
@@ -338,6 +377,72 @@ class JournalRecorder:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(call)
+
+
+def _options_of_cut(stored: StoredConversation) -> dict[str, Mapping[str, object]]:
+    return {record.message.content: record.options for record in stored.records if record.message.was_cut}
+
+
+class ReplyWriter:
+    """Writes one of several replies that were begun together. See the methods of :class:`JournalRecorder` with similar
+    names."""
+
+    def __init__(
+        self,
+        recorder: JournalRecorder,
+        number: int,
+        pending: PendingText | None,
+        before: str,
+        made_with: Mapping[str, object],
+    ) -> None:
+        """``pending``: the text of all of the replies; None: nothing is saved. ``before``: the text of the reply that
+        this one continues."""
+        self._recorder, self._number, self._pending = recorder, number, pending
+        self._before, self._made_with = before, made_with
+        self._calls: list[ToolCall] = []
+        self._has_ended = False
+
+    def text(self, piece: str) -> None:
+        """Append text."""
+        if self._pending is not None:
+            self._recorder._append(self._pending, False, piece, self._number)
+
+    def thinking(self, piece: str) -> None:
+        """Append thinking."""
+        if self._pending is not None:
+            self._recorder._append(self._pending, True, piece, self._number)
+
+    def tool_call(self, call: ToolCall) -> None:
+        """Add a tool call."""
+        self._calls.append(call)
+
+    def end(
+        self,
+        reason: FinishReason,
+        stats: Stats | None = None,
+        *,
+        text: str | None = None,
+        thinking: str | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        """End the reply; no effect if it has ended."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._made_with = self._made_with if options is None else options
+        pending, self._pending = self._pending, None
+        new = pending.text(self._number) if text is None and pending is not None else text
+        reply = Message("assistant", rejoined(self._before + (new or "")), reason)
+        if reply.was_cut and new:
+            self._recorder._cut[reply.content] = self._made_with
+        if pending is None:
+            return
+        from bitnet_chat.journal.commands import EndReply
+
+        figures = {} if stats is None else {key: value for key, value in asdict(stats).items() if value is not None}
+        calls = tuple(self._calls) if reason is FinishReason.TOOL_CALLS else ()
+        made_with = None if options is None else self._recorder._made_with(options)
+        self._recorder._put(EndReply(reason, figures, text, thinking, calls, made_with, self._number))
 
 
 def _resolve(future: asyncio.Future[T], result: T) -> None:

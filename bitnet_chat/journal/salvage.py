@@ -46,6 +46,7 @@ _REPAIRS = (
     "DELETE FROM messages WHERE role NOT IN ('system', 'user', 'assistant', 'tool')"
     " OR typeof(content) NOT IN ('text', 'blob') OR typeof(created) NOT IN ('real', 'integer')",
     "DELETE FROM chunks WHERE message NOT IN (SELECT id FROM messages)",
+    "DELETE FROM votes WHERE conversation NOT IN (SELECT conversation FROM messages)",
     # A running writer detects the change and writes its reply into the new file again.
     "UPDATE messages SET writer = 'gone' WHERE writer IS NOT NULL",
     "UPDATE messages SET parent = (SELECT max(id) FROM messages AS m"
@@ -81,7 +82,7 @@ def read_back(damaged: Path, new: Path) -> int | None:
             old.text_factory = lambda data: data.decode("utf-8", "replace")
             schema.migrate(fresh)
             with transaction(fresh):
-                for table in ("conversations", "messages", "chunks"):
+                for table in ("conversations", "messages", "chunks", "votes"):
                     _copy(old, fresh, table)
                 for statement in _REPAIRS:
                     fresh.execute(statement)

@@ -4,7 +4,8 @@ Messages form a tree: each row names its parent, and a conversation names its he
 branch. /undo, /edit and /regen leave the earlier messages as another branch. A complete message never changes.
 
 While a reply is written, its row has a ``writer`` (see :mod:`bitnet_chat.util.process_identity`), ``content`` is the
-text it started with (empty, or the reply that it continues), and new text is in ``chunks``.
+text it started with (empty, or the reply that it continues), and new text is in ``chunks``. Several replies with the
+same parent may be written at the same time.
 """
 
 from __future__ import annotations
@@ -69,7 +70,21 @@ _VERSION_2 = (
 # Tool calls and results of a message as JSON (see ``encode_tool_calls`` in ``journal/codec.py``); empty for most.
 _VERSION_3 = ("ALTER TABLE messages ADD COLUMN tools TEXT NOT NULL DEFAULT ''",)
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
+# Votes between replies to the same message: ``replies`` is a JSON list of their rows, ``chosen`` the preferred one
+# (NULL: none was better). Models are columns of the replies.
+_VERSION_4 = (
+    """CREATE TABLE votes (
+        id INTEGER PRIMARY KEY,
+        conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        created REAL NOT NULL,
+        blind INTEGER NOT NULL,
+        replies TEXT NOT NULL,
+        chosen INTEGER
+    )""",
+    "CREATE INDEX votes_of_conversation ON votes (conversation)",
+)
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """Statements for each step: entry N migrates a file from version N to N + 1. Released entries must not change."""
 
 VERSION = len(MIGRATIONS)
@@ -127,7 +142,7 @@ def _layout(connection: Connection) -> _Layout:
     """Table, name, type and primary-key position of each column."""
     columns = connection.execute(
         "SELECT t.name, c.name, c.type, c.pk FROM sqlite_master t, pragma_table_info(t.name) c"
-        " WHERE t.type = 'table' AND t.name IN ('conversations', 'messages', 'chunks')"
+        " WHERE t.type = 'table' AND t.name IN ('conversations', 'messages', 'chunks', 'votes')"
     )
     return frozenset(columns.fetchall())
 

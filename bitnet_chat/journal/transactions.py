@@ -42,10 +42,12 @@ class MessageRows:
     line: tuple[int, ...] = ()
     """Rows of the messages up to the last one, in order."""
     reply: int | None = None
-    """Row of the running reply, which is not in ``line``; None without one."""
+    """Row of the running reply, which is not in ``line``; the first one of several; None without one."""
     before: int | None = None
     """Parent of the last message of ``line``, which may be a user message without a reply that is not in ``line``; None
     if the last message is the first."""
+    replies: tuple[int | None, ...] = ()
+    """Rows of the replies that were begun together last, running or ended; None: an empty reply, which is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class ReplyOrigin:
 
 @dataclass(slots=True)
 class _OpenReply:
-    """The reply that is being written."""
+    """A reply that is being written, or has ended before others that were begun with it."""
 
     row: int
     origin: ReplyOrigin
@@ -69,6 +71,18 @@ class _OpenReply:
     before: Line
     """The branch before it, including the reply that it continues."""
     pieces: list[Piece] = field(default_factory=list)
+    end: _ReplyEnd | None = None
+    """None: it is being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ReplyEnd:
+    """The end of a reply. ``row``: None: it is not in the file. ``is_part``: whether it can be part of the branch."""
+
+    message: Message
+    row: int | None
+    stats: str
+    is_part: bool
 
 
 class ConversationStore:
@@ -81,7 +95,9 @@ class ConversationStore:
         self._writer = ""
         self._named = ""
         self._line: Line = ()
-        self._reply: _OpenReply | None = None
+        self._replies: list[_OpenReply] = []
+        """The replies that were begun together; empty after the end of the last one."""
+        self._begun: tuple[int | None, ...] = ()
         self._removed = False
         self._unanswered: int | None = None  # an unanswered user message after the end of the line
         self._next_parent: tuple[int | None] | None = None  # parent of the next message, if set by follow()
@@ -94,9 +110,8 @@ class ConversationStore:
     def rows(self) -> MessageRows:
         """The row numbers of the conversation, as far as they are known here."""
         before = self._parent_of(self._line[-1][1]) if self._line else None
-        return MessageRows(
-            tuple(row for _, row in self._line), None if self._reply is None else self._reply.row, before
-        )
+        running = next((reply.row for reply in self._replies if reply.end is None), None)
+        return MessageRows(tuple(row for _, row in self._line), running, before, self._begun)
 
     def create(self, conversation: Conversation, title: str, model: str) -> None:
         """Create the conversation before its first message. ``model``: name of the model of its replies."""
@@ -120,45 +135,49 @@ class ConversationStore:
         id, line, head = self._write_or_fork(lambda: self._write_branch(self.id, self._line, conversation.messages))
         self._set_state(id, line, head)
 
-    def begin_reply(self, conversation: Conversation, origin: ReplyOrigin) -> None:
-        """Begin a reply to ``conversation``, or continue the reply at its end.
+    def begin_reply(self, conversation: Conversation, *origins: ReplyOrigin) -> None:
+        """Begin replies to ``conversation``, or continuations of the reply at its end: one for each origin.
 
-        A repeated request before the first text keeps the row of the reply.
+        A repeated request before the first text keeps the rows of the replies.
         """
-        if self._restart_reply(conversation, origin):
+        if self._restart_replies(conversation, origins):
             return
-        self._end_open_reply()
+        self._end_open_replies()
         if self._removed:
             return
         goes_on = conversation.last is not None and conversation.last.role == "assistant"
         self._identify_writer()  # takes some milliseconds, so it is done before the lock is taken
 
-        def begin() -> tuple[int, Line, _OpenReply]:
+        def begin() -> tuple[int, Line, list[_OpenReply]]:
             id, line, _ = self._write_branch(self.id, self._line, conversation.messages)
             base = line[:-1] if goes_on else line
             start = line[-1][0] if goes_on else Message("assistant", "")
-            row = self._insert(id, last_row(base), start, origin, writer=self._writer)
-            self._set_head(id, row, base, origin)
-            return id, base, _OpenReply(row, origin, start, line)
+            rows = [self._insert(id, last_row(base), start, each, writer=self._writer) for each in origins]
+            self._set_head(id, rows[0], base, origins[0])
+            return id, base, [_OpenReply(row, each, start, line) for row, each in zip(rows, origins, strict=True)]
 
-        id, base, self._reply = self._write_or_fork(begin)
+        id, base, self._replies = self._write_or_fork(begin)
         self._set_state(id, base)
-        self._seen |= {row for _, row in self._reply.before} | {self._reply.row}
+        self._begun = tuple(reply.row for reply in self._replies)
+        self._seen |= {row for _, row in self._replies[0].before} | {reply.row for reply in self._replies}
 
-    def add(self, pieces: Sequence[Piece]) -> None:
-        """Append text to the reply."""
-        if self._reply is None or not pieces:
+    def add(self, *pieces: Sequence[Piece]) -> None:
+        """Append text to the open replies: one argument for each, in the order of :meth:`begin_reply`."""
+        added = [(reply, each) for reply, each in zip(self._replies, pieces, strict=False) if each and not reply.end]
+        if not added:
             return
         import sqlite3
 
         try:
             with transaction(self._connection):
-                self._add(self._reply.row, pieces)
+                for reply, each in added:
+                    self._add(reply.row, each)
         except sqlite3.IntegrityError:
-            # The row of the reply is missing: another program takes this one for ended. end_reply() makes a new row.
+            # The row of a reply is missing: another program takes this one for ended. end_reply() makes a new row.
             if not self._connection.execute("SELECT 1 FROM conversations WHERE id = ?", (self.id,)).fetchone():
                 raise
-        self._reply.pieces += pieces
+        for reply, each in added:
+            reply.pieces += each
 
     def end_reply(
         self,
@@ -168,40 +187,63 @@ class ConversationStore:
         thinking: str | None = None,
         calls: tuple[ToolCall, ...] = (),
         options: str | None = None,
+        number: int = 0,
     ) -> None:
-        """End the reply.
+        """End reply ``number``.
 
         ``text`` and ``thinking``: the whole new text; None: what was added by :meth:`add`. ``options`` replaces those
         of :meth:`begin_reply` if given.
 
-        An empty reply is kept in the branch only if the model ended it by itself.
+        An empty reply is kept in the branch only if the model ended it by itself. After the end of the last reply, the
+        first one that was kept is part of the branch.
         """
-        reply = self._reply
-        if reply is None or self.id is None:
+        reply = self._replies[number] if number < len(self._replies) else None
+        if reply is None or reply.end is not None or self.id is None:
             return
         reply.origin = replace(reply.origin, options=options or reply.origin.options)
         text = join_pieces(reply.pieces, False) if text is None else text
         thinking = join_pieces(reply.pieces, True) if thinking is None else thinking
-        start, line = reply.start, reply.before
+        start, row = reply.start, None
         message = Message("assistant", start.content + text, reason, start.thinking + thinking, calls)
         copied: tuple[int, Line, int | None] | None = None
         with transaction(self._connection):
             if text or thinking or not reason.exit_code:
                 row = self._close(self.id, reply, message, json.dumps(dict(stats)))
-                if text or not reason.exit_code:
-                    line = (*self._line, (message, row))
             else:
                 self._connection.execute("DELETE FROM messages WHERE id = ?", (reply.row,))
+            end = _ReplyEnd(message, row, json.dumps(dict(stats)), bool(text) or not reason.exit_code)
+            ends = [(each, end if each is reply else each.end) for each in self._replies]
+            line, end_row, origin = self._branch_after(ends)
+            is_last = all(each is not None for _, each in ends)
             head = self._unseen_head()
             if head is None:
-                self._set_head(self.id, last_row(line), line, reply.origin)
-            elif last_row(line) not in rows_to(self._connection, head):
+                self._set_head(self.id, end_row, line, origin)
+            elif is_last and last_row(line) not in rows_to(self._connection, head):
                 # Another program has continued the conversation, but not after this reply.
                 copied = self._copy(self.id, line, None)
-        self._line, self._reply = line, None
-        self._seen |= {row for _, row in line}
+        reply.end = end
+        self._begun = (*self._begun[:number], row, *self._begun[number + 1 :])
+        self._seen |= {row for _, row in line} | ({row} if row is not None else set())
+        if is_last:
+            self._line, self._replies = line, []
         if copied is not None:
             self._continue_in_copy(*copied)
+
+    def vote(self, replies: Sequence[int], chosen: int | None, blind: bool) -> None:
+        """Add a vote between replies of the conversation. ``replies``: their rows, in the order in which they were
+        shown; ``chosen``: one of them, None: none was better; ``blind``: whether their models were hidden.
+        """
+        if self._removed or self.id is None:
+            return
+        known = "SELECT count(*) FROM messages WHERE id = ? AND conversation = ? AND role = 'assistant'"
+        with transaction(self._connection):
+            if not all(self._connection.execute(known, (row, self.id)).fetchone()[0] for row in replies):
+                self.notes.append(f"the choice is not kept: its replies are not in conversation {self.id}")
+                return
+            self._connection.execute(
+                "INSERT INTO votes (conversation, created, blind, replies, chosen) VALUES (?, ?, ?, ?, ?)",
+                (self.id, self._now(), int(blind), json.dumps(list(replies)), chosen),
+            )
 
     def rename(self, title: str) -> None:
         """Change the title. A title given before the conversation exists is used when it is created."""
@@ -216,7 +258,7 @@ class ConversationStore:
         """Continue in a new conversation that begins as a copy of the current branch."""
         if self.id is None:
             return
-        self._end_open_reply()
+        self._end_open_replies()
         with transaction(self._connection):
             id, line, _ = self._copy(self.id, self._line, None, title or None)
         self._set_state(id, line)
@@ -224,8 +266,9 @@ class ConversationStore:
 
     def start_new(self) -> None:
         """Start another conversation with the next message."""
-        self._end_open_reply()
-        self.id, self._line, self._reply, self._named, self._removed = None, (), None, "", False
+        self._end_open_replies()
+        self.id, self._line, self._replies, self._named, self._removed = None, (), [], "", False
+        self._begun = ()
         self._unanswered, self._next_parent, self._seen = None, None, set()
 
     def resume(self, stored: StoredConversation) -> None:
@@ -241,7 +284,7 @@ class ConversationStore:
         If another program has continued the conversation, its head is left alone; the next message goes to a copy of
         the new branch.
         """
-        self._end_open_reply()
+        self._end_open_replies()
         if self.id != stored.id:
             return
         self._seen |= _rows_of(stored)
@@ -260,7 +303,7 @@ class ConversationStore:
 
     def lose(self) -> None:
         """Record that the conversation was removed: nothing is saved until the next conversation starts."""
-        self.id, self._reply, self._line, self._removed = None, None, (), True
+        self.id, self._replies, self._begun, self._line, self._removed = None, [], (), (), True
         self._unanswered, self._next_parent, self._seen = None, None, set()
 
     def go_on(self, connection: Connection, *, same_file: bool) -> None:
@@ -275,8 +318,9 @@ class ConversationStore:
             self.move(connection)
 
     def move(self, connection: Connection) -> None:
-        """Write all that is known of the conversation to another file, including an open reply, and continue there."""
-        reply, row = self._reply, 0
+        """Write all that is known of the conversation to another file, including open replies, and continue there."""
+        replies = self._replies
+        rows = list[int | None]()
         id: int | None = None
         line: Line = ()
         before = line
@@ -284,22 +328,49 @@ class ConversationStore:
         try:
             if self.id is not None:
                 with transaction(connection):
-                    whole = reply.before if reply is not None else self._line
+                    whole = replies[0].before if replies else self._line
                     id, line, _ = self._write_branch(None, (), [message for message, _ in whole])
-                    if reply is not None:
+                    if replies:
                         before, line = line, line[: len(self._line)]
-                        row = self._insert(id, last_row(line), reply.start, reply.origin, writer=self._writer)
-                        self._set_head(id, row, line, reply.origin)
-                        self._add(row, reply.pieces)
+                        rows = [self._write_reply(id, last_row(line), each) for each in replies]
+                        first = next(number for number, each in enumerate(replies) if each.end is None)
+                        self._set_head(id, rows[first], line, replies[first].origin)
         except BaseException:
             self._connection = old
             raise
         self._seen = {row for _, row in before}
         if id is not None:
             self._set_state(id, line)
-        if reply is not None:
-            reply.row, reply.before = row, before
-            self._seen.add(row)
+        for reply, row in zip(replies, rows, strict=True):
+            reply.before = before
+            if reply.end is not None:
+                reply.end = replace(reply.end, row=row)
+            elif row is not None:
+                reply.row = row
+            self._seen |= {row} if row is not None else set()
+        self._begun = tuple(rows)
+
+    def _write_reply(self, id: int, parent: int | None, reply: _OpenReply) -> int | None:
+        """Write an open reply, or one that has ended before others. Returns its row; None: it is not kept."""
+        if reply.end is not None:
+            end = reply.end
+            return None if end.row is None else self._insert(id, parent, end.message, reply.origin, stats=end.stats)
+        row = self._insert(id, parent, reply.start, reply.origin, writer=self._writer)
+        self._add(row, reply.pieces)
+        return row
+
+    def _branch_after(
+        self, ends: Sequence[tuple[_OpenReply, _ReplyEnd | None]]
+    ) -> tuple[Line, int | None, ReplyOrigin]:
+        """The branch with the first of these replies that is open or can be part of it. Returns its messages without
+        an open reply, the row of its end, and the origin of the reply."""
+        for reply, end in ends:
+            if end is None:
+                return self._line, reply.row, reply.origin
+            if end.is_part and end.row is not None:
+                return (*self._line, (end.message, end.row)), end.row, reply.origin
+        reply = ends[0][0]
+        return reply.before, last_row(reply.before), reply.origin
 
     def _set_state(self, id: int, line: Line, head: int | None = None) -> None:
         """Record the committed state. ``head``: an unanswered message after the end of the line, or that end."""
@@ -347,6 +418,7 @@ class ConversationStore:
             f"another program has continued conversation {self.id}: from here on this one is kept as {id}"
             f" (bitnet-chat history show {self.id} shows the other)"
         )
+        self._begun = ()
         self._set_state(id, line, unanswered)
 
     def _write_branch(self, id: int | None, line: Line, messages: Sequence[Message]) -> tuple[int, Line, int | None]:
@@ -460,32 +532,37 @@ class ConversationStore:
                 (encode_text(origin.model), encode_text(origin.engine), origin.options, id),
             )
 
-    def _restart_reply(self, conversation: Conversation, origin: ReplyOrigin) -> bool:
-        """Update the open reply if it has no text yet and answers the same conversation. Returns whether it does."""
-        reply = self._reply
-        if reply is None or reply.pieces or self.id is None:
+    def _restart_replies(self, conversation: Conversation, origins: Sequence[ReplyOrigin]) -> bool:
+        """Update the open replies if they have no text yet and answer the same conversation. Returns whether they
+        do."""
+        replies = self._replies
+        if len(replies) != len(origins) or self.id is None or any(each.pieces or each.end for each in replies):
             return False
-        if tuple(map(key, conversation.messages)) != tuple(key(message) for message, _ in reply.before):
+        if tuple(map(key, conversation.messages)) != tuple(key(message) for message, _ in replies[0].before):
             return False
         # The name that the user requested is more useful than that of the backend.
-        origin = replace(origin, model=reply.origin.model or origin.model)
+        named = [
+            replace(new, model=reply.origin.model or new.model) for reply, new in zip(replies, origins, strict=True)
+        ]
         with transaction(self._connection):
             if self._unseen_head() is not None:
                 return False
-            cursor = self._connection.execute(
-                "UPDATE messages SET model = ?, engine = ?, options = ? WHERE id = ? AND writer IS NOT NULL",
-                (encode_text(origin.model), encode_text(origin.engine), origin.options, reply.row),
-            )
-            if not cursor.rowcount:
-                return False
-            self._set_head(self.id, reply.row, self._line, origin)
-        reply.origin = origin
+            for reply, origin in zip(replies, named, strict=True):
+                cursor = self._connection.execute(
+                    "UPDATE messages SET model = ?, engine = ?, options = ? WHERE id = ? AND writer IS NOT NULL",
+                    (encode_text(origin.model), encode_text(origin.engine), origin.options, reply.row),
+                )
+                if not cursor.rowcount:
+                    return False
+            self._set_head(self.id, replies[0].row, self._line, named[0])
+        for reply, origin in zip(replies, named, strict=True):
+            reply.origin = origin
         return True
 
-    def _end_open_reply(self) -> None:
-        """End a reply that the front end has not ended."""
-        if self._reply is not None:
-            self.end_reply(FinishReason.INTERRUPTED, {})
+    def _end_open_replies(self) -> None:
+        """End replies that the front end has not ended."""
+        for each in range(len(self._replies)):
+            self.end_reply(FinishReason.INTERRUPTED, {}, number=each)
 
     def _identify_writer(self) -> None:
         self._writer = self._writer or this_process()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from bitnet_chat.conversation.export import LEFT_OUT, NOT_ANSWERED, OTHER_BRANCH, BranchMessage
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.records import MessageRecord, Position, StoredConversation, details_of
+from bitnet_chat.journal.votes import Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class MessageTree:
     """Messages of a damaged file that are not valid in a prompt at their positions."""
     damage: tuple[str, ...] = ()
     """One line for each damaged part."""
+    votes: tuple[Vote, ...] = ()
+    """The votes between its replies, oldest first."""
 
     children: Mapping[int | None, tuple[int, ...]] = field(init=False)
     """The messages after each message, oldest first; of None: the first messages."""
@@ -137,6 +140,11 @@ class MessageTree:
             row, depth = waiting.pop()
             yield row, depth
             waiting += self._below(row, depth)
+
+    def about(self, stored: StoredConversation) -> dict[str, object]:
+        """Return the export fields of the conversation, which ``stored`` has as well, with its votes."""
+        votes = [vote.as_json() for vote in self.votes]
+        return stored.about() | ({"votes": votes} if votes else {})
 
     def exported(self, stored: StoredConversation) -> list[BranchMessage]:
         """Return all messages for an export: the current branch, which ``stored`` has as well, then each other one."""

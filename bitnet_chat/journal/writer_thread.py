@@ -21,7 +21,7 @@ from bitnet_chat.journal import commands
 from bitnet_chat.journal.commands import AddText, Command, Verify
 from bitnet_chat.journal.database import DatabaseState, clear_unsaved, describe_error, is_damage, mark_unsaved, state_of
 from bitnet_chat.journal.records import ConversationSlot
-from bitnet_chat.journal.recovery import Piece, settle
+from bitnet_chat.journal.recovery import Piece, join_pieces, settle
 from bitnet_chat.journal.salvage import open_file, set_aside
 from bitnet_chat.journal.transactions import ConversationStore
 
@@ -45,16 +45,23 @@ _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
 
 class PendingText:
-    """Text of one reply that is not yet written. One thread appends, the other writes."""
+    """Text of ``count`` open replies that is not yet written, in one transaction for all of them. One thread appends,
+    the other writes."""
 
-    def __init__(self) -> None:
-        self._all: list[Piece] = []
+    def __init__(self, count: int = 1) -> None:
+        self._count = count
+        self._all: list[tuple[int, Piece]] = []
         self._written = 0
         self._due: float | None = None
 
-    def append(self, piece: Piece, now: float) -> bool:
-        """Add text at time ``now``. Returns True if no text was waiting, so that an :class:`AddText` must be queued."""
-        self._all.append(piece)
+    def text(self, number: int) -> str:
+        """The whole text of reply ``number``, without thinking."""
+        return join_pieces([piece for each, piece in self._all if each == number], False)
+
+    def append(self, piece: Piece, now: float, number: int = 0) -> bool:
+        """Add text of reply ``number`` at time ``now``. Returns True if no text was waiting, so that an
+        :class:`AddText` must be queued."""
+        self._all.append((number, piece))
         if self._due is not None:
             return False
         self._due = now + DELAY
@@ -70,7 +77,7 @@ class PendingText:
         # Cleared first: text appended from here on queues another command, even if this one still writes it.
         self._due = None
         pieces = self._all[self._written :]
-        store.add(pieces)
+        store.add(*([piece for number, piece in pieces if number == each] for each in range(self._count)))
         self._written += len(pieces)
 
 

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from bitnet_chat.conversation import Message
     from bitnet_chat.conversation.export import BranchMessage
-    from bitnet_chat.journal import JournalRecorder, JournalStore, MessageTree, Position, StoredConversation
+    from bitnet_chat.journal import (
+        JournalRecorder,
+        JournalStore,
+        MessageRecord,
+        MessageTree,
+        Position,
+        StoredConversation,
+    )
 
 _DEPTH = 12
 """Maximum indentation of a line in steps; more would leave no room for the text."""
@@ -120,6 +127,36 @@ class Branches:
         row = stored.records[place].row
         count = len(stored.siblings.get(row, (row,))) + 1
         return Position(count, count)
+
+    async def replies(self, count: int) -> tuple[int | None, ...]:
+        """The rows of the last ``count`` replies that were begun together; None: an empty one. Empty if they are not
+        known.
+        """
+        rows = await self._recorder.rows()
+        if rows is not None:
+            return rows.replies if len(rows.replies) == count else ()
+        tree = await self.tree()  # the journal of a server
+        if isinstance(tree, str) or tree.head is None or len(tree.siblings(tree.head)) < count:
+            return ()
+        return tree.siblings(tree.head)[-count:]
+
+    async def through_reply(self, row: int) -> StoredConversation | None:
+        """Read the branch that ends at a reply. None if that is not possible."""
+        if self._journal is None or not await self._recorder.settled() or self._recorder.id is None:
+            return None
+        found = await self._load(self._recorder.id, row)
+        return None if isinstance(found, str) else found
+
+    async def last_reply(self) -> MessageRecord | None:
+        """Read the last reply of the current branch. None if it is not known."""
+        if self._journal is None or not await self._recorder.settled() or self._recorder.id is None:
+            return None
+        try:
+            stored = await asyncio.to_thread(self._journal.load, self._recorder.id)
+        except BitnetChatError:
+            return None
+        last = stored.records[-1] if stored.records else None
+        return last if last is not None and last.message.role == "assistant" else None
 
     async def _load(self, id: int, end: int) -> StoredConversation | str:
         assert self._journal is not None

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from bitnet_chat.attachments import typed
 from bitnet_chat.backend import BackendStatus
+from bitnet_chat.backends.variants import MOST
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.repl.statistics import SessionStats
 from bitnet_chat.repl.status_bar import SEPARATOR, context, rate, seconds, state, tokens
@@ -56,6 +57,8 @@ class CommandContext:
     """Tools that are called without confirmation."""
     unanswered: bool = False
     """Whether the last message sent has no reply."""
+    temperature: float | None = None
+    """The temperature of replies; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class CommandResult:
     lines: tuple[str, ...] = ()
     ask: bool = False
     """Request a reply to ``conversation``, or the rest of its last reply."""
+    variants: int = 1
+    """Number of replies to request, one of which is chosen."""
     leave: bool = False
     anew: bool = False
     """Whether ``conversation`` is a new one; the journal keeps the previous one."""
@@ -155,11 +160,33 @@ def _clear(current: CommandContext, argument: str) -> CommandResult:
 
 def _regen(current: CommandContext, argument: str) -> CommandResult:
     """Regenerate the whole turn, including the replies to its tool calls."""
-    before = current.conversation.without_last_turn()
-    asked = Conversation(current.conversation.messages[: len(before.messages) + 1])
-    if asked.last is None or asked.last.role != "user":
+    count = int(argument) if argument.isascii() and argument.isdigit() and len(argument) < 3 else 0
+    if argument and not 1 <= count <= MOST:
+        wrong = f"{_short(argument)} is not a number of replies: /regen N, where N is from 1 to {MOST}."
+        return CommandResult(current.conversation, (wrong,))
+    asked = asked_last(current.conversation)
+    if asked is None:
         return CommandResult(current.conversation, ("No reply to regenerate.",))
-    return CommandResult(asked, ask=True)
+    note = ("The temperature is 0: all replies will be equal.",) if count > 1 and current.temperature == 0 else ()
+    return CommandResult(asked, note, ask=True, variants=max(1, count))
+
+
+def asked_last(conversation: Conversation) -> Conversation | None:
+    """The conversation up to its last user message; None without one."""
+    before = conversation.without_last_turn()
+    asked = Conversation(conversation.messages[: len(before.messages) + 1])
+    return asked if asked.last is not None and asked.last.role == "user" else None
+
+
+def _compare(current: CommandContext, argument: str) -> CommandResult:
+    name, words = argument, argument.split()
+    blind = "--blind" in (*words[:1], *words[-1:])
+    if blind:
+        last = words[-1] == "--blind"
+        name = (argument.removesuffix("--blind") if last else argument.removeprefix("--blind")).strip()
+    if not name:
+        return CommandResult(current.conversation, ("A model is missing: /compare MODEL [--blind]",))
+    return CommandResult(current.conversation, action=Compare(name, blind))
 
 
 def _undo(current: CommandContext, argument: str) -> CommandResult:
@@ -360,7 +387,7 @@ COMMANDS = {
     "help": _CommandEntry("/help", "this list", _help),
     "exit": _CommandEntry("/exit", "leave", _exit),
     "clear": _CommandEntry("/clear", "start a new conversation with the same system prompt", _clear),
-    "regen": _CommandEntry("/regen", "regenerate the last reply", _regen),
+    "regen": _CommandEntry("/regen [N]", "regenerate the last reply, N times to choose from", _regen),
     "continue": _CommandEntry("/continue", "continue a reply that was cut", _continue),
     "undo": _CommandEntry("/undo", "remove the last message and its reply", _undo),
     "edit": _CommandEntry("/edit", "edit the last message in $EDITOR and send it again", _edit),
@@ -377,6 +404,7 @@ COMMANDS = {
     "thinking": _CommandEntry("/thinking [MODE]", "show the last thoughts; or show, fold, hide later ones", _thinking),
     "tools": _CommandEntry("/tools", "list the tools that the model may call", _tools),
     "model": _CommandEntry("/model [NAME]", "switch to another model, or show the current one", _model),
+    "compare": _CommandEntry("/compare MODEL [--blind]", "ask another model the same, and choose a reply", _compare),
 }
 
 
@@ -392,6 +420,14 @@ class SwitchModel:
     """Continue the conversation with another model."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Ask the model ``name`` the last message, and choose one of the replies. ``blind``: hide the models until then."""
+
+    name: str
+    blind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,4 +497,4 @@ class ShowThoughts:
     mode: ThinkingMode | None = None
 
 
-Action = SwitchModel | Resume | ShowTree | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts
+Action = SwitchModel | Compare | Resume | ShowTree | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts

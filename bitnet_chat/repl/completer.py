@@ -58,6 +58,7 @@ ARGUMENTS: Mapping[str, ArgumentKind] = {
     "save": ArgumentKind(paths=True),
     "export": ArgumentKind(words=lambda: dict.fromkeys(FORMATS, ""), paths=True),
     "model": ArgumentKind(paths=True, endings=(".gguf",)),
+    "compare": ArgumentKind(paths=True, endings=(".gguf",)),
     "thinking": ArgumentKind(words=lambda: dict.fromkeys(get_args(ThinkingMode), "")),
 }
 

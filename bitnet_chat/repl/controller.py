@@ -11,26 +11,38 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import Backend, BackendState, BackendStatus
+from bitnet_chat.backends.wrappers.recording import record_variants
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import SideNote
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.events import Failed
+from bitnet_chat.events import Completed, Failed
 from bitnet_chat.journal import JournalRecorder
 from bitnet_chat.repl import commands, display
 from bitnet_chat.repl.branches import Branches, tree_lines
-from bitnet_chat.repl.commands import CommandContext, SendMessage, UnknownCommand, apply, explain, read, retyped
+from bitnet_chat.repl.commands import (
+    CommandContext,
+    SendMessage,
+    UnknownCommand,
+    apply,
+    asked_last,
+    explain,
+    read,
+    retyped,
+)
 from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.file_actions import FileActions
 from bitnet_chat.repl.interfaces import ReplSettings, UserInterface
 from bitnet_chat.repl.reply_view import ReplyView
 from bitnet_chat.repl.statistics import SessionStats
+from bitnet_chat.repl.variants_view import DISCARDED_IF_EMPTY, VariantReply, VariantsView
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import JournalStore, Position, StoredConversation
+    from bitnet_chat.journal import JournalStore, MessageRecord, Position, StoredConversation
+    from bitnet_chat.repl.comparison import Comparison
     from bitnet_chat.repl.remote_replies import RemoteReplyScreen
     from bitnet_chat.repl.tool_approval import ToolExecutor
 
@@ -39,9 +51,6 @@ WORTH_COUNTING = 200
 
 SwitchModel = Callable[[str], Backend]
 """Creates a backend, not started, for the model of this name. Raises BitnetChatError."""
-
-_DISCARDED_IF_EMPTY = (FinishReason.INTERRUPTED, FinishReason.EMPTY)
-"""Finish reasons with which a reply without text is not added to the conversation."""
 
 
 class ReplController:
@@ -77,7 +86,7 @@ class ReplController:
         self._branches = Branches(journal, self._recorder)
         self.variant: Position | None = None
         """The position of the last reply or message among its variants."""
-        self._reply: ReplyView | None = None
+        self._reply: ReplyView | VariantsView | Comparison | None = None
         self._tool_executor: ToolExecutor | None = None
         if settings.toolbox is not None:
             from bitnet_chat.repl.tool_approval import ToolExecutor
@@ -212,13 +221,18 @@ class ReplController:
             return ""  # input typed ahead would be appended to the line
         allowed = frozenset(self._tool_executor.allowed if self._tool_executor is not None else ())
         tools = self._settings.options.tools
+        status = self.status()
+        temperature = self._settings.options.sampling.over(status.sampling).temperature
         situation = CommandContext(
-            self.conversation, self.status(), self.session_stats, tools, allowed, bool(self._asides)
+            self.conversation, status, self.session_stats, tools, allowed, bool(self._asides), temperature
         )
         outcome = apply(meaning, situation)
         if outcome.lines:
             self._display.lines(*outcome.lines)
         self.leaving = outcome.leave
+        if outcome.variants > 1:
+            await self._ask_variants(outcome.conversation, outcome.variants)
+            return ""
         if outcome.ask:
             place, dropped = len(outcome.conversation.messages), "the conversation is unchanged."
             variant = self.variant  # /continue: that of the reply
@@ -259,6 +273,8 @@ class ReplController:
         match action:
             case commands.SwitchModel(name):
                 await self._switch(name)
+            case commands.Compare(name, blind):
+                await self._compare(name, blind)
             case commands.Resume(id):
                 return await self._resume(id)
             case commands.ShowTree(row):
@@ -294,8 +310,15 @@ class ReplController:
                 self.variant = before[1]
 
     async def _request_replies(self, conversation: Conversation, dropped: str) -> bool:
-        failed, rounds = await self._request_reply(conversation, dropped), 0
-        while self._tool_executor is not None and not failed and self.conversation.open_calls:
+        failed = await self._request_reply(conversation, dropped)
+        if not failed:
+            await self._answer_calls()
+        return failed
+
+    async def _answer_calls(self) -> None:
+        """Execute the tool calls of the last reply, and request the replies to their results."""
+        rounds = 0
+        while self._tool_executor is not None and self.conversation.open_calls:
             answered, continues = await self._tool_executor.answer(self.conversation, rounds, self._backend)
             self.conversation, rounds = answered, rounds + 1
             self._recorder.sync(answered)
@@ -306,7 +329,7 @@ class ReplController:
                 fits = self._error is not FinishReason.CONTEXT_OVERFLOW
                 way = "/continue tries again" if fits else "/undo removes the message"
                 self._display.lines(f"The results are saved: {way}.")
-        return failed
+                return
 
     async def _request_reply(self, conversation: Conversation, dropped: str) -> bool:
         """Request, show and store one reply. Returns True if it failed and the conversation is unchanged."""
@@ -322,7 +345,7 @@ class ReplController:
         reason = event.error.reason if isinstance(event, Failed) else event.reason
         if reason.exit_code and reason is not FinishReason.INTERRUPTED:
             self.failure = self.failure or reason
-        is_discarded = not event.text and not isinstance(event, Failed) and event.reason in _DISCARDED_IF_EMPTY
+        is_discarded = not event.text and not isinstance(event, Failed) and event.reason in DISCARDED_IF_EMPTY
         if isinstance(event, Failed) or is_discarded:
             if not isinstance(event, Failed):
                 self._display.notice(dropped)
@@ -347,6 +370,154 @@ class ReplController:
         self._asides = _within([each for each in self._asides if each != answered], self.conversation)
         self._backend.prepare(self.conversation)  # prefill while the user reads
         return False
+
+    async def _ask_variants(self, conversation: Conversation, count: int) -> None:
+        """Request, show and store several replies to ``conversation``, and continue with the one that the user chooses,
+        without a choice with the first one.
+        """
+        before, backend = await self._branches.last_reply(), self._backend
+        events = record_variants(backend, self._recorder, conversation, self._settings.options, count)
+        titles = [f"{number} of {count}" for number in range(1, count + 1)]
+        view = self._reply = VariantsView(events, lambda _: backend, titles, self._display)
+        try:
+            replies = await view.run()
+        finally:
+            self._reply = None
+        self._count(replies)
+        whole = [number for number, reply in enumerate(replies) if reply is not None and reply.is_whole]
+        if not whole:
+            await self._keep_reply(before)
+            return
+        first = whole[0]
+        if len(whole) > 1:
+            question = "Which reply continues the conversation?"
+            chosen = await self._console.choose(question, count, f"the {'first' if first == 0 else 'next'} one")
+            first = chosen - 1 if chosen and chosen - 1 in whole else first
+        rows = await self._branches.replies(count)
+        await self._adopt_reply(conversation, replies[first], rows[first] if rows else None)
+        self._display.lines(f"Reply {first + 1} of {count} continues the conversation. {self.variant or ''}".rstrip())
+        await self._answer_calls()
+
+    def _count(self, replies: Sequence[VariantReply | None]) -> None:
+        """Add replies to the statistics, and remember a failure."""
+        for event in (reply.event for reply in replies if reply is not None):
+            reason = event.error.reason if isinstance(event, Failed) else event.reason
+            if reason.exit_code and reason is not FinishReason.INTERRUPTED:
+                self.failure = self.failure or reason
+            if not isinstance(event, Failed):
+                self.session_stats = self.session_stats.plus(event.stats)
+
+    async def _adopt_reply(self, conversation: Conversation, reply: VariantReply | None, row: int | None) -> None:
+        """Continue ``conversation`` with one of several replies. ``row``: in the journal; None: not known."""
+        assert reply is not None and isinstance(reply.event, Completed)
+        event, answered = reply.event, conversation.last
+        stored = None if row is None else await self._branches.through_reply(row)
+        self.conversation = conversation.with_assistant(event.text, event.reason, reply.thinking, reply.calls)
+        if stored is not None:
+            self._recorder.set_head(stored)
+        else:
+            self._recorder.sync(self.conversation)
+        self.variant = None if stored is None else stored.turn_position
+        aside = None if answered is None else SideNote(len(conversation.messages) - 1, answered)
+        self._asides = _within([each for each in self._asides if each != aside], self.conversation)
+        self._backend.prepare(self.conversation)
+
+    async def _keep_reply(self, before: MessageRecord | None) -> None:
+        """Keep the conversation, which ends with the reply ``before``, after others that were not chosen."""
+        stored = None if before is None else await self._branches.through_reply(before.row)
+        if stored is not None:
+            self._recorder.set_head(stored)
+            self.variant = stored.turn_position
+        else:
+            self._recorder.sync(self.conversation)
+        self._display.lines("The conversation is unchanged.")
+
+    async def _compare(self, name: str, blind: bool) -> None:
+        """Ask another model the last message, and continue with the reply that the user chooses, and with the present
+        model.
+        """
+        asked = self._last_asked()
+        if asked is None:
+            self._display.lines("No message to compare replies to.")
+            return
+        other = await self._other_model(name)
+        if other is None:
+            return
+        from bitnet_chat.repl.comparison import Comparison
+
+        present, before = self._backend, await self._branches.last_reply()
+        existing = self._existing_reply(asked, before)
+        options = self._settings.options
+        comparison = Comparison((present, other), asked, options, self._recorder, existing, blind=blind)
+        self._reply = comparison
+        try:
+            compared = await comparison.run(self._display, self._console)
+        finally:
+            self._reply = None
+            await self._put_away(other)
+        self._count(compared.replies if comparison.generates_both else compared.replies[1:])
+        chosen = compared.chosen
+        if chosen is None and len(asked.messages) > len(self.conversation.messages):  # it has no reply yet
+            whole = [model for model, reply in enumerate(compared.replies) if reply is not None and reply.is_whole]
+            chosen = min(whole, default=None)
+        if chosen is None or (chosen == 0 and not comparison.generates_both):
+            await self._keep_reply(before)
+            return
+        await self._adopt_reply(asked, compared.replies[chosen], compared.rows[chosen])
+        names = [one_line(each.status().model) for each in (present, other)]
+        model = f" with {names[0]}: /model {names[1]} switches" if chosen else ""
+        self._display.lines(
+            f"The reply of {names[chosen]} continues the conversation{model}. {self.variant or ''}".rstrip()
+        )
+        await self._answer_calls()
+
+    def _last_asked(self) -> Conversation | None:
+        """The conversation up to the last message, which may have no reply. None without a message."""
+        if self._asides and self._asides[-1].place == len(self.conversation.messages):
+            return self.conversation.with_user(self._asides[-1].message.content)
+        return asked_last(self.conversation)
+
+    def _existing_reply(self, asked: Conversation, last: MessageRecord | None) -> MessageRecord | None:
+        """The reply of the present model to ``asked``, if it has one. ``last``: the last reply in the journal."""
+        reply, model = self.conversation.last, self._backend.status().model
+        if reply is None or reply.role != "assistant" or len(asked.messages) > len(self.conversation.messages):
+            return None
+        from bitnet_chat.journal import MessageRecord
+
+        if last is None or last.message.content != reply.content:
+            return MessageRecord(0, reply, 0.0, model)
+        return last if last.model == model else None
+
+    async def _other_model(self, name: str) -> Backend | None:
+        """Make the backend of another model. None after a message to the user."""
+        if self._switch_model is None or hasattr(self._backend, "follow"):
+            why = "the models of a server are" if self._switch_model is not None else "the model is"
+            self._display.lines(f"Models cannot be compared in this session: {why} fixed.")
+            return None
+        try:
+            other = self._switch_model(name)
+        except BitnetChatError as error:
+            self._display.error(error)
+            return None
+        model, previous = other.status().model, self._previous_backend
+        if model == self._backend.status().model:
+            await other.close()
+            self._display.lines(f"{one_line(model)} is the present model: /regen 2 generates two of its replies.")
+            return None
+        if previous is not None and previous.status().model == model:
+            await other.close()
+            return previous
+        other.start()
+        return other
+
+    async def _put_away(self, other: Backend) -> None:
+        """Close the backend of a comparison, or keep it loaded as that of the previous model."""
+        if other is self._previous_backend:
+            return
+        if self._settings.spare:
+            other, self._previous_backend = self._previous_backend or other, other
+        if other is not self._previous_backend:
+            await other.close()
 
     async def _edit(self, text: str) -> str:
         """Let the user edit the last message, and send it. Returns it for the prompt if it gets no reply."""

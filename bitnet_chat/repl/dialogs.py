@@ -5,9 +5,10 @@ answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from prompt_toolkit.application import Application, get_app
 from prompt_toolkit.buffer import Buffer
@@ -29,6 +30,8 @@ from bitnet_chat.repl.interfaces import Verdict
 from bitnet_chat.repl.status_bar import SEPARATOR
 from bitnet_chat.text.cell_width import clip, width
 from bitnet_chat.text.sanitize import one_line
+
+T = TypeVar("T")
 
 ROWS = 10
 """Maximum number of conversations shown at once."""
@@ -221,18 +224,27 @@ async def decide(question: str, input: Input | None = None, output: Output | Non
     """Ask whether a tool may be called. Returns None for Esc, Ctrl-C and Ctrl-D. Other keys are ignored, including
     Enter, which may have been typed for another purpose.
     """
-    return await _ask(question, _VERDICTS, " · Esc stops", input, output)
+    hint = " · ".join(f"{key} {verdict}" for key, verdict in _VERDICTS.items())
+    return await _ask(question, _VERDICTS, f"  {hint} · Esc stops", input, output)
+
+
+async def choose(
+    question: str, count: int, neither: str, input: Input | None = None, output: Output | None = None
+) -> int | None:
+    """Let the user choose one of ``count`` replies. Returns its number, from 1; 0 for Enter, whose meaning is
+    ``neither``; None for Esc, Ctrl-C and Ctrl-D. Other keys are ignored.
+    """
+    hint = f"1 to {count} · Enter {neither} · Esc cancels"
+    keys = {str(number): number for number in range(1, count + 1)} | {"enter": 0}
+    return await _ask(question, keys, f"  {hint}", input, output)
 
 
 async def confirm(question: str, input: Input | None = None, output: Output | None = None) -> bool:
     """Ask for a confirmation; Esc, Ctrl-C and Ctrl-D mean no. Other keys are ignored."""
-    return await _ask(question, {"y": "yes", "n": "no"}, "", input, output) == "yes"
+    return await _ask(question, {"y": True, "n": False}, "  y yes · n no", input, output) is True
 
 
-async def _ask(
-    question: str, keys: dict[str, Verdict], more: str, input: Input | None, output: Output | None
-) -> Verdict | None:
-    hint = "  " + " · ".join(f"{key} {verdict}" for key, verdict in keys.items()) + more
+async def _ask(question: str, keys: Mapping[str, T], hint: str, input: Input | None, output: Output | None) -> T | None:
     bindings = KeyBindings()
 
     def text() -> StyleAndTextTuples:
@@ -240,20 +252,21 @@ async def _ask(
         room = columns - width(hint)
         return [("bold", clip(question, room if room > 20 else columns)), ("", hint if room > 20 else "")]
 
-    def answers(key: str, verdict: Verdict) -> None:
-        @bindings.add(key)
-        @bindings.add(key.upper())
-        def _(event: KeyPressEvent) -> None:
-            event.app.exit(result=verdict)
-
-    for key, verdict in keys.items():
-        answers(key, verdict)
-
     @bindings.add(Keys.Any)
     @bindings.add(Keys.BracketedPaste)
     @bindings.add("enter")
     def _(event: KeyPressEvent) -> None:
         pass
+
+    def answers(key: str, answer: T) -> None:
+        for each in {key, key if key == "enter" else key.upper()}:
+
+            @bindings.add(each)
+            def _(event: KeyPressEvent) -> None:
+                event.app.exit(result=answer)
+
+    for key, answer in keys.items():
+        answers(key, answer)
 
     @bindings.add("escape", eager=True)
     @bindings.add("c-c")
@@ -266,7 +279,7 @@ async def _ask(
     def _(event: KeyPressEvent) -> None:
         event.app.suspend_to_background()
 
-    app: Application[Verdict | None] = Application(
+    app: Application[T | None] = Application(
         layout=Layout(Window(FormattedTextControl(text), height=1, dont_extend_height=True)),
         key_bindings=bindings,
         erase_when_done=True,

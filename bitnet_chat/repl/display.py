@@ -6,6 +6,7 @@ The exceptions are the current word at the edge of the window (``text/wrap.py``)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,12 +15,14 @@ from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Stats
 from bitnet_chat.markdown import MarkdownRenderer, PlainRenderer
 from bitnet_chat.repl.screen import Output, Size, WrappedScreen
+from bitnet_chat.repl.side_by_side import MIN_CELLS, cells_of
 from bitnet_chat.repl.status_bar import SEPARATOR, rate, seconds, tokens
 from bitnet_chat.text.cell_width import clip
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import StoredConversation
+    from bitnet_chat.repl.columns import ReplyColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,15 @@ class ReplyDisplay:
         prose: MarkdownRenderer | None = None,
         thinking: Literal["show", "fold", "hide"] = "show",
         size: Size | None = None,
+        column_prose: Callable[[Callable[[], int]], MarkdownRenderer] | None = None,
     ) -> None:
         """Create a display. ``size``: of the window; None without a terminal. ``spinner``: whether the terminal can
         erase, so that temporary lines can be drawn. ``unicode``: whether characters other than ASCII can be shown.
-        ``prose``: styles the text of replies; None leaves it unchanged.
+        ``prose``: styles the text of replies; None leaves it unchanged. ``column_prose``: makes such a renderer for a
+        column, from a function that returns its cells.
         """
+        self._sink, self._size, self._draws = sink, size, spinner
+        self._colour, self._unicode, self._column_prose = colour, unicode, column_prose
         self._screen = WrappedScreen(sink, size, draws=spinner)
         self._theme = Theme.of(colour)
         self._frames = _DOTS if unicode else _BARS
@@ -70,6 +77,8 @@ class ReplyDisplay:
         """How following thoughts are displayed; may be assigned."""
         self.variant = ""
         """The position of the next reply or its message among the variants, such as ``< 2/2 >``; may be assigned."""
+        self.figures = True
+        """Whether the end of a reply is followed by a line with its figures; may be assigned."""
         self._waiting = True
         """Whether the reply has no visible text yet."""
         self._in_thoughts = False
@@ -85,23 +94,49 @@ class ReplyDisplay:
             self._renderer.feed(before)
             self._renderer.flush()
 
+    def columns(self, titles: Sequence[str]) -> ReplyColumns | None:
+        """Begin several replies side by side, below their sanitized titles. None if the columns would be too narrow, or
+        the terminal cannot draw.
+        """
+        if self._size is None or not self._draws or cells_of(self._size()[0], len(titles)) < MIN_CELLS:
+            return None
+        from bitnet_chat.repl.columns import ReplyColumns
+
+        def display(sink: Output, cells: Callable[[], int]) -> ReplyDisplay:
+            renderer = None if self._column_prose is None else self._column_prose(cells)
+            shown = ReplyDisplay(
+                sink, colour=self._colour, spinner=False, unicode=self._unicode, prose=renderer, thinking=self.thinking
+            )
+            shown.figures = self.figures
+            return shown
+
+        self._finish()
+        heads = [f"{self._theme.dim}{title}{self._theme.off}" for title in titles]
+        return ReplyColumns(self._sink, self._size, heads, display, unicode=self._unicode)
+
+    def frame(self, elapsed: float, what: str = "", figures: str = "") -> str:
+        """Return the next frame of the spinner, see :meth:`spin`; empty if nothing is to show."""
+        if self._waiting or self._renderer.held:
+            text = SEPARATOR.join(part for part in (f"{elapsed:.1f} s{f' {what}' if what else ''}", figures) if part)
+        else:
+            text = figures
+        if not text:
+            return ""
+        picture = self._frames[self._frame % len(self._frames)]
+        self._frame += 1
+        return f"{self._theme.dim} {picture} {text}{self._theme.off}"
+
     def spin(self, elapsed: float, what: str = "", figures: str = "") -> None:
         """Draw the next frame of the spinner below the text. ``elapsed``: seconds, shown before the first text.
         ``what``: the current activity. ``figures``: token count and rate so far. An incomplete table, which is held
         back, is shown above the spinner.
         """
         held = self._renderer.held
-        what = self._renderer.holding or what
-        if self._waiting or held:
-            text = SEPARATOR.join(part for part in (f"{elapsed:.1f} s{f' {what}' if what else ''}", figures) if part)
-        elif figures:
-            text = figures
+        frame = self.frame(elapsed, self._renderer.holding or what, figures)
+        if frame:
+            self._screen.below(*held, frame)
         else:
             self._screen.clear()
-            return
-        picture = self._frames[self._frame % len(self._frames)]
-        self._frame += 1
-        self._screen.below(*held, f"{self._theme.dim} {picture} {text}{self._theme.off}")
 
     def words(self, text: str) -> None:
         """Write the next characters of the reply, as received from the model."""
@@ -171,6 +206,8 @@ class ReplyDisplay:
             self._mark("[empty reply]")
         self._finish()
         variant = f"{SEPARATOR}{self.variant}" if self.variant and event.text else ""
+        if not self.figures:
+            return
         self._screen.lines(f"{self._dimmed(summary(event.stats, event.reason) + variant)}\n\n")
 
     def _dimmed(self, text: str) -> str:

@@ -45,6 +45,11 @@ class UserInterface(Protocol):
         the reply, and ``no`` without a terminal.
         """
 
+    async def choose(self, question: str, count: int, neither: str) -> int | None:
+        """Let the user choose one of ``count`` replies. Keys typed before the question are ignored. Returns its number,
+        from 1; 0 for Enter, whose meaning is ``neither``; None if the choice is cancelled, and without a terminal.
+        """
+
     async def confirm(self, question: str) -> bool:
         """Ask for a confirmation. Without a terminal the question is shown, and the answer is yes."""
 

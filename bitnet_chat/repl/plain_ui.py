@@ -224,6 +224,16 @@ class PlainUI:
         words: tuple[Verdict, ...] = ("yes", "no", "always")
         return next((word for word in words if line and word.startswith(line)), None)
 
+    async def choose(self, question: str, count: int, neither: str) -> int | None:
+        if not self._is_terminal:
+            return None
+        line = await self._answer(f"{question} 1 to {count}, 0 for {neither}, or an empty line to cancel: ")
+        if line.isascii() and line.isdigit() and len(line) < 3 and int(line) <= count:
+            return int(line)
+        if line:
+            self._display.lines(f"{one_line(line)} is not the number of a reply.")
+        return None
+
     async def confirm(self, question: str) -> bool:
         if not self._is_terminal:
             self._display.notice(f"{question} Yes: stdin is not a terminal.")

@@ -89,6 +89,7 @@ class TerminalUI:
             prose=prose(settings.markdown, terminal=True, colour=colour, columns=lambda: self._columns() - 1),
             thinking=settings.thinking,
             size=self._size,
+            column_prose=lambda cells: prose(settings.markdown, terminal=True, colour=colour, columns=cells),
         )
         self._controller = ReplController(backend, settings, self._display, self, switch_model, journal, attached)
         self._overflow = settings.overflow
@@ -175,6 +176,11 @@ class TerminalUI:
         from bitnet_chat.repl.dialogs import decide
 
         return await decide(question, self._input, self._output)
+
+    async def choose(self, question: str, count: int, neither: str) -> int | None:
+        from bitnet_chat.repl.dialogs import choose
+
+        return await choose(question, count, neither, self._input, self._output)
 
     async def confirm(self, question: str) -> bool:
         from bitnet_chat.repl.dialogs import confirm

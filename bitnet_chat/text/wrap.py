@@ -20,11 +20,12 @@ The only escape sequences in the text are SGR sequences of this program (``text/
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from bitnet_chat.text.cell_width import width
 
-__all__ = ["OFF", "WordWrapper", "wrapped"]
+__all__ = ["OFF", "Row", "RowWrapper", "WordWrapper", "wrapped"]
 
 _PIECE = re.compile(r"\x1b\[[0-9;]*m|\n|[ \t]+|[^ \t\n\x1b]+|\x1b")
 OFF = "\x1b[0m"
@@ -352,3 +353,137 @@ def _is_free(cluster: str) -> bool:
     if any(low <= first <= high for low, high in _UNSPACED):
         return True
     return width(cluster) > 1 and not any(low <= first <= high for low, high in _KOREAN)
+
+
+# Rows of a column: nothing may leave it, so a word that is longer than a row is split.
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a column. ``text``: with its style, which ends with it. ``source``: the text that became this row, with
+    the blanks and the newline at its end. ``look``: the SGR sequence before it; empty without one."""
+
+    text: str
+    source: str
+    look: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A grapheme cluster, a blank or an SGR sequence. ``shown``: as it is written."""
+
+    source: str
+    cells: int
+    shown: str
+
+    @property
+    def is_style(self) -> bool:
+        return self.source[0] == "\x1b"
+
+    @property
+    def is_blank(self) -> bool:
+        return self.source in ("\t", " ")
+
+
+class RowWrapper:
+    """Wraps a text in pieces to rows of a column. Breaks are those of :class:`WordWrapper`, without exceptions for long
+    words and code."""
+
+    def __init__(self, columns: int, look: str = "") -> None:
+        """``columns``: width in cells, at least 2. ``look``: the SGR sequence before the text; empty without one."""
+        self._limit = max(2, columns)
+        self._items: list[_Item] = []
+        self._used = 0
+        self._look = look
+        """The style at the start of the row."""
+        self._gap = ""
+        """Blanks after the last cell; the next word begins a row."""
+
+    @property
+    def row(self) -> Row:
+        """The current row, which may still change."""
+        return Row(_shown(self._items, self._look), self._source(self._items), self._look)
+
+    def feed(self, text: str) -> list[Row]:
+        """Add text. Returns the rows that are final."""
+        rows = list[Row]()
+        last = self._items[-1] if self._items and not self._gap else None
+        if last and text and not (last.is_style or last.is_blank or (last.source.isascii() and text[0].isascii())):
+            self._used -= self._items.pop().cells  # the cluster may become longer
+            text = last.source + text
+        for match in _PIECE.finditer(text):
+            piece = match[0]
+            if piece == "\n":
+                rows.append(self._end_row(len(self._items), "\n"))
+            elif piece[0] == "\x1b":
+                self._items.append(_Item(piece, 0, piece if len(piece) > 1 else ""))
+            elif piece[0] in " \t":
+                self._blanks(piece)
+            else:
+                for cluster in _clusters_of(piece):
+                    rows += self._place(cluster)
+        return rows
+
+    def _blanks(self, text: str) -> None:
+        for char in text:
+            cells = 1 if char == " " else _TAB - self._used % _TAB
+            if self._gap or self._used + cells > self._limit:
+                self._gap += char
+            else:
+                self._items.append(_Item(char, cells, " " * cells))
+                self._used += cells
+
+    def _place(self, cluster: str) -> list[Row]:
+        rows = list[Row]()
+        if self._gap:
+            rows.append(self._end_row(len(self._items)))
+        cells = width(cluster)
+        cells += _extra_cells(cluster, cells)
+        while self._used + cells > self._limit and self._used:
+            rows.append(self._end_row(self._break_before(cluster)))
+        self._items.append(_Item(cluster, cells, cluster))
+        self._used += cells
+        return rows
+
+    def _break_before(self, cluster: str) -> int:
+        """The number of items that stay in the row if ``cluster`` does not fit: up to the last possible break, else
+        all of them."""
+        after = cluster
+        for place in range(len(self._items), 0, -1):
+            before = self._items[place - 1]
+            if before.is_style:
+                continue
+            if before.is_blank or _may_break(before.source, after):
+                begins = any(not (item.is_blank or item.is_style) for item in self._items[:place])
+                return place if begins else len(self._items)
+            after = before.source
+        return len(self._items)
+
+    def _end_row(self, count: int, newline: str = "") -> Row:
+        """End the row after ``count`` items; the others begin the next one."""
+        items, self._items = self._items[:count], self._items[count:]
+        row = Row(_shown(items, self._look), self._source(items) + newline, self._look)
+        for item in items:
+            if item.is_style:
+                self._look = "" if item.source == OFF else item.source
+        self._used, self._gap = sum(item.cells for item in self._items), ""
+        return row
+
+    def _source(self, items: list[_Item]) -> str:
+        return "".join(item.source for item in items) + self._gap
+
+
+def _clusters_of(text: str) -> Iterable[str]:
+    if text.isascii():
+        return text
+    from wcwidth import iter_graphemes
+
+    return iter_graphemes(text)
+
+
+def _shown(items: list[_Item], look: str) -> str:
+    end = len(items)
+    while end and (items[end - 1].is_blank or items[end - 1].is_style):
+        end -= 1
+    text = look + "".join(item.shown for item in items[:end]) if end else ""
+    return f"{text}{OFF}" if "\x1b" in text and not text.endswith(OFF) else text

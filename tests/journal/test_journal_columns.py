@@ -40,6 +40,7 @@ TABLES = {
     "messages": "id conversation parent role content thinking finish created model engine options stats writer indexed"
     " tools",
     "chunks": "id message thinking text",
+    "votes": "id conversation created blind replies chosen",
 }
 NO_NUMBER = ("text", "hostile", "no UTF-8", "blob")
 NAMED = {
@@ -81,6 +82,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
             line = line.with_tool_result(look, "found")
             recorder.begin_reply(line)
             recorder.end_reply(FinishReason.STOP, text="answer")
+            rows = await recorder.rows()
+            assert rows is not None
+            recorder.vote((rows.line[2], rows.line[4]), rows.line[4], blind=True)
             recorder.begin_reply(line.with_assistant("answer", FinishReason.STOP).with_user("more?"))
             recorder.end_reply(FinishReason.INTERRUPTED, text="cut ")
         await recorder.close()
@@ -105,7 +109,16 @@ def history(*arguments: str) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-FRONT_ENDS = ("show 2", "search look", "show 2 --json", "export 2 --format html", "list", "export 2 --format jsonl")
+FRONT_ENDS = (
+    "show 2",
+    "search look",
+    "show 2 --json",
+    "export 2 --format html",
+    "list",
+    "export 2 --format jsonl",
+    "votes",
+    "votes --json",
+)
 
 
 def all_work(journal: Journal, place: str) -> None:
@@ -153,6 +166,7 @@ def test_any_value_in_any_column(table: str, sound: bytes, home: Path) -> None:
     row = {
         "conversations": "{0}",
         "messages": "(SELECT id FROM messages WHERE conversation = {0} AND content = 'let me look')",
+        "votes": "(SELECT id FROM votes WHERE conversation = {0})",
         "chunks": "(SELECT m.id FROM messages m JOIN conversations c ON c.head = m.id WHERE c.id = {0})",
     }[table]
     for column in TABLES[table].split():
@@ -169,7 +183,7 @@ def test_any_value_in_any_column(table: str, sound: bytes, home: Path) -> None:
         for number, kind in enumerate(VALUES, SOUND[0] + 1):
             code, _, told[kind] = history("show", str(number))
             assert (code in (0, 2) and "answer" in _) or column == "id", (place, kind)
-        if table != "chunks":
+        if table in ("conversations", "messages"):
             assert not [kind for kind in NAMED.get(column, ()) if "damaged" not in told[kind]], (place, told)
         goes_on(journal, place, next(serious))
 
@@ -177,8 +191,8 @@ def test_any_value_in_any_column(table: str, sound: bytes, home: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        *(f"PRAGMA user_version = {number}" for number in (0, 1, 2, -3, 2_000_000)),
-        *(f"DROP TABLE {name}" for name in ("chunks", "conversations", "messages")),
+        *(f"PRAGMA user_version = {number}" for number in (0, 1, 2, 3, -3, 2_000_000)),
+        *(f"DROP TABLE {name}" for name in ("chunks", "conversations", "messages", "votes")),
         "DELETE FROM sqlite_sequence",
         "UPDATE sqlite_sequence SET seq = 9223372036854775807",
         "UPDATE sqlite_sequence SET seq = 'x'",

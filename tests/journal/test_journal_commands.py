@@ -16,6 +16,7 @@ from bitnet_chat.journal import branch, commands, schema
 from bitnet_chat.journal.commands import (
     AddText,
     BeginReply,
+    CastVote,
     Command,
     Create,
     EndReply,
@@ -62,7 +63,7 @@ def stored(connection: sqlite3.Connection, id: int | None) -> StoredConversation
 def test_a_reply(connection: sqlite3.Connection, store: ConversationStore) -> None:
     text = PendingText()
     call = ToolCall("1", "look", "{}")
-    run(BeginReply(QUESTION, ReplyOrigin("a model", "an engine")), store)
+    run(BeginReply(QUESTION, (ReplyOrigin("a model", "an engine"),)), store)
     text.append((True, "hm"), 0.0)
     text.append((False, "one "), 0.0)
     run(AddText(text), store)
@@ -80,7 +81,7 @@ def test_the_text_of_the_end_takes_the_place_of_the_pieces(
     connection: sqlite3.Connection, store: ConversationStore
 ) -> None:
     text = PendingText()
-    run(BeginReply(QUESTION, ReplyOrigin()), store)
+    run(BeginReply(QUESTION, (ReplyOrigin(),)), store)
     text.append((False, "torn"), 0.0)
     run(AddText(text), store)
     run(EndReply(FinishReason.STOP, {}, "whole", "thought", options='{"seed": 1}'), store)
@@ -138,9 +139,10 @@ def test_every_command_tells_what_it_is_and_is_run() -> None:
     made: list[Command] = [
         Create(QUESTION, "", ""),
         Sync(QUESTION),
-        BeginReply(QUESTION, ReplyOrigin()),
+        BeginReply(QUESTION, (ReplyOrigin(),)),
         AddText(PendingText()),
         EndReply(FinishReason.STOP, {}),
+        CastVote((1, 2), 1, True),
         ResumeConversation(None),
         SetHead(None),  # type: ignore[arg-type]
         Follow(1),
@@ -161,6 +163,7 @@ def test_every_command_tells_what_it_is_and_is_run() -> None:
         "begin_reply",
         "add",
         "end_reply",
+        "vote",
         "resume",
         "set_head",
         "follow",

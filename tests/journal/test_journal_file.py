@@ -61,7 +61,7 @@ def test_settings_of_a_connection(tmp_path: Path) -> None:
     asked = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "foreign_keys")}
     assert asked == {"journal_mode": "wal", "foreign_keys": 1}
     assert connection.execute("PRAGMA secure_delete").fetchone()[0] == 1
-    assert schema.version(connection) == schema.VERSION == 3
+    assert schema.version(connection) == schema.VERSION == 4
     connection.close()
 
 

@@ -429,7 +429,7 @@ def test_damage_that_is_found_while_writing(journal: Journal, monkeypatch: pytes
 
     conversation = QUESTION.with_assistant("a reply", FinishReason.STOP).with_user("another")
     monkeypatch.setattr(ConversationStore, "follow", broken)
-    work.put(BeginReply(conversation, ReplyOrigin("a model")))
+    work.put(BeginReply(conversation, (ReplyOrigin("a model"),)))
     work.put(_text((True, "hm"), (False, "before ")))
     work.put(Follow(None))
     work.put(_text((False, "after")))

@@ -125,7 +125,7 @@ def test_no_class_name_is_defined_twice() -> None:
 CHANGING = {
     *("backends.attached_server.backend", "backends.http.client", "backends.http.wire_format", "backends.pool"),
     *("conversation.api_messages", "journal.branch", "journal.transactions", "markdown.table", "server.broadcast"),
-    *("server.model_manager", "trace.playback"),
+    *("engine.variants", "server.model_manager", "server.scheduler", "trace.playback"),
 }
 """Modules with a dataclass that collects something while it lives."""
 

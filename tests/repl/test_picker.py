@@ -16,7 +16,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 
 from bitnet_chat.journal import JournalEntry, ReplyState
 from bitnet_chat.repl.branches import TreeLine
-from bitnet_chat.repl.dialogs import age, matching, pick, pick_message, row
+from bitnet_chat.repl.dialogs import age, choose, matching, pick, pick_message, row
 from bitnet_chat.repl.status_bar import width
 
 UP, DOWN, PAGE_DOWN, ENTER, ESC, CTRL_C, CTRL_D = "\x1b[A", "\x1b[B", "\x1b[6~", "\r", "\x1b", "\x03", "\x04"
@@ -100,6 +100,19 @@ def test_a_message_is_picked(keys: tuple[str, ...], row: int | None) -> None:
                 return await pick_message(lines, 7, keyboard, DummyOutput())
 
     assert asyncio.run(choose()) == row
+
+
+@pytest.mark.parametrize(
+    ("keys", "number"), [("2", 2), ("x45 \t3", 3), (ENTER, 0), (ESC, None), (CTRL_C, None), (CTRL_D, None)]
+)
+def test_the_choice_of_a_reply(keys: str, number: int | None) -> None:
+    async def chosen() -> int | None:
+        with create_pipe_input() as keyboard:
+            keyboard.send_text(keys)
+            async with asyncio.timeout(60):
+                return await choose("Which reply is better?", 3, "neither", keyboard, DummyOutput())
+
+    assert asyncio.run(chosen()) == number
 
 
 def test_nothing_to_pick() -> None:

@@ -115,6 +115,29 @@ def test_ctrl_c_picks_no_conversation(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "Enter a number (20 of 21 are shown), or an empty line to cancel:" in "".join(capsys.readouterr())
 
 
+def test_a_reply_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    async def work() -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("2\n0\n\n3\nx\n"))
+        loop = PlainUI(ScriptedBackend(by_message), ReplSettings(model="m"), False, None)
+        assert await loop.choose("Which?", 2, "neither") is None  # not a terminal: nothing is read
+        loop._is_terminal = True
+        async with asyncio.timeout(20):
+            assert [await loop.choose("Which?", 2, "neither") for _ in range(5)] == [2, 0, None, None, None]
+
+    asyncio.run(work())
+    shown = capsys.readouterr().err
+    assert shown.count("Which? 1 to 2, 0 for neither, or an empty line to cancel: ") == 5
+    assert "3 is not the number of a reply." in shown
+
+
+def test_several_replies_on_pipes() -> None:
+    """One after another; the first one goes on."""
+    out, err = Program().all("hello\n/regen 2\n/compare other.gguf\n")
+    assert out.startswith("You said 'hello'.\n" * 5)
+    places = [err.index(text) for text in ("1 of 2", "2 of 2", "Reply 1 of 2", "1 scripted.gguf", "2 other.gguf")]
+    assert places == sorted(places) and "No vote." in err and "\x1b" not in out + err
+
+
 def test_a_message_is_picked_by_its_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [TreeLine(9, "* you: hello"), TreeLine(10, "* model: yes")]
 

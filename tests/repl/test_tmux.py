@@ -303,3 +303,73 @@ def test_styles_without_colours(start: Start) -> None:
     tmux.ready()
     assert tmux.look("A heading with") == "bold" and tmux.look("strong words") == "bold"
     assert not any(colour in look for _, look in tmux.looks for colour in ("red", "green", "magenta", "cyan"))
+
+
+def columns_of(text: str) -> list[list[str]]:
+    """The rows of the columns that are in ``text``, blanks at their ends apart."""
+    rows = [[cell.rstrip() for cell in row.split("│")] for row in text.split("\n") if "│" in row]
+    return [[row[number].removeprefix(" ") for row in rows] for number in range(max(map(len, rows)))]
+
+
+def test_several_replies_side_by_side(start: Start) -> None:
+    """Higher than the window, which is resized meanwhile: each row is there once, in the column of its reply."""
+    tmux = start(columns=130, lines=12)
+    tmux.say("gatedlines 20")
+    tmux.until("line 020")
+    tmux.gate()
+    tmux.ready()
+    tmux.say("/regen 3")
+    tmux.until(lambda: "rows above" in tmux.screen and "waiting" in tmux.screen)
+    assert len(re.findall("line 020", tmux.text.partition("/regen 3")[2])) == 1
+    for columns, lines in ((116, 9), (125, 20), (118, 12)):
+        tmux.resize(columns, lines)
+        time.sleep(3 * POLL)
+    for _ in range(3):
+        tmux.gate()
+        time.sleep(3 * POLL)
+    tmux.until("Which reply continues the conversation?")
+    shown = tmux.text.partition("/regen 3")[2]
+    rows = [*(f"line {number:03}" for number in range(1, 21)), "the last line"]
+    for number, column in enumerate(columns_of(shown), 1):
+        assert column[:-2] == [f"{number} of 3", *rows], shown
+        assert " ".join(column[-2:]) == "11 tokens · 10.0 tok/s · first token after 0.50 s · stop"
+    tmux.key("2")
+    tmux.ready()
+    assert "Reply 2 of 3 continues the conversation." in tmux.text and "Which reply" not in tmux.text
+    assert "waiting" not in tmux.text and "rows above" not in tmux.text
+
+
+def test_an_interrupt_of_replies_side_by_side(start: Start) -> None:
+    tmux = start(columns=130)
+    tmux.say("hello")
+    tmux.ready()
+    tmux.say("/regen 3")
+    tmux.until("Which reply")
+    tmux.key("Enter")
+    tmux.ready()
+    tmux.say("wait")
+    tmux.gate()
+    tmux.until("after the gate")
+    tmux.ready()
+    tmux.say("/regen 2")
+    tmux.until(lambda: "waiting" in tmux.screen and tmux.text.count("Before the gate") == 2)
+    tmux.key("C-c")
+    tmux.ready()
+    first, second = columns_of(tmux.text.partition("/regen 2")[2])
+    assert first[:2] == ["1 of 2", "Before the gate [stopped]"] and second[1] == "[not generated]"
+    tmux.send("typed")
+    tmux.until(lambda: "> typed" in tmux.screen)
+
+
+def test_replies_one_after_another_in_a_narrow_window(start: Start) -> None:
+    tmux = start(columns=80)
+    tmux.say("hello")
+    tmux.ready()
+    tmux.say("/regen 3")
+    tmux.until("Which reply")
+    tmux.key("Escape")
+    tmux.until("Reply 1 of 3 continues the conversation.")
+    tmux.ready()
+    shown = tmux.text.partition("/regen 3")[2]
+    assert re.findall(r"^\d of 3$", shown, re.MULTILINE) == ["1 of 3", "2 of 3", "3 of 3"]
+    assert shown.count("You said 'hello'.") == 3 and "│" not in shown

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from event_source import EventSource
 from program import CTRL_C, CTRL_D, ENTER, TIMEOUT, Start, run, start
+from repl_console import RecordedOutput, ScriptedConsole
 from scripted_backend import Gate, Script, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 from test_chats import ALL_OF_IT, gated
@@ -45,6 +46,9 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import ReplyState
+from bitnet_chat.repl import ReplSettings
+from bitnet_chat.repl.controller import ReplController
+from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.server.settings import ServeSettings
 
 __all__ = ["start"]
@@ -182,6 +186,31 @@ def test_the_history_is_that_of_the_server() -> None:
                 await asyncio.to_thread(journal.load, first)
             await all_of(backend, longer)  # removed elsewhere: it goes into another one
             assert recorder.id == first + 2
+
+    run_test(main)
+
+
+def test_several_replies_from_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In sequence; the server has each as a variant, and the chosen one as the last message."""
+
+    async def main() -> None:
+        async with attached() as (_, backend, journal):
+            output, console = RecordedOutput(), ScriptedConsole()
+            display = ReplyDisplay(output, colour=False, spinner=False)
+            talk = ReplController(backend, ReplSettings(model="m"), display, console, None, journal)
+            await talk.submit("hello")
+            console.choices = [2]
+            await talk.submit("/regen 3")
+            assert str(talk.variant) == "< 3/4 >"
+            chat = talk._recorder.id
+            assert chat is not None and await talk._recorder.settled()
+            tree = await asyncio.to_thread(journal.tree, chat)
+            assert (len(tree.nodes), tree.head) == (5, 4)
+            talk._switch_model = lambda name: backend
+            await talk.submit("/compare other")
+            assert "Models cannot be compared in this session: the models of a server are fixed." in output.all
+            await talk.close()
+            assert not console.complaints
 
     run_test(main)
 

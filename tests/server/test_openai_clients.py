@@ -81,6 +81,29 @@ def test_whole_and_streamed(client: openai.OpenAI, reply: str) -> None:
     assert last.usage.total_tokens == whole.usage.total_tokens > whole.usage.completion_tokens > 5
 
 
+def test_several_replies(client: openai.OpenAI, reply: str) -> None:
+    whole = client.chat.completions.create(model="", messages=QUESTION, temperature=0, n=3)
+    assert [(each.index, each.message.content, each.finish_reason) for each in whole.choices] == [
+        (index, reply, "stop") for index in range(3)
+    ]
+    one = client.chat.completions.create(model="", messages=QUESTION, temperature=0).usage
+    assert whole.usage is not None and one is not None
+    assert whole.usage.prompt_tokens == one.prompt_tokens and whole.usage.completion_tokens == 3 * one.completion_tokens
+    stream = client.chat.completions.create(
+        model="", messages=QUESTION, temperature=0, n=3, stream=True, stream_options={"include_usage": True}
+    )
+    texts, ends = ["", "", ""], dict[int, str | None]()
+    *chunks, last = stream
+    for chunk in chunks:
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        ends |= {choice.index: choice.finish_reason} if choice.finish_reason else {}
+    assert texts == [reply] * 3 and ends == dict.fromkeys(range(3), "stop")
+    assert last.usage is not None and last.usage == whole.usage and not last.choices
+    plain = client.completions.create(model="", prompt="What is bitnet-chat?", temperature=0, n=2)
+    assert [(each.index, each.text) for each in plain.choices] == [(0, reply), (1, reply)]
+
+
 def test_limits(client: openai.OpenAI, reply: str) -> None:
     cut = client.chat.completions.create(model="", messages=QUESTION, temperature=0, max_completion_tokens=3)
     assert cut.choices[0].finish_reason == "length" and reply.startswith(cut.choices[0].message.content or "?")
@@ -133,8 +156,8 @@ def test_errors_have_their_classes(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="gpt-4o", messages=QUESTION)
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="", messages=QUESTION, n=2)
-    assert refused.value.param == "n" and "n must be 1" in refused.value.message
+        client.chat.completions.create(model="", messages=QUESTION, n=9)
+    assert refused.value.param == "n" and "between 1 and 8" in refused.value.message
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="", messages=[{"role": "user", "content": "word " * 20_000}])
     with pytest.raises(openai.NotFoundError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from program import TIMEOUT
 
@@ -52,6 +52,13 @@ class ScriptedConsole:
         self.agrees = True
         self.questions: list[str] = []
         self.complaints: list[str] = []
+        self.choices: list[int | None] = []
+        self.on_choose: Callable[[], None] = lambda: None
+
+    async def choose(self, question: str, count: int, neither: str) -> int | None:
+        self.questions.append(question)
+        self.on_choose()
+        return self.choices.pop(0)
 
     async def decide(self, question: str) -> Verdict | None:
         self.questions.append(question)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from random import randrange
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backend import Backend, BackendStatus, EngineFacts, ReplyOptions
+from bitnet_chat.backend import Backend, BackendStatus, EngineFacts, ReplyOptions, Sampling
 from bitnet_chat.backends.pipeline import ReplyFilter, ReplyPipeline, pipeline_of, run
+from bitnet_chat.backends.variants import MOST, VariantEvent, options_of, variants_of
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
@@ -16,10 +18,11 @@ from bitnet_chat.prompt_cache.model_hash import known_hash
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import JournalRecorder
+    from bitnet_chat.journal.recorder import ReplyWriter
 
 
-_SEEDS = 1 << 31
-"""Number of seeds that every engine takes."""
+_SEEDS = (1 << 31) - MOST
+"""Number of seeds that every engine takes, with those of variants after them."""
 
 
 def record_reply(
@@ -34,45 +37,80 @@ def recorded(
 ) -> ReplyPipeline:
     """The pipeline of a recorded reply. Recording begins at once."""
     status = backend.status()
-    options = replace(_with_seed(options, status, conversation), place=recorder.place())
+    options = replace(_with_seed(options, status, conversation, recorder), place=recorder.place())
     pipeline = pipeline_of(backend, conversation, options)
-    recorder.begin_reply(conversation, model=status.model, engine=status.engine, options=made_with(options, status))
-    return pipeline.then(_JournalFilter(backend, recorder, options))
+    made = made_with(options, status)
+    (reply,) = recorder.begin_replies(conversation, [made], model=status.model, engine=status.engine)
+    return pipeline.then(_JournalFilter(backend, reply, options))
 
 
-def _with_seed(options: ReplyOptions, status: BackendStatus, conversation: Conversation) -> ReplyOptions:
-    """Add a random seed to options without one, so that the reply can be made again; not for the rest of a reply, which
-    had another one."""
-    is_rest = conversation.last is not None and conversation.last.role == "assistant"
-    if is_rest or not status.facts.takes_seeds or options.sampling.over(status.sampling).repeats:
+async def record_variants(
+    backend: Backend, recorder: JournalRecorder, conversation: Conversation, options: ReplyOptions, count: int
+) -> AsyncGenerator[VariantEvent]:
+    """The unchanged events of :func:`bitnet_chat.backends.variants.variants_of`; ``recorder`` gets each of them before
+    the caller. The replies are siblings in the journal, each with its own seed. Raises UsageError for a wrong count.
+    """
+    status = backend.status()
+    options = replace(_with_seed(options, status, conversation, recorder), place=recorder.place())
+    events = variants_of(backend, conversation, options, count)
+    each = [options_of(options, variant) for variant in range(count)]
+    made = [made_with(of_one, status) for of_one in each]
+    replies = recorder.begin_replies(conversation, made, model=status.model, engine=status.engine)
+    filters = [_JournalFilter(backend, reply, of_one) for reply, of_one in zip(replies, each, strict=True)]
+    try:
+        async with aclosing(events):
+            async for event in events:
+                filters[event.variant].feed(event.event)
+                yield event
+    finally:
+        for of_reply in filters:
+            of_reply.close()
+
+
+def _with_seed(
+    options: ReplyOptions, status: BackendStatus, conversation: Conversation, recorder: JournalRecorder
+) -> ReplyOptions:
+    """Add a random seed to options without one, so that the reply can be made again; for the rest of a reply, that of
+    its beginning, if it is known."""
+    sampling, last = options.sampling.over(status.sampling), conversation.last
+    if not status.facts.takes_seeds or sampling.repeats:
         return options
-    return replace(options, sampling=replace(options.sampling, seed=randrange(_SEEDS)))
+    is_rest = last is not None and last.role == "assistant"
+    seed = seed_of(recorder.options_of(last), sampling) if is_rest and last is not None else randrange(_SEEDS)
+    return options if seed is None else replace(options, sampling=replace(options.sampling, seed=seed))
+
+
+def seed_of(made_with: Mapping[str, object], sampling: Sampling) -> int | None:
+    """The seed of a reply with the options ``made_with``, if its rest is sampled in the same way."""
+    seed, wanted = made_with.get("seed"), asdict(sampling)
+    is_same = all(value in (None, made_with.get(name, value)) for name, value in wanted.items())
+    return seed if is_same and isinstance(seed, int) and 0 <= seed < _SEEDS else None
 
 
 class _JournalFilter(ReplyFilter):
-    def __init__(self, backend: Backend, recorder: JournalRecorder, options: ReplyOptions) -> None:
-        self._backend, self._recorder, self._options = backend, recorder, options
+    def __init__(self, backend: Backend, reply: ReplyWriter, options: ReplyOptions) -> None:
+        self._backend, self._reply, self._options = backend, reply, options
         self._is_over = False
 
     def feed(self, event: Event) -> Sequence[Event]:
         if isinstance(event, TextDelta):
-            self._recorder.text(event.text)
+            self._reply.text(event.text)
         elif isinstance(event, ThinkingDelta):
-            self._recorder.thinking(event.text)
+            self._reply.thinking(event.text)
         elif isinstance(event, ToolCall):
-            self._recorder.tool_call(event)
+            self._reply.tool_call(event)
         elif isinstance(event, Completed):
             self._is_over = True
             made = made_with(self._options, self._backend.status(), event)  # more is known once the model is loaded
-            self._recorder.end_reply(event.reason, event.stats, text=event.text, options=made)
+            self._reply.end(event.reason, event.stats, text=event.text, options=made)
         elif isinstance(event, Failed):
             self._is_over = True
-            self._recorder.end_reply(event.error.reason, text=event.text)
+            self._reply.end(event.error.reason, text=event.text)
         return (event,)
 
     def close(self) -> None:
         if not self._is_over:  # the generator was closed, or the backend raised an error
-            self._recorder.end_reply(FinishReason.INTERRUPTED)
+            self._reply.end(FinishReason.INTERRUPTED)
 
 
 def made_with(options: ReplyOptions, status: BackendStatus, end: Completed | None = None) -> dict[str, object]:
@@ -88,6 +126,7 @@ def made_with(options: ReplyOptions, status: BackendStatus, end: Completed | Non
     facts |= _provenance(status.facts)
     if end is not None and end.origin is not None:
         read = {"from": end.origin.source.value, "restored": end.origin.restored, "evaluated": end.stats.prompt_tokens}
+        read["begun"] = end.origin.begun
         facts["read"] = {name: value for name, value in read.items() if value}
     return {name: value for name, value in facts.items() if value is not None}
 

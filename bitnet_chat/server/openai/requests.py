@@ -1,8 +1,8 @@
 """Requests of the OpenAI API, parsed and checked, with extensions of llama-server and others. Pure.
 
 A field that changes the reply is applied if possible. Otherwise it is ignored with a notice if the reply is usable
-without it (``verbosity``, an unknown sampler), and refused by name if it requests another kind of reply (``n``,
-``logprobs``, ``grammar``, audio). ``serve --strict`` refuses both.
+without it (``verbosity``, an unknown sampler), and refused by name if it requests another kind of reply (``logprobs``,
+``grammar``, audio). ``serve --strict`` refuses both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backend import MOST_VARIANTS, ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
@@ -31,7 +31,7 @@ _ITS_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_toke
 
 @dataclass(frozen=True, slots=True)
 class OpenAIRequest:
-    """A request for a reply. ``usage``: whether a stream ends with the token usage."""
+    """A request for ``count`` replies. ``usage``: whether a stream ends with the token usage."""
 
     conversation: Conversation
     options: ReplyOptions
@@ -40,6 +40,7 @@ class OpenAIRequest:
     usage: bool
     one_call: bool = False
     """Whether the reply may contain at most one tool call."""
+    count: int = 1
 
 
 def chat_request(fields: Fields) -> OpenAIRequest:
@@ -59,9 +60,10 @@ def chat_request(fields: Fields) -> OpenAIRequest:
     fields.ignore("verbosity", "medium")
     fields.ignore("moderation")
     one_call = fields.flag("parallel_tool_calls") is False
+    count = _count(fields)
     _deal_with_the_rest(fields)
     fields.finish()
-    return OpenAIRequest(conversation_of(messages), options, model, stream, usage, one_call)
+    return OpenAIRequest(conversation_of(messages), options, model, stream, usage, one_call, count)
 
 
 def options_of(fields: Fields) -> ReplyOptions:
@@ -97,19 +99,25 @@ def completion_request(fields: Fields) -> OpenAIRequest:
         max_tokens=_max_tokens(fields, "max_tokens"), sampling=_sampling(fields), stop=stops_of(fields)
     )
     stream, usage = _stream(fields)
-    fields.refuse("best_of", 1)
+    count = _count(fields)
+    fields.refuse("best_of", 1, count)
     fields.refuse("echo", False)
     fields.refuse("logprobs")
     fields.refuse("suffix", "")
     _deal_with_the_rest(fields)
     fields.finish()
-    return OpenAIRequest(Conversation().with_user(prompt), options, model, stream, usage)
+    return OpenAIRequest(Conversation().with_user(prompt), options, model, stream, usage, count=count)
+
+
+def _count(fields: Fields) -> int:
+    """Return the number of replies. ``n_cmpl`` is the name in llama-server."""
+    given = (fields.whole(name, 1, MOST_VARIANTS) for name in ("n", "n_cmpl"))
+    return next((count for count in list(given) if count is not None), 1)
 
 
 def _deal_with_the_rest(fields: Fields) -> None:
     """Handle the remaining fields, which all requests share."""
     fields.accept(*_HARMLESS)
-    fields.refuse("n", 1, why="must be 1")
     fields.refuse("n_probs", 0)
     fields.refuse("logit_bias", {}, [])
     fields.ignore("service_tier", "auto", "default")
