@@ -68,6 +68,7 @@ def command(
     sequences: int | None = None,
     embeddings: bool = False,
     state_folder: Path | None = None,
+    variants: int | None = None,
     overrides: Sequence[str] = (),
 ) -> list[str]:
     """Return the command line of a child. ``engine``: has the dialect NATIVE. ``context_size``: tokens of one sequence.
@@ -83,6 +84,7 @@ def command(
         "--batch-size": batch_size,
         "--parallel": sequences,
         "--state-folder": state_folder,
+        "--variants": variants,
     }
     words = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
     words += [word for override in overrides for word in ("--override", override)]
@@ -178,7 +180,8 @@ class NativeClient:
 
     def new_id(self, number: int = 1) -> int:
         """Return the first of ``number`` unused request ids."""
-        return [next(self._ids) for _ in range(number)][0]
+        first, *_ = (next(self._ids) for _ in range(number))
+        return first
 
     def send(self, request: Request) -> None:
         """Send a request."""
