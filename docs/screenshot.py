@@ -128,11 +128,11 @@ def tree(data: Path) -> Picture:
 
 
 def variants(data: Path) -> Picture:
-    """Three replies side by side, and the question which one continues the conversation."""
-    engine = ("--engine", "llama.cpp", "--temp", "0.9", "-n", "48")
-    with closing(Terminal(*engine, data=data, columns=118, rows=20)) as terminal:
+    """Two replies side by side, and the question which one continues the conversation."""
+    engine = ("--engine", "llama.cpp", "--temp", "0.9", "-n", "60")
+    with closing(Terminal(*engine, data=data, rows=22)) as terminal:
         terminal.say("Describe a river in two sentences.")
-        terminal.type("/regen 3\r")
+        terminal.type("/regen 2\r")
         terminal.until(lambda: any("Which reply" in line for line in terminal.lines))
         return Picture(terminal.rest(), "bitnet-chat")
 

@@ -234,7 +234,8 @@ async def choose(
     """Let the user choose one of ``count`` replies. Returns its number, from 1; 0 for Enter; None for Esc, Ctrl-C and
     Ctrl-D. Other keys are ignored. ``enter``, ``escape``: what these keys mean.
     """
-    hint = f"1 to {count} · Enter {enter} · Esc {escape}"
+    others = f"Enter {enter} · Esc {escape}" if enter != escape else f"Enter or Esc {enter}"
+    hint = f"1 to {count} · {others}"
     keys = {str(number): number for number in range(1, count + 1)} | {"enter": 0}
     return await _ask(question, keys, f"  {hint}", input, output)
 
