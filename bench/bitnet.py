@@ -47,7 +47,10 @@ def main() -> int:
     line = ProgressLine(sys.stderr)
     clock = ProgressClock(line)
     # BitNet of 2024 knows its first architecture alone: the same weights, and another activation.
-    old, new = _model(flags.folder / "old.gguf", "bitnet"), _model(flags.folder / "new.gguf", "bitnet-b1.58")
+    old, new = (
+        random_model(flags.folder / "old.gguf", "bitnet"),
+        random_model(flags.folder / "new.gguf", "bitnet-b1.58"),
+    )
     conversion.obtain(new, prebuilt, on_progress=line)
     subjects = {
         "BitNet build, I2_S": (EngineOption(probe(flags.build), ""), old),
@@ -78,7 +81,8 @@ def _section(threads: int, samples: dict[str, list[EngineSpeed]]) -> Section:
     return section
 
 
-def _model(path: Path, architecture: str) -> Path:
+def random_model(path: Path, architecture: str) -> Path:
+    """Make the file unless it is there."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, str(_HERE / "make_bitnet.py"), str(path), "--arch", architecture], check=True)

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Time to the first token of a conversation that is resumed, by kind of resume.
+"""Time to the first token of a conversation that is resumed, by kind of resume, with and without saved states.
 
-``python bench/resume.py [--tokens 500,2000] [--runs N] [--engine PATH] [--model NAME]``. All kinds take turns in each
-run. The conversation has turns of about 250 tokens; its first text is different in each run, so that no state of an
-earlier run serves it, and each kind has a question of its own. "At once" includes the start of the engine. Quote
-figures of a computer that does nothing else. The output is Markdown.
+``python bench/resume.py [--tokens 500,2000,7500] [--runs N] [--random-2b] [--engine PATH] [--model NAME]``. All kinds
+take turns in each run. The conversation has turns of about 250 tokens; its first text is different in each run, so that
+no state of an earlier run serves it, and each kind has a question of its own. A length is reduced to what the window
+holds beside the eighth for a reply. ``--random-2b`` adds a model of BitNet 2B4T's shape with random weights, which is
+made once, on the prebuilt engine ``bitnet``. In a run each conversation is read from its beginning four times, and a
+system prompt of the same length once. "At once" includes the start of the engine. Quote figures of a computer that does
+nothing else. The output is Markdown, and the progress is on stderr.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from bitnet import random_model
+
 from bitnet_chat import paths
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine import conversion
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.process import ProcessState
+from bitnet_chat.engine.saved_states import SAVE_PAUSE
 from bitnet_chat.events import Completed, Failed, TextDelta, ThinkingDelta
 from bitnet_chat.prompt_cache.store import StateStore
 
@@ -37,8 +44,10 @@ _TURN = 170
 """Words of a message: about 250 tokens with SmolLM2."""
 _REPLY = 12
 """Tokens of a reply."""
-_ROOM = 300
-"""Tokens that a conversation leaves free in the window."""
+_ROOM = 450
+"""Tokens that a conversation leaves free beside the reply: the rest of its last turn, and the measured questions."""
+_PATIENCE = 900
+"""Seconds for a history that is read in the background."""
 _LIVE = "live follow-up"
 _TODAY = "resumed at once, without a state"
 
@@ -59,14 +68,19 @@ class Size:
     tokens: list[int] = field(default_factory=list)
     """In the context before the measured question."""
     bytes: list[int] = field(default_factory=list)
+    """Of the state of the conversation."""
+    prompt_bytes: list[int] = field(default_factory=list)
+    """Of the state of the system prompt."""
     kinds: dict[str, Samples] = field(default_factory=dict)
+    saving: dict[str, list[float]] = field(default_factory=dict)
+    """Milliseconds by what takes them."""
 
 
 class Bench:
     """Engines of one model that run one after the other."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, lengths: list[int]) -> None:
+        self.settings, self.sizes = settings, [Size(length) for length in lengths]
 
     def open(self, **changed: object) -> LocalEngineBackend:
         return LocalEngineBackend(replace(self.settings, **changed))  # type: ignore[arg-type]
@@ -76,16 +90,19 @@ class Bench:
         StateStore(paths.states_dir()).clear()
         backend = self.open()
         await self._timed(size, "new conversation at once", backend, Conversation())
-        context = await _talk(backend, size.wanted, seed)
+        window = backend.status().context_size or sys.maxsize
+        context = await _talk(backend, min(size.wanted, window * 7 // 8 - _ROOM), seed)
         await self._timed(size, _LIVE, backend, context)
         await self._timed(size, "/undo, then another question", backend, context, "And what is a model?")
         await self._timed(size, "/regen", backend, context, "And what is a model?")
+        began = time.perf_counter()
         await _saved(backend)
-        size.bytes.append(sum(path.stat().st_size for path in paths.states_dir().glob("*.state")))
+        _note(size, f"from a reply to its saved state, of which {1e3 * SAVE_PAUSE:.0f} are a pause", began)
+        size.bytes.append(max(path.stat().st_size for path in paths.states_dir().glob("*.state")))
         await self._asked_at_once(size, backend, context)
         await self._other_conversation(size, backend, context)
         await self._killed(size, backend, context)
-        await backend.close()
+        await _close(size, backend, "with states")
         backend = self.open()
         await self._timed(size, "resumed at once", backend, context)
         await backend.close()
@@ -99,10 +116,27 @@ class Bench:
         backend = self.open(journal=False)
         await self._timed(size, _TODAY, backend, context)
         await self._asked_at_once(size, backend, context, "without states")
-        await backend.close()
+        await _close(size, backend, "without states")
         backend = self.open(journal=False)
         await _prepared(backend, context)
         await self._timed(size, "resumed without a state, prepared before the question", backend, context)
+        await backend.close()
+        await self._shared_prompt(size, context)
+
+    async def _shared_prompt(self, size: Size, context: Conversation) -> None:
+        """New conversations with a system prompt that is as long as the conversation."""
+        StateStore(paths.states_dir()).clear()
+        system = " ".join(each.content for each in context.turns if each.role == "user")
+        new = Conversation().with_system(f"{len(size.prompt_bytes)}. {system}")
+        for kind in ("first conversation with a long system prompt, at once", "the next one after a restart, at once"):
+            backend = self.open()
+            await self._timed(size, kind, backend, new)
+            await backend.close()
+        size.prompt_bytes.append(min(path.stat().st_size for path in paths.states_dir().glob("*.state")))
+        backend = self.open()
+        await _prepared(backend, new)
+        await self._timed(size, "the next one, prepared before the question", backend, new)
+        await self._timed(size, "the next one in the same engine", backend, new)
         await backend.close()
 
     async def _asked_at_once(
@@ -134,10 +168,21 @@ class Bench:
         samples = size.kinds.setdefault(kind, Samples())
         number = list(size.kinds).index(kind) + 10
         _, seconds, end = await _ask(backend, context, text or f"What is a token? Question {number}.")
+        print(f"{size.wanted} tokens, {kind}: {1e3 * seconds:,.0f} ms", file=sys.stderr, flush=True)
         samples.times.append(1e3 * seconds)
         samples.evaluated.append(end.stats.prompt_tokens or 0)
         if kind == _LIVE:
             size.tokens.append((end.stats.prompt_size or 0) - (end.stats.prompt_tokens or 0))
+
+
+def _note(size: Size, what: str, began: float) -> None:
+    size.saving.setdefault(what, []).append(1e3 * (time.perf_counter() - began))
+
+
+async def _close(size: Size, backend: LocalEngineBackend, how: str) -> None:
+    began = time.perf_counter()
+    await backend.close()
+    _note(size, f"the end of the engine right after a reply, {how}", began)
 
 
 async def _ask(backend: LocalEngineBackend, context: Conversation, text: str) -> tuple[Conversation, float, Completed]:
@@ -179,8 +224,9 @@ async def _prepared(backend: LocalEngineBackend, context: Conversation) -> None:
     """Prepare a history as the REPL does, and wait until the engine has restored or read it."""
     backend.prepare(context)
     supervisor = backend._session.supervisor
-    while supervisor.starting is not None or not _is_ready(backend, context):  # noqa: ASYNC110  # nothing reports it
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(_PATIENCE):
+        while supervisor.starting is not None or not _is_ready(backend, context):  # noqa: ASYNC110  # nothing reports it
+            await asyncio.sleep(0.01)
 
 
 def _is_ready(backend: LocalEngineBackend, context: Conversation) -> bool:
@@ -190,10 +236,14 @@ def _is_ready(backend: LocalEngineBackend, context: Conversation) -> bool:
     return loaded.evaluated is not None and len(loaded.evaluated.turns) == len(context.turns)
 
 
-async def _run(bench: Bench, sizes: list[Size], runs: int) -> None:
+async def _run(benches: list[Bench], runs: int) -> None:
     for run in range(runs):
-        for size in sizes:
-            await bench.measure(size, 1000 * run + size.wanted)
+        for bench in benches:
+            for size in bench.sizes:
+                began = time.monotonic()
+                await bench.measure(size, 1000 * run + size.wanted)
+                took = time.monotonic() - began
+                print(f"run {run + 1}, {bench.settings.model}, {size.wanted}: {took:.0f} s", file=sys.stderr)
 
 
 def _report(sizes: list[Size], runs: int) -> None:
@@ -206,27 +256,52 @@ def _report(sizes: list[Size], runs: int) -> None:
             middle, least, most = statistics.median(samples.times), min(samples.times), max(samples.times)
             evaluated = round(statistics.median(samples.evaluated))
             print(f"| {kind} | {middle:,.0f} ({least:,.0f} to {most:,.0f}) | {middle / live:.2f} | {evaluated:,} |")
-        print(f"\nStates of the conversation on disk: {statistics.median(size.bytes) / 1e6:,.1f} MB.")
+        print(f"\nState of the conversation on disk: {statistics.median(size.bytes) / 1e6:,.1f} MB, ", end="")
+        print(f"of the system prompt: {statistics.median(size.prompt_bytes) / 1e6:,.1f} MB. Saving, in ms:\n")
+        for what, times in size.saving.items():
+            print(f"- {what}: {statistics.median(times):,.0f} ({min(times):,.0f} to {max(times):,.0f})")
+
+
+def _of_2b(folder: Path) -> tuple[str, Path]:
+    """The engine and the file of the random model."""
+    package = packages.by_name("bitnet")
+    engine = packages.at(packages.folder_of(package)) if package is not None else None
+    if engine is None:
+        sys.exit("the prebuilt engine is not installed: bitnet-chat engine install bitnet")
+    model = random_model(folder / "new.gguf", "bitnet-b1.58")
+    conversion.obtain(model, engine)
+    return str(engine.path), model
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", default="500,2000,8000", help="lengths of the conversations (default: %(default)s)")
+    parser.add_argument("--tokens", default="500,2000,7500", help="lengths of the conversations (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--engine", default="", help="path of a native engine (default: the prebuilt llama.cpp)")
     parser.add_argument("--model", default="smollm2-135m", help="name or file (default: %(default)s)")
     parser.add_argument("--ctx", type=int, default=0, help="tokens of the window (default: that of the model)")
     parser.add_argument("--threads", type=int, default=0, help="default: as the program chooses")
+    parser.add_argument("--random-2b", action="store_true", help="also a random model of BitNet 2B4T's shape")
+    parser.add_argument(
+        "--folder", type=Path, default=paths.cache_dir() / "bench", help="of that (default: %(default)s)"
+    )
     flags = parser.parse_args()
     engine = flags.engine or next(
         (str(each.path) for each in packages.installed() if packages.name_of(each) == "llama.cpp"), "llama.cpp"
     )
     settings = Settings(engine=engine, model=flags.model, ctx=flags.ctx, threads=flags.threads)
-    sizes = [Size(int(each)) for each in flags.tokens.split(",")]
+    lengths = [int(each) for each in flags.tokens.split(",")]
+    benches = [Bench(settings, lengths)]
+    if flags.random_2b:
+        engine, model = _of_2b(flags.folder)
+        benches.append(Bench(replace(settings, engine=engine, model=str(model)), lengths))
+    print(f"{os.cpu_count()} processors, load before: {os.getloadavg()[0]:.1f}")
     with TemporaryDirectory(prefix="bitnet-chat-bench-") as folder:
         paths.states_dir = lambda: Path(folder) / "states"
-        asyncio.run(_run(Bench(settings), sizes, flags.runs))
-    _report(sizes, flags.runs)
+        asyncio.run(_run(benches, flags.runs))
+    for bench in benches:
+        print(f"\n## {Path(bench.settings.model).name}")
+        _report(bench.sizes, flags.runs)
     return 0
 
 

@@ -77,6 +77,11 @@ class _Flood:
     ) -> EncodedMessage | None:
         return EncodedMessage(text.encode() + b"\n")
 
+    def variants(
+        self, launch: LaunchCommand, history: Conversation, text: str, options: ReplyOptions, count: int
+    ) -> EncodedMessage | None:
+        return None
+
     def render_ahead(self, history: Conversation, text: str) -> None:
         pass
 

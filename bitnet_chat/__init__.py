@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bitnet_chat.backend import Backend, BackendState, BackendStatus, ReplyOptions, ResponseFormat, Sampling
+    from bitnet_chat.backends.variants import variants_of
     from bitnet_chat.chat import Chat, ToolFunction, ask, open_backend
     from bitnet_chat.config import Settings
     from bitnet_chat.context.token_count import TokenCount
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         ChatNotFoundError,
         ContextOverflowError,
         EmptyFileError,
+        EmptyMessageError,
         EmptyReplyError,
         EngineDiedError,
         EngineMissingError,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
         Stats,
         TextDelta,
         ThinkingDelta,
+        VariantEvent,
     )
     from bitnet_chat.requirements import Requirement, missing
     from bitnet_chat.util.progress import Progress
@@ -85,6 +88,7 @@ _MODULES = {
     "ContextOverflowError": "errors",
     "Conversation": "conversation",
     "EmptyFileError": "errors",
+    "EmptyMessageError": "errors",
     "EmptyReplyError": "errors",
     "EngineDiedError": "errors",
     "EngineMissingError": "errors",
@@ -130,9 +134,11 @@ _MODULES = {
     "UnknownModelError": "errors",
     "UnsupportedError": "errors",
     "UsageError": "errors",
+    "VariantEvent": "events",
     "ask": "chat",
     "missing": "requirements",
     "open_backend": "chat",
+    "variants_of": "backends.variants",
 }
 
 __all__ = [
@@ -148,6 +154,7 @@ __all__ = [
     "ContextOverflowError",
     "Conversation",
     "EmptyFileError",
+    "EmptyMessageError",
     "EmptyReplyError",
     "EngineDiedError",
     "EngineMissingError",
@@ -193,10 +200,12 @@ __all__ = [
     "UnknownModelError",
     "UnsupportedError",
     "UsageError",
+    "VariantEvent",
     "__version__",
     "ask",
     "missing",
     "open_backend",
+    "variants_of",
 ]
 
 

@@ -14,6 +14,9 @@ from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Event, Stats
 
+MOST_VARIANTS = 8
+"""Maximum number of replies of one request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -60,6 +63,16 @@ class JournalPlace:
     conversation: int
 
 
+class JoinedReply(Protocol):
+    """One of several replies to one conversation that pass separate filters and are generated together."""
+
+    def events(self, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
+        """The events of this reply, in place of a request of its own. Called again if a filter repeats the request."""
+
+    def stop(self) -> None:
+        """Stop this reply only; it still ends with a Completed."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplyOptions:
     """The request for one reply. A backend refuses an unsupported option with Failed(UnsupportedError)."""
@@ -81,14 +94,26 @@ class ReplyOptions:
     """The policy for a conversation that is longer than the window; None: that of the backend."""
     place: Callable[[], JournalPlace | None] = field(default=lambda: None, compare=False)
     """The place of the conversation in a journal, once it has one: saved states of the engine belong to it."""
+    joined: JoinedReply | None = field(default=None, compare=False)
+    """Set for one of several replies that the backend generates from one prefill."""
     alone: bool = False
     """Whether the request is independent, as in a stateless API: other requests have no effect on its reply, and each
     reply reports its dropped messages, also where the request is repeated."""
+
+    def repeats(self, default: Sampling) -> bool:
+        """Whether the same conversation gets the same reply again. ``default``: sampling where these options have
+        none."""
+        return not self.alone and self.sampling.over(default).repeats
 
     @property
     def offered(self) -> tuple[Tool, ...]:
         """The tools that the model may call."""
         return self.tools if self.tool_choice != "none" else ()
+
+    def for_variant(self, number: int) -> ReplyOptions:
+        """These options for one of several replies: a seed is increased by its number."""
+        seed = self.sampling.seed
+        return self if seed is None else replace(self, sampling=replace(self.sampling, seed=seed + number))
 
     def after(self, used: Stats) -> ReplyOptions:
         """These options with the rest of the limits, for another answer within the same reply."""

@@ -27,6 +27,8 @@ class Ready:
 
     error: str = ""
     """Reason for a failed command; empty if it succeeded."""
+    tokens: int = 0
+    """Tokens that a command has read, saved or restored, if the engine reports them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,26 @@ class UnexpectedOutput:
     text: str
 
 
-Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | PrefillProgress | ReplyFigures | UnexpectedOutput
+@dataclass(frozen=True, slots=True)
+class VariantFrame:
+    """A frame of one of several replies from one prompt. ``variant``: its number, from 0. A TurnEnd in it ends that
+    reply; one without a number follows the last of them."""
+
+    variant: int
+    frame: ReplyText | ThinkingText | EngineError | TurnEnd | PrefillProgress | ReplyFigures
+
+
+Frame = (
+    Ready
+    | ReplyText
+    | ThinkingText
+    | EngineError
+    | TurnEnd
+    | PrefillProgress
+    | ReplyFigures
+    | VariantFrame
+    | UnexpectedOutput
+)
 """Any frame."""
 
 

@@ -6,6 +6,7 @@
     ├── UsageError                    (2) a flag, a file, a JSON line or a setting that cannot be used
     │   ├── UnsupportedError          (2) an option that the backend does not support
     │   ├── RefusedFlagError          (2) a flag after ``--`` that the engine does not accept
+    │   ├── EmptyMessageError         (2) a message without text
     │   ├── EmptyFileError            (2) an attachment without content
     │   ├── UnknownModelError         (2) a model name that the server does not serve
     │   ├── ChatNotFoundError         (2) a chat that the attached server does not have
@@ -141,6 +142,13 @@ class UnsupportedError(UsageError):
 
 class RefusedFlagError(UsageError):
     """The engine does not accept a flag, so that every reply would fail."""
+
+
+class EmptyMessageError(UsageError):
+    """A message without text: an engine cannot be asked with it."""
+
+    def __init__(self) -> None:
+        super().__init__("an empty message cannot be sent")
 
 
 class EmptyFileError(UsageError):

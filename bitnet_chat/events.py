@@ -86,10 +86,12 @@ class ContextSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ContextOrigin:
-    """The context before the message of a reply. ``restored``: number of tokens of a saved state."""
+    """The context before the message of a reply. ``restored``: number of tokens of a saved state. ``begun``: characters
+    of the reply that were read as text, since the reply continues one that was cut; 0 if all of it was generated."""
 
     source: ContextSource
     restored: int = 0
+    begun: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +156,11 @@ class Failed:
 
 Event = Notice | Started | PromptProgress | TextDelta | ThinkingDelta | ToolCall | Completed | Failed
 """Any event of a reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariantEvent:
+    """An event of one of several replies. ``variant``: its number, from 0."""
+
+    variant: int
+    event: Event

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import count
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from bitnet_chat import paths
@@ -16,6 +18,10 @@ from bitnet_chat.engine.discovery import find
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFoundError
+
+# The suite runs often, so that fewer examples do each time; what a test takes depends on the other workers.
+hypothesis.settings.register_profile("suite", hypothesis.settings.default, max_examples=50, deadline=None)
+hypothesis.settings.load_profile("suite")
 
 # Found before any test changes the environment: the tests themselves look for nothing in the user's home.
 _ENGINES: dict[Dialect, EngineBinary] = {}
@@ -35,10 +41,18 @@ OTHERS = [each for each in os.environ.get("BITNET_CHAT_TEST_ENGINES", "").split(
 _NONE = "no other engine: BITNET_CHAT_TEST_ENGINES names none"
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for the homes of tests. ``mktemp`` would look at those of all earlier tests to number the next one."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Settings, data and cache of the test's own, and no variable of the user's."""
-    folder = tmp_path_factory.mktemp("home")
+    folder = next(homes)
+    folder.mkdir()
     for name in list(os.environ):
         if name.startswith("BITNET_CHAT_"):
             monkeypatch.delenv(name)

@@ -28,10 +28,10 @@ from bitnet_chat.engine.protocols import EngineOptions, EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import protocol_for
 from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.selection import EngineRequest, judge, select
-from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.start_errors import OptionRetry
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.engine.transport import pty_is_available
+from bitnet_chat.engine.variants import VariantSession
 from bitnet_chat.errors import BitnetChatError, ModelError, UnsupportedError, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.models.names import name_of
@@ -43,6 +43,7 @@ from bitnet_chat.trace.recorder import folder as recordings
 from bitnet_chat.util.resources import ProcessUsage
 
 if TYPE_CHECKING:
+    from bitnet_chat.backends.variants import JointReplies
     from bitnet_chat.backends.wrappers.tool_prompting import PromptToolAdapter
     from bitnet_chat.models.resolve import Judge
     from bitnet_chat.models.template_selection import PreparedTemplate
@@ -112,7 +113,7 @@ class LocalEngineBackend:
         keeps = self.binary.dialect is Dialect.NATIVE or self.binary.has("--prompt-cache")
         self._store = open_state_store(settings) if keeps else None
         self._state_identity: StateIdentity | None = None
-        self._session = Session(
+        self._session = VariantSession(
             self.protocol,
             EngineContextWindow(settings.overflow, lambda text: self.count(text) or by_length(text)),
             transport=settings.io,
@@ -121,7 +122,7 @@ class LocalEngineBackend:
             affordable=self._load.leaves_room_for_another if settings.spare and not useless else None,
             refit=self._refitted,
             states=EngineStates(self._store, lambda: self._state_identity) if self._store is not None else None,
-            repeats=lambda asked: not asked.alone and not asked.format and asked.sampling.over(self._sampling).repeats,
+            repeats=lambda asked: asked.repeats(self._sampling),
         )
         # Programs in C and C++ buffer what they write to a pipe; the native one does not.
         has_terminal = settings.io != "pipe" and pty_is_available()
@@ -161,13 +162,27 @@ class LocalEngineBackend:
         options = options or ReplyOptions()
         if (interpreter := self._interpreter_for(conversation, options.tools)) is not None:
             return interpreter.reply(conversation, options)
+        return self._replies(conversation, options)
+
+    def _replies(self, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
+        if options.joined is not None:
+            return options.joined.events(conversation, options)
         return self._session.reply(conversation, options)
+
+    def joint(self, conversation: Conversation, options: ReplyOptions, count: int) -> JointReplies | None:
+        """See :class:`bitnet_chat.backends.variants.VariantsBackend`. The rest of a reply is generated alone."""
+        if self.binary.dialect is not Dialect.NATIVE or not _asks(conversation):
+            return None
+        from bitnet_chat.backends.variants import JointReplies
+
+        session = self._session
+        return JointReplies(session.variants, session.reply, session.stop_variant, session.interrupt, count)
 
     def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
         """See :class:`bitnet_chat.backends.pipeline.PipelineBackend`."""
         if (interpreter := self._interpreter_for(conversation, options.tools)) is not None:
             return interpreter.pipeline(conversation, options)
-        return ReplyPipeline(self._session.reply(conversation, options))
+        return ReplyPipeline(self._replies(conversation, options))
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
         """See :func:`bitnet_chat.backend.refusal_of`."""
@@ -199,7 +214,7 @@ class LocalEngineBackend:
 
             self._interpreter = PromptToolAdapter(
                 self._template,
-                self._session.reply,
+                self._replies,
                 self._session.interrupt,
                 continues=self.binary.dialect is not Dialect.MODERN,
             )
@@ -367,6 +382,11 @@ class LocalEngineBackend:
         takes = self.binary.takes_overrides and not overridden(self._settings.engine_args)
         wanted = self._settings.chat_template
         return prepare(self.convert(), wanted, notify, engine=self.binary.path, takes_overrides=takes)
+
+
+def _asks(conversation: Conversation) -> bool:
+    """Whether the next reply is a new one."""
+    return conversation.last is not None and conversation.last.role != "assistant"
 
 
 def _require_no_flags(settings: Settings) -> None:

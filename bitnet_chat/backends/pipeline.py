@@ -10,13 +10,16 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions, refusal_of
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed
+
+if TYPE_CHECKING:
+    from bitnet_chat.backends.variants import JointReplies
 
 FIRST_TOKEN = 10
 """Factor of the stall timeout before the first token: the prefill of a long prompt takes time."""
@@ -158,8 +161,17 @@ def pipeline_of(backend: Backend, conversation: Conversation, options: ReplyOpti
 class BackendWrapper(ABC):
     """Base of the backends around another one, ``inner``. See :class:`bitnet_chat.backend.Backend`."""
 
+    interrupts = 0
+    """Number of interrupts."""
+
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
+
+    def joint(self, conversation: Conversation, options: ReplyOptions, count: int) -> JointReplies | None:
+        """See :class:`bitnet_chat.backends.variants.VariantsBackend`."""
+        ask = getattr(self.inner, "joint", None)
+        found: JointReplies | None = ask(conversation, options, count) if ask is not None else None
+        return found
 
     @abstractmethod
     def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
@@ -181,6 +193,7 @@ class BackendWrapper(ABC):
         return self.inner.count(text)
 
     def interrupt(self) -> None:
+        self.interrupts += 1
         self.inner.interrupt()
 
     def status(self) -> BackendStatus:

@@ -97,18 +97,23 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     ``--no-`` form, which reverts a value of the settings file. ``unlisted``: settings that the verb refuses. They are
     parsed, for a more specific error than "unrecognized", but neither ``--help`` nor completion lists them.
     """
-    defaults = Settings()
-
-    def default(name: str) -> str:
-        value = getattr(defaults, name)
-        return f"(default: {value:g})" if isinstance(value, float) else f"(default: {value})"
-
     model = parser.add_argument_group("model and engine")
-    model.add_argument(
+    _add_engine(model)
+    _add_conversation(model)
+    _add_backend(parser.add_argument_group("backend"))
+    _add_limits(parser.add_argument_group("limits of a reply"))
+    _add_display(parser.add_argument_group("display and connection"))
+    for action in parser._actions:
+        if action.dest in unlisted:
+            action.help = argparse.SUPPRESS
+
+
+def _add_engine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "-m", "--model", metavar="FILE", help="GGUF file or model name (default: the largest installed one that fits)"
     )
-    model.add_argument("--engine", metavar="PATH", help="program, its folder, or llama.cpp or bitnet (prebuilt)")
-    model.add_argument(
+    group.add_argument("--engine", metavar="PATH", help="program, its folder, or llama.cpp or bitnet (prebuilt)")
+    group.add_argument(
         "-y",
         "--yes",
         dest="install",
@@ -116,25 +121,30 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
         const="yes",
         help="installation of missing parts without confirmation",
     )
-    model.add_argument(
-        "--install", choices=_choices("install"), help=f"installation of a missing engine or model {default('install')}"
+    group.add_argument(
+        "--install",
+        choices=_choices("install"),
+        help=f"installation of a missing engine or model {_default('install')}",
     )
-    model.add_argument(
+    group.add_argument(
         "--probe-timeout",
         type=float,
         metavar="SECONDS",
-        help=f"time limit for an engine to answer --help; 0: no limit {default('probe_timeout')}",
+        help=f"time limit for an engine to answer --help; 0: no limit {_default('probe_timeout')}",
     )
-    model.add_argument("--persona", metavar="NAME", help="system prompt, model and sampling under one name")
-    model.add_argument(
+
+
+def _add_conversation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--persona", metavar="NAME", help="system prompt, model and sampling under one name")
+    group.add_argument(
         "--chat-template", metavar="T", help="chat template: a name (chatml, llama3, bitnet, …), a file or Jinja text"
     )
-    model.add_argument("--system", metavar="TEXT", help="system prompt")
-    model.add_argument("-c", "--ctx", type=int, metavar="N", help="tokens of the context window")
-    model.add_argument(
+    group.add_argument("--system", metavar="TEXT", help="system prompt")
+    group.add_argument("-c", "--ctx", type=int, metavar="N", help="tokens of the context window")
+    group.add_argument(
         "-t", "--threads", type=int, metavar="N", help="threads of the engine (default: the usable physical cores)"
     )
-    model.add_argument(
+    group.add_argument(
         "--temp",
         "--temperature",
         dest="temperature",
@@ -142,75 +152,84 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
         metavar="X",
         help="sampling temperature (0: deterministic)",
     )
-    model.add_argument("--seed", type=int, metavar="N", help="seed of the sampling; the same seed gives the same reply")
-    model.add_argument(
+    group.add_argument("--seed", type=int, metavar="N", help="seed of the sampling; the same seed gives the same reply")
+    group.add_argument(
         "--overflow",
         choices=_choices("overflow"),
-        help=f"policy for a full context {default('overflow')}",
+        help=f"policy for a full context {_default('overflow')}",
     )
-    _add_switch(model, "spare", "additional loaded engines, for /clear and /regen without a wait")
-    _add_switch(model, "journal", "storage of the conversation in the journal (default: yes)")
-    model.add_argument(
+    _add_switch(group, "spare", "additional loaded engines, for /clear and /regen without a wait")
+    _add_switch(group, "journal", "storage of the conversation in the journal (default: yes)")
+    group.add_argument(
         "--state-limit",
         metavar="SIZE",
         help="disk space of saved engine states, such as 2G; 0: none (default: a tenth of what is free, at most 8 GB)",
     )
-    others = parser.add_argument_group("backend")
-    others.add_argument(
-        "--backend", choices=_choices("backend"), help=f"backend that generates replies {default('backend')}"
+
+
+def _add_backend(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--backend", choices=_choices("backend"), help=f"backend that generates replies {_default('backend')}"
     )
-    others.add_argument("--base-url", metavar="URL", help="server of --backend openai or ollama")
-    others.add_argument(
-        "--backend-key", metavar="KEY", help="API key of that server (better: $BITNET_CHAT_BACKEND_KEY)"
-    )
-    others.add_argument("--rpc", metavar="HOST:PORT,…", help="rpc-servers that hold parts of the model")
-    others.add_argument("--tools", metavar="FILE.py", help="Python functions that the model may ask to have called")
-    others.add_argument(
+    group.add_argument("--base-url", metavar="URL", help="server of --backend openai or ollama")
+    group.add_argument("--backend-key", metavar="KEY", help="API key of that server (better: $BITNET_CHAT_BACKEND_KEY)")
+    group.add_argument("--rpc", metavar="HOST:PORT,…", help="rpc-servers that hold parts of the model")
+    group.add_argument("--tools", metavar="FILE.py", help="Python functions that the model may ask to have called")
+    group.add_argument(
         "--attach",
         nargs="?",
         const=_DEFAULT_SERVER,
         metavar="URL",
         help="running server (bitnet-chat serve) to use (default: the one on this computer)",
     )
-    limits = parser.add_argument_group("limits of a reply")
-    limits.add_argument(
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "-n", "--max-tokens", type=int, metavar="N", help="maximum tokens of a reply (default: no limit)"
     )
-    limits.add_argument(
+    group.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="time limit of a reply, loading included (default: no limit)"
     )
-    limits.add_argument(
+    group.add_argument(
         "--stall-timeout",
         type=float,
         metavar="SECONDS",
         help="time limit without a token, once the engine has the question, or without any work while it loads;"
         " before the first"
         " token 10 times that;"
-        f" 0: no limit {default('stall_timeout')}",
+        f" 0: no limit {_default('stall_timeout')}",
     )
-    _add_switch(limits, "guard", "end of a reply at a user turn marker or an endless repetition (default: yes)")
-    limits.add_argument(
-        "--repeat-limit", type=int, metavar="N", help=f"repetitions that stop a reply; 0: off {default('repeat_limit')}"
+    _add_switch(group, "guard", "end of a reply at a user turn marker or an endless repetition (default: yes)")
+    group.add_argument(
+        "--repeat-limit",
+        type=int,
+        metavar="N",
+        help=f"repetitions that stop a reply; 0: off {_default('repeat_limit')}",
     )
-    io = parser.add_argument_group("display and connection")
-    io.add_argument(
+
+
+def _add_display(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--markdown", choices=_choices("markdown"), help="styled replies (default: auto, on a terminal with colours)"
     )
-    io.add_argument(
+    group.add_argument(
         "--thinking",
         choices=_choices("thinking"),
-        help=f"display of the thoughts of a model {default('thinking')}",
+        help=f"display of the thoughts of a model {_default('thinking')}",
     )
-    io.add_argument("--io", choices=_choices("io"), help=f"connection of the engine {default('io')}")
-    io.add_argument(
+    group.add_argument("--io", choices=_choices("io"), help=f"connection of the engine {_default('io')}")
+    group.add_argument(
         "--typing-speed",
         type=float,
         metavar="CPS",
-        help=f"characters per second with --io pipe; 0: no pacing {default('typing_speed')}",
+        help=f"characters per second with --io pipe; 0: no pacing {_default('typing_speed')}",
     )
-    for action in parser._actions:
-        if action.dest in unlisted:
-            action.help = argparse.SUPPRESS
+
+
+def _default(name: str) -> str:
+    value = getattr(Settings(), name)
+    return f"(default: {value:g})" if isinstance(value, float) else f"(default: {value})"
 
 
 def _choices(name: str) -> tuple[str, ...]:

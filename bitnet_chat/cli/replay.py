@@ -25,6 +25,7 @@ from bitnet_chat.engine_frames import (
     ThinkingText,
     TurnEnd,
     UnexpectedOutput,
+    VariantFrame,
 )
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
@@ -134,6 +135,8 @@ def _frames_as_json(entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
 
 
 def _frame_fields(frame: Frame) -> dict[str, object]:
+    if isinstance(frame, VariantFrame):
+        return _frame_fields(frame.frame) | {"variant": frame.variant}
     fields: dict[str, object] = {"frame": type(frame).__name__}
     if isinstance(frame, TurnEnd):
         fields["natural"] = frame.natural
@@ -151,6 +154,7 @@ class _FramePrinter:
         self._sanitizer = Sanitizer()
         self._template_texts: dict[int, object] = {}
         self._native_processes: set[int] = set()
+        self._shown_variant = -1
         self._at_line_start = True
         """Whether the output is at the start of a line."""
 
@@ -201,6 +205,8 @@ class _FramePrinter:
         return text
 
     def _frame(self, frame: Frame) -> str:
+        if isinstance(frame, VariantFrame):
+            return self._variant(frame)
         if isinstance(frame, ReplyText | ThinkingText):
             text = self._sanitizer.feed(frame.text)
             self._at_line_start = text.endswith("\n") if text else self._at_line_start
@@ -210,6 +216,15 @@ class _FramePrinter:
         if isinstance(frame, EngineError):
             return self._note(f"error: {frame.text}")
         return self._note(f"unexpected: {frame.text}") if isinstance(frame, UnexpectedOutput) else ""
+
+    def _variant(self, frame: VariantFrame) -> str:
+        """Several replies alternate: a note precedes the text of another one."""
+        if isinstance(frame.frame, TurnEnd):
+            return ""
+        is_another = isinstance(frame.frame, ReplyText | ThinkingText) and frame.variant != self._shown_variant
+        note = self._note(f"reply {frame.variant + 1}") if is_another else ""
+        self._shown_variant = frame.variant if is_another else self._shown_variant
+        return note + self._frame(frame.frame)
 
     def _note(self, text: str) -> str:
         return f"{self._end_line()}[{one_line(text)}]\n"

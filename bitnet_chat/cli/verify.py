@@ -251,9 +251,19 @@ def unrepeatable(record: MessageRecord) -> str:
         return "the journal has no hash of the model"
     if record.message.tool_calls or options.get("tools"):
         return "made with tools"
-    if not options_of(record).sampling.repeats:
+    sampling = options_of(record).sampling
+    if not sampling.repeats:
         return "sampled without a seed"
+    if sampling.temperature != 0 and _begun(record):
+        return f"sampled anew after its first {_begun(record)} characters, where it was cut"
     return ""
+
+
+def _begun(record: MessageRecord) -> int:
+    """Characters of a reply that were read as text when it was continued."""
+    read = record.options.get("read")
+    begun = read.get("begun") if isinstance(read, dict) else 0
+    return begun if isinstance(begun, int) else 0
 
 
 def options_of(record: MessageRecord) -> ReplyOptions:
@@ -311,6 +321,8 @@ def probable_reason(
     if isinstance(before, dict) and source is not None and before.get("from") != source:
         how = {"cold": "read anew", "live": "evaluated turn by turn", "state": "restored"}
         return f"the context was {how[source]} instead of {how.get(str(before.get('from')), 'unknown')}"
+    if begun := _begun(record):
+        return f"its first {begun} characters, after which it was cut, were read as text when it was continued"
     if record.message.was_cut:
         return "not known: perhaps the reply was continued after it was cut"
     return "not known"

@@ -139,6 +139,12 @@ class Fields:
     def texts(self, field: str) -> list[str] | None:
         return self._each(field, "string", _as_text)
 
+    def wholes(self, field: str, least: int, most: int) -> list[int] | None:
+        return self._each(field, "number", lambda value, place: Fields({place: value}).needed_whole(place, least, most))
+
+    def needed_whole(self, field: str, least: int, most: int) -> int:
+        return self._needed(field, self.whole(field, least, most))
+
     def _each(self, field: str, noun: str, make: Callable[[object, str], T]) -> list[T] | None:
         values: list[object] | None = self._typed(field, list, f"a list of {noun}s")
         if values is None:

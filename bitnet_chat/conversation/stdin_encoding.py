@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.errors import EmptyMessageError
 from bitnet_chat.text.utf8 import rejoined
 
 # C0 except tab and newline, and DEL. For an engine C1 controls are ordinary characters of two bytes.
@@ -91,11 +92,11 @@ def encode_lines(text: str, commands: Iterable[str] = ()) -> bytes:
     """The bytes of ``text`` as one message for a ``--simple-io`` engine.
 
     The last line ends in ``/`` and a newline, which the reader drops. After a bare newline BitNet 2024 passes the
-    newline on to the model. A text that begins with one of ``commands`` gets a newline before it. Raises ValueError for
-    an empty text.
+    newline on to the model. A text that begins with one of ``commands`` gets a newline before it. Raises
+    EmptyMessageError for an empty text.
     """
     if not text:
-        raise ValueError("an empty message cannot be sent")
+        raise EmptyMessageError
     if any(text.startswith(command) for command in commands):
         text = "\n" + text
     return (text.replace("\n", "\\\n") + "/\n").encode("utf-8", "surrogateescape")

@@ -85,10 +85,13 @@ def journal(*, wanted: bool) -> Finding:
 def states(limit: str, *, wanted: bool) -> Finding:
     """The saved engine states. ``limit``: the setting. ``wanted``: whether conversations are kept."""
     folder = paths.states_dir()
-    usage, most = StateStore(folder).usage(), limit_of(limit, folder) if wanted else 0
-    seen = f"{folder} holds {usage.count} engine state{'s' * (usage.count != 1)}, {in_words(usage.bytes)}"
-    seen += f" of at most {in_words(most)}" if most else "; none is added"
-    return ok(_GROUP, "states", seen, folder=str(folder), count=usage.count, bytes=usage.bytes, limit=most)
+    store, most = StateStore(folder), limit_of(limit, folder) if wanted else 0
+    usage, shared = store.usage(), store.prompt_usage().count
+    seen = f"{folder} holds {usage.count} engine state{'s' * (usage.count != 1)}"
+    seen += f" ({shared} of system prompts)" if shared else ""
+    seen += f", {in_words(usage.bytes)}" + (f" of at most {in_words(most)}" if most else "; none is added")
+    facts = {"count": usage.count, "shared": shared, "bytes": usage.bytes, "limit": most}
+    return ok(_GROUP, "states", seen, folder=str(folder), **facts)
 
 
 def set_aside() -> Iterator[Finding]:

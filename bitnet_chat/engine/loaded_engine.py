@@ -11,6 +11,7 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.saved_states import StateJob, common_part, shared_messages
 from bitnet_chat.events import ContextOrigin, ContextSource
+from bitnet_chat.prompt_cache.record import SavedState
 
 
 class EngineInstance:
@@ -38,8 +39,8 @@ class EngineInstance:
         self.is_within = is_within
         self.evaluated: Conversation | None = None
         """What its context begins with for certain; None if nothing is known."""
-        self.place: Callable[[], JournalPlace | None] = lambda: None
-        """The place of that conversation in a journal."""
+        self.place: Callable[[], JournalPlace | None] | None = None
+        """The place of that conversation in a journal; None while it is not known: no reply was asked for."""
         self.is_alone = False
         """Whether its last request did not depend on earlier ones."""
         self.was_hurried = False
@@ -48,6 +49,8 @@ class EngineInstance:
         """The state that it writes at its first reply."""
         self.saved: Conversation | None = None
         """The conversation of the last saved state."""
+        self.state: SavedState | None = None
+        """That state, if it was kept."""
         self.exact: Conversation | None = None
         """What its context begins with as it was evaluated at first, turn by turn: lived through, or restored."""
         self.restored = 0
@@ -68,15 +71,15 @@ class EngineInstance:
 
     def origin(self, memory: Conversation) -> ContextOrigin:
         """How the context of a message after ``memory`` comes about."""
-        shared = shared_messages(self.exact, memory)
-        if self.restored and shared > 0:
+        shared, turns = shared_messages(self.exact, memory), len(memory.turns)
+        if self.restored and (shared > 0 or (shared == turns and memory.system)):
             return ContextOrigin(ContextSource.STATE, self.restored)
-        return ContextOrigin(ContextSource.LIVE if shared == len(memory.turns) else ContextSource.COLD)
+        return ContextOrigin(ContextSource.LIVE if shared == turns else ContextSource.COLD)
 
-    def restored_from(self, part: Conversation, tokens: int) -> None:
-        """Note that the context is that of a state of ``tokens`` tokens, of which ``part`` is known."""
+    def restored_from(self, state: SavedState, part: Conversation) -> None:
+        """Note that the context is that of a state, of which ``part`` is known."""
         self.evaluated = self.saved = self.exact = part
-        self.restored = tokens
+        self.state, self.restored = state, state.tokens
 
     def cut_to(self, memory: Conversation) -> None:
         """Note that a prompt with ``memory`` is evaluated, of which only the known part is certain."""

@@ -122,8 +122,9 @@ class EngineProcess:
         """The fault for which the process was ended."""
         self.refusal: EngineError | None = None
         """The engine's own reason for an end before the first prompt."""
-        self.command_error = ""
-        """Reason for the failure of the last command; empty if it succeeded."""
+        self.command_error, self.command_tokens = "", 0
+        """Of the last command: the reason for its failure, empty if it succeeded; tokens that it has read, saved or
+        restored, if the engine reports them."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
@@ -133,6 +134,7 @@ class EngineProcess:
         self._decoder = Utf8Decoder()
         self._frames: deque[Frame] = deque()
         self._stop_line = b""
+        self._variant_stops: tuple[bytes, ...] = ()
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()  # its own: a waiter for the end need not wake up for each token
         self._deadline: asyncio.TimerHandle | None = None
@@ -189,6 +191,12 @@ class EngineProcess:
         """Input for a clean message; see :meth:`bitnet_chat.engine.protocols.EngineProtocol.input`."""
         return self._protocol.input(self.launch, self.context, history, text, options)
 
+    def variants_for(
+        self, history: Conversation, text: str, options: ReplyOptions, count: int
+    ) -> EncodedMessage | None:
+        """See :meth:`bitnet_chat.engine.protocols.EngineProtocol.variants`."""
+        return self._protocol.variants(self.launch, history, text, options, count)
+
     def is_prepared_for(self, history: Conversation) -> bool:
         """See :meth:`bitnet_chat.engine.protocols.EngineProtocol.is_prepared`."""
         return self._protocol.is_prepared(self.launch, self.context, history)
@@ -201,6 +209,7 @@ class EngineProcess:
             self._loading.begin()
         self._survived()
         self.context, self._stop_line = message.context, message.stop
+        self._variant_stops = message.variant_stops
         self._frames.clear()  # of a reply that was abandoned
         self.meter.sent(silently=message.data == GO_ON)
         (self._framer.continued if message.goes_on else self._framer.sent)(message.data)
@@ -242,6 +251,11 @@ class EngineProcess:
             self._deadline = self._loop.call_later(_STOP_READING_WITHIN if is_deaf else _STOP_WITHIN, self._end)
         else:
             self._end()
+
+    def stop_variant(self, number: int) -> None:
+        """Interrupt one of several replies."""
+        if self.state is ProcessState.GENERATING:
+            self._write(self._variant_stops[number], command=True)
 
     def kill(self) -> None:
         """Kill the process. Output that it has written is still delivered."""
@@ -361,7 +375,7 @@ class EngineProcess:
     def _take(self, frames: list[Frame]) -> None:
         for frame in frames:
             if isinstance(frame, Ready):
-                self.command_error = frame.error
+                self.command_error, self.command_tokens = frame.error, frame.tokens
                 self._move(Signal.READY)
                 self._loading.end()
                 if self.ready_after is None:

@@ -20,8 +20,8 @@ class EnginePrompt:
     """The encoded message; empty to continue the reply at the end of ``history`` without one."""
     goes_on: bool = False
     """Whether that reply is continued."""
-    known: str = ""
-    """The beginning of the reply, which the engine generates again and which is not shown again."""
+    known: Message | None = None
+    """The beginning of the reply as it was shown, which the engine generates again and which is not shown again."""
     known_tokens: int = 0
     """Its tokens by the vocabulary."""
 
@@ -32,7 +32,9 @@ class EnginePrompt:
 
     def answered(self, reply: str) -> Conversation:
         """The conversation with the reply in it, encoded."""
+        if self.known is not None:
+            return encoded_conversation(self.history.with_user(self.text).with_assistant(self.known.content + reply))
         if not self.goes_on:
-            return self.history.with_user(self.text).with_assistant(self.known + reply)
+            return self.history.with_user(self.text).with_assistant(reply)
         *earlier, cut = self.history.messages
         return encoded_conversation(Conversation((*earlier, Message("assistant", cut.content + reply))))

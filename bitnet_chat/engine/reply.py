@@ -11,7 +11,7 @@ from bitnet_chat.context.tokenizer import TokenLimit
 from bitnet_chat.engine.log import LogStatsParser
 from bitnet_chat.engine_frames import EngineError, TurnEnd
 from bitnet_chat.events import Stats
-from bitnet_chat.filters.continuation import KnownTextRemover, OverlapRemover
+from bitnet_chat.filters.continuation import KnownReplyRemover, OverlapRemover
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter
 
 _TURNING = 2
@@ -32,8 +32,8 @@ class ReplyAccumulator:
     """Record of a turn. ``sent``: the monotonic second of the user's message. ``told``: the thoughts of an interrupted
     attempt, which were shown. ``overlap``: see :mod:`bitnet_chat.filters.continuation`. ``allowance``: what there may
     be of the reply, its thoughts included. ``estimate``: for an engine without figures. ``tags``: what the engine
-    writes before its thoughts and behind them, which is not shown but counts as tokens. ``known``: the beginning of a
-    reply that is generated again, which is neither shown nor counted.
+    writes before its thoughts and behind them, which is not shown but counts as tokens. ``known``: removes
+    the beginning of a reply that is generated again, which is neither shown nor counted; its ``known_tokens`` are.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class ReplyAccumulator:
         allowance: TokenLimit | None = None,
         estimate: Estimate | None = None,
         tags: tuple[str, str] = ("", ""),
-        known: str = "",
+        known: KnownReplyRemover | None = None,
         known_tokens: int = 0,
     ) -> None:
-        self._known, self._known_tokens = KnownTextRemover(known), known_tokens
+        self._known, self._known_tokens = known or KnownReplyRemover(""), known_tokens
         self._parts: list[str] = []
         self._beyond: list[tuple[str, bool]] = []
         """Text beyond the allowance, and whether it is thoughts."""
@@ -86,6 +86,8 @@ class ReplyAccumulator:
 
     def thought(self, text: str) -> str:
         """Add a piece of thoughts; returns the part to show."""
+        if self._known.is_within and not (text := self._known.thought(text)):
+            return ""
         self._arrived(text)
         if not self.has_thought:
             self.has_thought = True
@@ -130,7 +132,7 @@ class ReplyAccumulator:
 
     def said(self, text: str) -> str:
         """Add a piece of the reply, not of thoughts; returns the part to show."""
-        if self._known.is_within and not (text := self._known.feed(text)):
+        if self._known.is_within and not (text := self._known.said(text)):
             return ""
         self._arrived(text)
         if self.has_thought and len(self._tags) == 1:

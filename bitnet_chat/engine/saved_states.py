@@ -1,8 +1,11 @@
 """Saved states of one engine: which one is restored before a prompt, and which context is worth saving.
 
 A state covers a whole branch of a conversation: an engine that restores it drops the tokens behind the part that a
-prompt shares with it. So the state of the last turn serves /undo, /regen and /edit as well, and another conversation
-with the same system prompt.
+prompt shares with it. So the state of the last turn serves /undo, /regen and /edit as well.
+
+A long system prompt (a persona, the descriptions of tools) has a state of its own, which new conversations with it
+restore, and which stays when a conversation is removed. The states of conversations contain it once more: llama.cpp
+saves the whole of a sequence, and restores it only into an empty one.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitnet_chat.backend import JournalPlace
+from bitnet_chat.context.summary import MARK
 from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.conversation.openai_codec import encode_tool
 from bitnet_chat.prompt_cache.key import StateIdentity, prefix_digests
 from bitnet_chat.prompt_cache.record import PendingState, SavedState
 from bitnet_chat.prompt_cache.store import StateStore
@@ -30,10 +35,12 @@ _WORTH_OF_CLIENTS = 2000
 
 @dataclass(frozen=True, slots=True)
 class StateJob:
-    """A state that an engine is asked to write. ``conversation``: what its context holds."""
+    """A state that an engine is asked to write. ``conversation``: what its context holds. ``is_prompt``: that of a
+    system prompt, which belongs to no conversation."""
 
     pending: PendingState
     conversation: Conversation
+    is_prompt: bool = False
 
     @property
     def name(self) -> str:
@@ -48,28 +55,44 @@ class EngineStates:
         """``identity``: None while it is not known, which means that no state is used."""
         self._store, self._identity = store, identity
 
+    @property
+    def are_known(self) -> bool:
+        """Whether states can be looked for and saved: the hash of a new model takes seconds."""
+        return self._identity() is not None
+
     def better(
-        self, live: Conversation | None, wanted: Conversation, tools: tuple[Tool, ...] = ()
+        self,
+        live: Conversation | None,
+        wanted: Conversation,
+        tools: tuple[Tool, ...] = (),
+        *,
+        worth: int = WORTH_CHARACTERS,
     ) -> tuple[SavedState, Conversation] | None:
         """A valid state that shares more with the prompt of ``wanted`` than an engine whose context holds ``live``, and
-        the part that it shares; None if it would spare too little. ``tools``: in the prompt beside the conversation."""
-        identity = self._identity()
-        if identity is None or _characters(wanted, shared_messages(live, wanted)) < WORTH_CHARACTERS:
+        the part that it shares; None if it would spare too little. ``tools``: in the prompt beside the conversation.
+        ``worth``: characters that it must spare."""
+        identity, damaged = self._identity(), set[str]()
+        beyond = _characters(wanted, shared_messages(live, wanted), tools) - worth
+        if identity is None or beyond < 0:
             return None
-        beyond = _characters(wanted, shared_messages(live, wanted)) - WORTH_CHARACTERS
-        while (found := self._store.find(identity, _digests(wanted, tools))) is not None:
+        while (found := self._store.find(identity, _digests(wanted, tools), damaged)) is not None:
             state, count = found
             if _characters(wanted, count) > beyond:
                 return None
             if self._store.verify(state):
                 self._store.touch(state)
                 return state, first_messages(wanted, count)
+            damaged.add(state.stem)  # which may be impossible to remove
         return None
 
-    def shared(self, conversation: Conversation) -> int:
+    def touch(self, state: SavedState) -> bool:
+        """Record the use of a state. False: it has been removed."""
+        return self._store.touch(state)
+
+    def shared(self, conversation: Conversation, tools: tuple[Tool, ...] = ()) -> int:
         """Number of leading messages of a conversation that a state has; -1 without one."""
         identity = self._identity()
-        found = self._store.find(identity, _digests(conversation, ())) if identity is not None else None
+        found = self._store.find(identity, _digests(conversation, tools)) if identity is not None else None
         return found[1] if found is not None else -1
 
     def is_lost(self, live: Conversation | None, wanted: Conversation) -> bool:
@@ -82,12 +105,29 @@ class EngineStates:
     ) -> StateJob | None:
         """Begin to save the context of an engine that holds ``conversation``; None if it is not worth it, or no state
         is kept. :meth:`commit` or :meth:`discard` must follow. ``is_alone``: it is the prompt of an independent
-        request, which is worth it only if it is long."""
+        request, which is worth it only if it is long without a system prompt that has a state."""
         identity = self._identity()
-        if identity is None or _characters(conversation, -1) < (_WORTH_OF_CLIENTS if is_alone else WORTH_CHARACTERS):
+        if identity is None:
             return None
-        pending = self._store.begin(identity, _digests(conversation, tools))
+        digests = _digests(conversation, tools)
+        is_spared = is_alone and self._store.has(identity, digests[0])
+        worth = _WORTH_OF_CLIENTS if is_alone else WORTH_CHARACTERS
+        if _characters(conversation, 0 if is_spared else -1, tools) < worth:
+            return None
+        pending = self._store.begin(identity, digests)
         return StateJob(pending, conversation) if pending is not None else None
+
+    def begin_prompt(self, conversation: Conversation, tools: tuple[Tool, ...] = ()) -> StateJob | None:
+        """Like :meth:`begin`, for the system prompt of ``conversation`` with ``tools``. None if it is short or has a
+        state, or contains a summary of messages."""
+        identity, prompt = self._identity(), conversation.cleared()
+        if identity is None or _characters(prompt, -1, tools) < WORTH_CHARACTERS or MARK in prompt.system:
+            return None
+        digests = _digests(prompt, tools)
+        if self._store.has(identity, digests[0]):
+            return None
+        pending = self._store.begin(identity, digests)
+        return StateJob(pending, prompt, is_prompt=True) if pending is not None else None
 
     def begin_copy(self, conversation: Conversation) -> StateJob | None:
         """Like :meth:`begin`, for an engine that reads the file when it starts: with the content of the state that
@@ -101,10 +141,11 @@ class EngineStates:
                 return None
         return job
 
-    def commit(self, job: StateJob, *, tokens: int, place: JournalPlace | None) -> bool:
-        """Keep a state that the engine has written. Whether it is kept."""
+    def commit(self, job: StateJob, *, tokens: int, place: JournalPlace | None) -> SavedState | None:
+        """Keep a state that the engine has written. None: it is not kept. ``place``: of its conversation."""
+        place = place if not job.is_prompt else None
         owner = self._store.owner(place.journal, place.conversation, 0) if place is not None else None
-        return self._store.commit(job.pending, tokens=tokens, owner=owner) is not None
+        return self._store.commit(job.pending, tokens=tokens, owner=owner)
 
     def discard(self, job: StateJob, reason: str = "") -> None:
         """Remove the file of a state that the engine has not written. ``reason``: for the log."""
@@ -141,7 +182,7 @@ def _digests(conversation: Conversation, tools: tuple[Tool, ...]) -> tuple[str, 
     return prefix_digests(conversation.system, tools, conversation.turns)
 
 
-def _characters(conversation: Conversation, shared: int) -> int:
-    """Characters behind the first ``shared`` messages, or with the system prompt for -1."""
-    system = len(conversation.system) if shared < 0 else 0
-    return system + sum(len(each.content) for each in conversation.turns[max(0, shared) :])
+def _characters(conversation: Conversation, shared: int, tools: tuple[Tool, ...] = ()) -> int:
+    """Characters behind the first ``shared`` messages, or with the system prompt and ``tools`` for -1."""
+    prompt = len(conversation.system) + sum(len(str(encode_tool(tool))) for tool in tools) if shared < 0 else 0
+    return prompt + sum(len(each.content) for each in conversation.turns[max(0, shared) :])

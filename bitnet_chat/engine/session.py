@@ -30,6 +30,7 @@ from bitnet_chat.engine_frames import EngineError, Frame, PrefillProgress, Reply
 from bitnet_chat.errors import (
     BitnetChatError,
     ContextOverflowError,
+    EmptyMessageError,
     EngineDiedError,
     FinishReason,
     UnsupportedError,
@@ -47,12 +48,11 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
+from bitnet_chat.filters.continuation import KnownReplyRemover, is_repeated
 from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 _TRIES = 9  # loads again of a model that failed to load without a word
 _WITH_GRAMMAR = "use --backend llama-server"
-_SHORT = 4000
-"""Characters of a cut reply that is generated again: about 1,000 tokens, which take as long as they did at first."""
 _PATIENCE = 3.0  # seconds for all of them but the first two
 
 
@@ -113,12 +113,14 @@ class Session:
         before the first token costs only time."""
         if self.supervisor.busy:
             raise UsageError("a reply is under way already")
+        told = _told(conversation)
         cut, conversation = _cut_reply(conversation)
         cleaned = normalise(conversation.messages[-1].content)
         if not cleaned.text:
-            yield Failed(_empty())
+            yield Failed(EmptyMessageError())
             return
         attempts = self._begin(conversation, cut, options)
+        attempts.told = told
         try:
             if cleaned.note and cut is None:
                 yield Notice(cleaned.note)
@@ -141,7 +143,7 @@ class Session:
             if self._release(attempts):  # the caller has left
                 self.supervisor.abandon()
 
-    def _begin(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> _Attempts:
+    def _begin(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Attempts:
         supervisor = self.supervisor
         supervisor.begin(alone=options.alone)
         supervisor.sampling = options.sampling
@@ -149,13 +151,13 @@ class Session:
         self._stop_reason = None
         self._stopped.clear()
         window = supervisor.window
-        attempts = _Attempts(conversation, cut, options, window.left, window.summary)
+        attempts = Attempts(conversation, cut, options, window.left, window.summary)
         if options.timeout is not None:
             loop = asyncio.get_running_loop()
             attempts.timer = loop.call_later(options.timeout, self.interrupt, FinishReason.TIMEOUT)
         return attempts
 
-    def _release(self, attempts: _Attempts) -> bool:
+    def _release(self, attempts: Attempts) -> bool:
         """The reply is over. Whether it was not before."""
         if attempts.is_over:
             return False
@@ -169,7 +171,7 @@ class Session:
         """Raises BitnetChatError for a request that would be refused by any engine. A reply may be running."""
         cut, conversation = _cut_reply(conversation)
         if not normalise(conversation.messages[-1].content).text:
-            raise _empty()
+            raise EmptyMessageError
         prompt = await self._asked(conversation, cut, options)
         if options.alone:
             await self._trimmer.leaving(prompt, options)
@@ -183,28 +185,34 @@ class Session:
         if without_effect := await run_in_daemon_thread(use) if is_new else use():
             self.supervisor.tell(without_effect)
         prompt = await self._asked(conversation, cut, options)
-        if prompt.goes_on and prompt.text:
-            self.supervisor.tell("this engine cannot continue a reply by itself: it was asked to continue")
         if options.alone:
             prompt = await self._trimmer.cut(prompt, options)
-        repeats = prompt.is_silent and protocol.carries_all and self._repeats(options)
-        return await self._from_the_message(prompt) if repeats else prompt
+        if cut is not None and self._repeats(options) and (again := await self._from_the_message(prompt, cut)):
+            return again
+        return self._continuing(prompt)
 
-    async def _from_the_message(self, prompt: EnginePrompt) -> EnginePrompt:
-        """A prompt with which the engine generates a cut reply again, from the message on: read as one batch, it would
-        round differently, and the reply might not go on as it would have. Unchanged where that cannot help."""
-        *before, asked, reply = prompt.history.messages
-        is_short = 0 < len(reply.content) <= _SHORT
-        if asked.role != "user" or not is_short or not await self.supervisor.can_repeat_last(prompt):
-            return prompt
-        prompt = self.supervisor.prompt(Conversation(tuple(before)), asked.content)
-        tokens = self.supervisor.window.count(reply.content).count
-        return replace(prompt, known=reply.content, known_tokens=tokens)
+    def _continuing(self, prompt: EnginePrompt) -> EnginePrompt:
+        """``prompt``, with a notice if it continues a reply in words."""
+        if prompt.goes_on and prompt.text:
+            self.supervisor.tell("this engine cannot continue a reply by itself: it was asked to continue")
+        return prompt
+
+    async def _from_the_message(self, prompt: EnginePrompt, cut: Message) -> EnginePrompt | None:
+        """A prompt with which the engine generates ``cut`` again, see :func:`is_repeated`; None where that cannot
+        help."""
+        supervisor, kept = self.supervisor, Conversation((*prompt.kept.messages[:-1], cut))
+        if not is_repeated(kept, await supervisor.evaluated_messages(prompt)):
+            return None
+        *before, asked, _ = prompt.history.messages
+        prompt = supervisor.prompt(Conversation(tuple(before)), asked.content)
+        count = supervisor.window.count
+        tokens = sum(count(text).count for text in (cut.thinking, cut.content) if text)
+        return replace(prompt, known=cut, known_tokens=tokens)
 
     async def _with_known(self, prompt: EnginePrompt, options: ReplyOptions) -> ReplyOptions:
         """The options for the engine: its limit of tokens counts the known beginning of the reply too."""
         limit = options.max_tokens or (await self.supervisor.protocol()).max_tokens
-        if not prompt.known or limit is None:
+        if prompt.known is None or limit is None:
             return options
         return replace(options, max_tokens=limit + prompt.known_tokens)
 
@@ -236,7 +244,7 @@ class Session:
 
         return Estimate(self.supervisor.used(protocol, prompt.kept), asked, count)
 
-    async def _begin_turn(self, attempts: _Attempts) -> list[Event]:
+    async def _begin_turn(self, attempts: Attempts) -> list[Event]:
         """Send the message to a process that is ready for it. Sets the end of the reply if that is not possible."""
         options = attempts.options
         try:
@@ -253,7 +261,7 @@ class Session:
             protocol = await self.supervisor.protocol()
             estimate = self._estimate(protocol, prompt)
             message = self._input(process, prompt, wanted)
-            tags = process.thinking_tags
+            tags, cut = process.thinking_tags, prompt.known
             attempts.process, attempts.turn = (
                 process,
                 ReplyAccumulator(
@@ -264,11 +272,11 @@ class Session:
                     allowance,
                     estimate,
                     tags,
-                    prompt.known,
+                    KnownReplyRemover(cut.content, cut.thinking) if cut is not None else None,
                     prompt.known_tokens,
                 ),
             )
-            attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else options.max_tokens
+            attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else wanted.max_tokens
             process.send(message)
             attempts.has_read = False
             attempts.origin = self.supervisor.sent(prompt)
@@ -284,10 +292,10 @@ class Session:
             self._fail(attempts, error)
             return []
 
-    def _read(self, attempts: _Attempts, frames: Iterable[Frame]) -> Iterator[Event]:
+    def _read(self, attempts: Attempts, frames: Iterable[Frame]) -> Iterator[Event]:
         """The events of ``frames``; stops a turn that has reached its limit."""
         process, turn = attempts.process, attempts.turn
-        for event in _events(turn, frames):
+        for event in turn_events(turn, frames):
             if not attempts.has_read and isinstance(event, TextDelta | ThinkingDelta) and attempts.prompt is not None:
                 attempts.has_read = True
                 self.supervisor.has_read(attempts.prompt)
@@ -302,7 +310,7 @@ class Session:
         if process.meter.has_shifted:  # what follows answers another context
             process.kill()
 
-    async def _end_turn(self, attempts: _Attempts) -> list[Event]:
+    async def _end_turn(self, attempts: Attempts) -> list[Event]:
         """Handle the end of a turn or the death of the child. Sets the end of the reply, unless the turn is
         repeated."""
         if attempts.end is not None:
@@ -318,7 +326,9 @@ class Session:
         try:
             end: Completed | Failed | None
             if turn.is_another and self._stop_reason is None:
-                attempts.prompt, end = await self._asked(attempts.conversation, attempts.cut, attempts.options), None
+                self.supervisor.expect(prompt.history)  # the engine has the message and another reply
+                asked = await self._asked(attempts.conversation, attempts.cut, attempts.options)
+                attempts.prompt, end = self._continuing(asked), None
             elif turn.error is not None:
                 end = await self._error(process, prompt, turn, turn.error, attempts.options)
             elif turn.end is not None:
@@ -331,12 +341,12 @@ class Session:
             self._fail(attempts, error)
         return last
 
-    def _fail(self, attempts: _Attempts, error: BitnetChatError) -> None:
+    def _fail(self, attempts: Attempts, error: BitnetChatError) -> None:
         if self.state is ProcessState.DEAD:  # a message that was not sent is not a fault of the child
             self.supervisor.discard()
         self._finish(attempts, Failed(error))
 
-    def _finish(self, attempts: _Attempts, end: Completed | Failed) -> None:
+    def _finish(self, attempts: Attempts, end: Completed | Failed) -> None:
         attempts.end = replace(end, origin=attempts.origin) if isinstance(end, Completed) else end
         if not end.text and (attempts.has_started or _is_overflow(end)):
             # What left made room for a message that may be no part of the conversation, or was too long alone.
@@ -505,7 +515,7 @@ class Session:
         supervisor.try_spawn(memory)
 
 
-class _Attempts:
+class Attempts:
     """The turns of one reply. ``left`` and ``summary``: of the context window when the reply began."""
 
     process: EngineProcess
@@ -555,7 +565,7 @@ class _SilentDeaths:
         return self._count <= (_TRIES if time.monotonic() - self._began < _PATIENCE else 2)
 
 
-def _events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
+def turn_events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
     """Events for a front end from ``frames``; ``turn`` counts them."""
     events: list[Event] = []
     text = ""
@@ -576,10 +586,6 @@ def _events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
     return events
 
 
-def _empty() -> UsageError:
-    return UsageError("an empty message cannot be sent")
-
-
 def _is_overflow(event: Completed | Failed) -> bool:
     return isinstance(event, Failed) and isinstance(event.error, ContextOverflowError)
 
@@ -587,6 +593,12 @@ def _is_overflow(event: Completed | Failed) -> bool:
 def _matches_prefix(protocol: EngineProtocol, limit: int | None) -> bool:
     """Whether the engine itself ends a reply at ``limit`` tokens."""
     return protocol.carries_all or (protocol.max_tokens is not None and (limit is None or protocol.max_tokens <= limit))
+
+
+def _told(conversation: Conversation) -> str:
+    """The thoughts of a reply that was cut within them, which are generated again."""
+    last = conversation.last
+    return last.thinking if last is not None and not last.content else ""
 
 
 def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation]:

@@ -308,7 +308,7 @@ class EngineSupervisor:
         """Have the child restore or read a history while no reply is waited for, where its start has not done that."""
         await process.settled()
         memory, loaded = prompt.kept, self._loaded
-        if prompt.history.last is not None and prompt.history.last.was_cut:  # see :meth:`can_repeat_last`
+        if prompt.history.last is not None and prompt.history.last.was_cut:  # it may be generated again
             prompt = self.prompt(prompt.history.without_last_turn())
 
         def is_wanted() -> bool:
@@ -327,11 +327,12 @@ class EngineSupervisor:
         with contextlib.suppress(BitnetChatError):  # the next reply reports a template that refuses
             if (told := protocol.preparation(memory)) is not None:
                 loaded.cut_to(memory)
-                loaded.was_hurried = False
+                loaded.was_hurried, loaded.place = False, None
                 process.command(told.data, forgets=True, stop=told.stop)
                 await process.settled()
                 if process.state is ProcessState.IDLE and not loaded.was_hurried:
                     loaded.evaluated = memory
+                    self._save_later(loaded)
 
     async def _watch(self, loaded: EngineInstance) -> None:
         """Replace a child that dies while no reply is awaited, so that the next message finds one."""
@@ -414,8 +415,10 @@ class EngineSupervisor:
         idle then, as it was before."""
         loaded, protocol = self._loaded, self.protocols.made
         if self._saver is not None and loaded is not None and protocol is not None:
-            live = loaded.exact if prompt.known else loaded.evaluated
-            await self._saver.recall(loaded, protocol, prompt.kept, live)
+            if prompt.known is None:
+                await self._saver.recall(loaded, protocol, prompt.kept, loaded.evaluated)
+            else:  # a short state as well: what is read anew rounds differently
+                await self._saver.recall(loaded, protocol, prompt.kept, loaded.exact, worth=1)
         return loaded is not None and loaded is self._loaded and loaded.process.state is ProcessState.IDLE
 
     def _save_later(self, loaded: EngineInstance) -> None:
@@ -439,24 +442,27 @@ class EngineSupervisor:
         if loaded is None:
             return None
         origin = loaded.origin(prompt.kept)
+        if prompt.goes_on:
+            origin = replace(origin, begun=len(prompt.history.messages[-1].content))
         loaded.cut_to(prompt.kept)
         loaded.place, loaded.is_alone = self.place, self._is_alone
         return origin
 
-    async def can_repeat_last(self, prompt: EnginePrompt) -> bool:
-        """Whether the reply at the end of ``prompt`` is in no context that was evaluated turn by turn, and what
-        precedes its message is, or is empty: a child then generates the reply again as at first."""
-        if self._saver is None:
-            return False
-        saved = await self._saver.shared(prompt.kept)
-        live = shared_messages(self._loaded.exact, prompt.kept) if self._loaded and self._loaded.is_alive else -1
-        turns = len(prompt.kept.turns)
-        return turns - 2 <= max(saved, live, 0) < turns
+    async def evaluated_messages(self, prompt: EnginePrompt) -> int:
+        """Number of messages of the history with which a saved state or a context that can be used begins, as they were
+        evaluated at first; -1 for none."""
+        loaded, protocol, kept = self._loaded, await self.protocol(), prompt.kept
+        live = shared_messages(loaded.exact, kept) if loaded is not None and loaded.is_alive else -1
+        if not protocol.carries_all and (prompt.text or live < len(kept.turns)):
+            live = -1  # such a context can only be extended
+        return live if self._saver is None else max(live, await self._saver.shared(kept))
 
     def has_read(self, prompt: EnginePrompt) -> None:
         """Note that the child has read all of ``prompt``."""
         if self._loaded is not None:
             self._loaded.evaluated = prompt.kept
+            if self._saver is not None and self._loaded.cache is not None:
+                self._watch_over(self._saver.keep_cache(self._loaded))
 
     async def close(self) -> None:
         """Save the context, end the child, its spares and earlier ones, and wait until all have ended."""
@@ -490,7 +496,9 @@ class EngineSupervisor:
     def used(self, protocol: EngineProtocol, kept: Conversation) -> TokenCount | None:
         """Tokens in the context of a loaded child that has the turns ``kept``; None without such a child."""
         loaded = self._loaded
-        if loaded is None or loaded.process.state is not ProcessState.IDLE or loaded.memory != kept:
+        if loaded is None or loaded.process.state is not ProcessState.IDLE:
+            return None
+        if loaded.memory != kept or loaded.has_strayed:
             return None
         return loaded.used(protocol, self.window.count)
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import re
 
+from bitnet_chat.conversation import Conversation
 from bitnet_chat.text.utf8 import encode
 
+_REPEATED = 4000
+"""Characters of a cut reply that is generated again: about 1,000 tokens, which take as long as they did at first."""
 _FIRST_BYTES = re.compile(r"(?:[\udcc2-\udcf4][\udc80-\udcbf]{0,2})?\Z")
 
 
@@ -20,6 +23,24 @@ def split_overlap(reply: str) -> tuple[str, str]:
     match = _FIRST_BYTES.search(reply, max(0, len(reply) - 3))
     sent = (reply[: match.start()] if match else reply).rstrip()
     return sent, reply[len(sent) :]
+
+
+def is_repeated(conversation: Conversation, evaluated: int) -> bool:
+    """Whether the cut reply at the end of ``conversation`` is generated again, unseen, from its message on: read as one
+    batch it would round differently, and might not go on as it would have.
+
+    ``evaluated``: number of messages after the system prompt with which a live or saved context begins, as they were
+    evaluated at first; -1 for none. It must contain everything before the message, and must not contain the reply,
+    which is continued there as it is. The caller decides whether sampling gives the same reply again.
+    """
+    if len(conversation.turns) < 2:  # its message has left the context window
+        return False
+    *before, asked, reply = conversation.turns
+    if asked.role != "user" or not 0 < len(reply.content) <= _REPEATED:
+        return False
+    # Templates drop earlier thoughts, so the reply is not in the context as it was generated.
+    has_reply = evaluated > len(before) + 1 and not reply.thinking
+    return len(before) <= max(evaluated, 0) and not has_reply
 
 
 def paragraph_break(text: str) -> str:
@@ -32,12 +53,16 @@ class OverlapRemover:
 
     def __init__(self, end: str) -> None:
         self._end = encode(end)
-        self._skips_space = end[:1].isspace()
+        self._has_space = end[:1].isspace()
+        self._skips_space = False
+        """Whether white space is removed until other text comes."""
         self._held = b""
 
     def feed(self, text: str) -> str:
         """Return the text that is new."""
         if not self._end:
+            text = text.lstrip() if self._skips_space else text
+            self._skips_space = self._skips_space and not text
             return text
         self._held += encode(text)
         if self._held != self._end and self._end.startswith(self._held):
@@ -45,28 +70,57 @@ class OverlapRemover:
         held, end, self._held, self._end = self._held, self._end, b"", b""
         if held.startswith(end):
             return held.removeprefix(end).decode("utf-8", "surrogateescape")
-        rest = held.decode("utf-8", "surrogateescape")
-        return rest.lstrip() if self._skips_space else rest
+        self._skips_space = self._has_space
+        return self.feed(held.decode("utf-8", "surrogateescape"))
 
 
-class KnownTextRemover:
-    """Removes from a reply that is generated again its beginning ``known``, which was shown."""
+class KnownReplyRemover:
+    """Removes from a reply that is generated again its beginning, which was shown: ``text``, after ``thinking``.
 
-    def __init__(self, known: str) -> None:
-        self._left = known
+    Bytes are compared, so that the text may end within a character. Without ``thinking``, the thoughts before the text
+    were not kept: all of them are removed.
+    """
+
+    def __init__(self, text: str, thinking: str = "") -> None:
         self.differs = False
         """Whether another reply is generated. Nothing of it is returned."""
+        self._thinking, self._text = self._bytes(thinking), self._bytes(text)
+        self._has_thinking = bool(thinking)
 
     @property
     def is_within(self) -> bool:
-        """Whether a part of the known text has not been generated yet."""
-        return bool(self._left)
+        """Whether a part of the known reply has not been generated yet."""
+        return bool(self._text or self._thinking)
 
-    def feed(self, text: str) -> str:
-        """Return the text that is new."""
-        left = self._left
-        if self.differs or not (left.startswith(text) or text.startswith(left)):
-            self.differs = True
+    def thought(self, text: str) -> str:
+        """Return the new part of a piece of thoughts."""
+        if not self._text and not self._thinking:
+            return text
+        if not self._has_thinking:
             return ""
-        self._left = left[len(text) :]
-        return text[len(left) :]
+        self._thinking, rest = self._split(self._thinking, text)
+        self.differs = self.differs or bool(rest and self._text)  # there were fewer thoughts before the text
+        return "" if self.differs else rest
+
+    def said(self, text: str) -> str:
+        """Return the new part of a piece of text."""
+        self.differs = self.differs or bool(text and self._thinking)
+        self._text, rest = self._split(self._text, text)
+        return "" if self.differs else rest
+
+    def _split(self, known: bytes, text: str) -> tuple[bytes, str]:
+        """The known bytes that are left after ``text``, and the part of it that is new."""
+        if not known:
+            return b"", text
+        piece = self._bytes(text)
+        if self.differs or not (known.startswith(piece) or piece.startswith(known)):
+            self.differs = True
+            return known, ""
+        return known[len(piece) :], piece[len(known) :].decode("utf-8", "surrogateescape")
+
+    def _bytes(self, text: str) -> bytes:
+        try:
+            return encode(text)
+        except UnicodeEncodeError:  # a surrogate that does not represent a byte
+            self.differs = True
+            return b""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum, auto
 
-from bitnet_chat.engine_frames import Frame, Framer, ReplyText, ThinkingText, TurnEnd, held_length
+from bitnet_chat.engine_frames import Frame, Framer, ReplyText, ThinkingText, TurnEnd, VariantFrame, held_length
 
 # The tags in the templates of the test suite of llama.cpp (models/templates), most frequent first.
 _TAGS = (
@@ -48,6 +48,9 @@ class _ThinkingState(Enum):
     ANSWER = auto()
 
 
+_Part = ReplyText | ThinkingText
+
+
 class ThinkingSplitter:
     """Splits a reply into frames of thinking and text."""
 
@@ -59,9 +62,9 @@ class ThinkingSplitter:
         self._held = ""
         self._has_text = False
 
-    def feed(self, text: str) -> list[Frame]:
+    def feed(self, text: str) -> list[_Part]:
         """Return the frames of the next text."""
-        frames: list[Frame] = []
+        frames: list[_Part] = []
         text = self._held + text
         self._held = ""
         if text and self._state is _ThinkingState.START:
@@ -76,14 +79,14 @@ class ThinkingSplitter:
             frames.append(ReplyText(text))
         return frames
 
-    def flush(self) -> list[Frame]:
+    def flush(self) -> list[_Part]:
         """Return the text that was held back, at the end of the reply."""
         held, self._held = self._held, ""
         if self._state is _ThinkingState.THINKING or (self._state is _ThinkingState.START and self._is_open):
             return self._make_frames(held.rstrip())
         return [ReplyText(held)] if held else []
 
-    def _start(self, text: str, frames: list[Frame]) -> str:
+    def _start(self, text: str, frames: list[_Part]) -> str:
         bare = text.lstrip()
         if bare.startswith(self._opening):
             self._state = _ThinkingState.THINKING
@@ -94,7 +97,7 @@ class ThinkingSplitter:
         self._state = _ThinkingState.THINKING if self._is_open else _ThinkingState.ANSWER
         return text
 
-    def _think(self, text: str, frames: list[Frame]) -> str:
+    def _think(self, text: str, frames: list[_Part]) -> str:
         at = text.find(self._closing)
         if at >= 0:
             frames += self._make_frames(text[:at].rstrip())
@@ -105,7 +108,7 @@ class ThinkingSplitter:
         self._held = text[len(kept) :]
         return ""
 
-    def _make_frames(self, text: str) -> list[Frame]:
+    def _make_frames(self, text: str) -> list[_Part]:
         if not self._has_text:
             text = text.lstrip()
         self._has_text = self._has_text or bool(text)
@@ -121,6 +124,8 @@ class ThinkingFramer:
     def __init__(self, inner: Framer, tags: Tags, *, is_open: bool) -> None:
         self.inner, self.tags, self.is_open = inner, tags, is_open
         self._splitter: ThinkingSplitter | None = None
+        self._variants: dict[int, ThinkingSplitter] = {}
+        """Of several replies, by their numbers."""
 
     @property
     def kind(self) -> str:
@@ -140,8 +145,11 @@ class ThinkingFramer:
         return self._split(self.inner.feed(text))
 
     def sent(self, data: bytes = b"") -> None:
-        self._splitter = ThinkingSplitter(self.tags, is_open=self.is_open)
+        self._splitter, self._variants = self._new_splitter(), {}
         self.inner.sent(data)
+
+    def _new_splitter(self) -> ThinkingSplitter:
+        return ThinkingSplitter(self.tags, is_open=self.is_open)
 
     def continued(self, data: bytes = b"") -> None:
         self._splitter = None  # the thinking has ended: a continued reply is an answer
@@ -166,6 +174,9 @@ class ThinkingFramer:
             return list(frames)
         split: list[Frame] = []
         for frame in frames:
+            if isinstance(frame, VariantFrame):
+                split += self._split_variant(frame)
+                continue
             if isinstance(frame, ReplyText):
                 split += self._splitter.feed(frame.text)
                 continue
@@ -173,6 +184,15 @@ class ThinkingFramer:
                 split += self._splitter.flush()
             split.append(frame)
         return split
+
+    def _split_variant(self, frame: VariantFrame) -> list[Frame]:
+        splitter = self._variants.setdefault(frame.variant, self._new_splitter())
+        number, inner = frame.variant, frame.frame
+        if isinstance(inner, ReplyText):
+            return [VariantFrame(number, each) for each in splitter.feed(inner.text)]
+        if isinstance(inner, TurnEnd):
+            return [*(VariantFrame(number, each) for each in splitter.flush()), frame]
+        return [frame]
 
 
 class DuplicatePrefixFilter:

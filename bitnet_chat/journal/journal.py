@@ -54,9 +54,8 @@ class JournalStore(Protocol):
         Words are literal; query operators are not supported. Raises UsageError for a search without words.
         """
 
-    def votes(self) -> builtins.list[Vote]:
-        """List the votes between replies, oldest first."""
-        raise NotImplementedError
+    def votes(self, conversation: int | None = None) -> builtins.list[Vote]:
+        """List the votes between replies, oldest first. ``conversation``: its id; None: of all conversations."""
 
     def remove(self, ids: Sequence[int]) -> bool:
         """Delete conversations permanently, with their votes.
@@ -122,11 +121,11 @@ class DatabaseJournal(JournalStore):
         with self._open_connection() as connection:
             return [] if connection is None else queries.hits(connection, terms)
 
-    def votes(self) -> builtins.list[Vote]:
+    def votes(self, conversation: int | None = None) -> builtins.list[Vote]:
         from bitnet_chat.journal import queries
 
         with self._open_connection() as connection:
-            return [] if connection is None else queries.votes(connection)
+            return [] if connection is None else queries.votes(connection, conversation)
 
     def remove(self, ids: Sequence[int]) -> bool:
         from bitnet_chat.journal import queries

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_chat.backend import JournalPlace
-from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 from bitnet_chat.journal.records import ConversationSlot
+from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +70,8 @@ class JournalRecorder:
         self._replies: tuple[ReplyWriter, ...] = ()
         """The replies that were begun together last."""
         self._named = False
+        self._cut: dict[str, Mapping[str, object]] = {}
+        """Options of the replies that were cut, by their text."""
         self._asked = self._answered = 0
         """Number of replies begun by the front end; ``_answered``: number of those begun in the file."""
         self.unsaved = ""
@@ -111,7 +114,7 @@ class JournalRecorder:
         from bitnet_chat.journal.commands import Create
 
         self._switch_to(ConversationSlot(title=title))
-        self._named = bool(title)
+        self._named, self._cut = bool(title), {}
         self._update_title(conversation)
         self._put(Create(conversation, title, model))
 
@@ -156,7 +159,9 @@ class JournalRecorder:
             pending = PendingText(len(origins))
             self._asked += 1
             self._put(BeginReply(conversation, origins))
-        self._replies = tuple(ReplyWriter(self, number, pending) for number in range(len(options)))
+        last = conversation.last
+        before = last.content if last is not None and last.role == "assistant" else ""
+        self._replies = tuple(ReplyWriter(self, number, pending, before, made) for number, made in enumerate(options))
         return self._replies
 
     def _made_with(self, options: Mapping[str, object]) -> str:
@@ -209,10 +214,15 @@ class JournalRecorder:
 
             self._put(CastVote(tuple(replies), chosen, blind))
 
+    def options_of(self, reply: Message) -> Mapping[str, object]:
+        """The options of a reply of this conversation that was cut; empty if they are not known."""
+        return self._cut.get(reply.content, {})
+
     def resume(self, stored: StoredConversation) -> None:
         """Continue a conversation that was read from the journal."""
         from bitnet_chat.journal.commands import ResumeConversation
 
+        self._cut = _options_of_cut(stored)
         self._switch_to(ConversationSlot(stored.id, stored.title))
         self._named = stored.is_named
         self._put(ResumeConversation(stored))
@@ -222,6 +232,7 @@ class JournalRecorder:
         from bitnet_chat.journal.commands import SetHead
 
         self._end_replies()
+        self._cut |= _options_of_cut(stored)
         self._update_title(Conversation(tuple(record.message for record in stored.shown)))
         self._put(SetHead(stored))
 
@@ -237,6 +248,7 @@ class JournalRecorder:
 
     def start_new(self) -> None:
         """Start another conversation with the next message."""
+        self._cut = {}
         self._switch_to(ConversationSlot())
         if self._writer is not None:
             from bitnet_chat.journal.commands import StartNew
@@ -367,14 +379,28 @@ class JournalRecorder:
                 self._loop.call_soon_threadsafe(call)
 
 
+def _options_of_cut(stored: StoredConversation) -> dict[str, Mapping[str, object]]:
+    return {record.message.content: record.options for record in stored.records if record.message.was_cut}
+
+
 class ReplyWriter:
     """Writes one of several replies that were begun together. See the methods of :class:`JournalRecorder` with similar
     names."""
 
-    def __init__(self, recorder: JournalRecorder, number: int, pending: PendingText | None) -> None:
-        """``pending``: the text of all of the replies; None: nothing is saved."""
+    def __init__(
+        self,
+        recorder: JournalRecorder,
+        number: int,
+        pending: PendingText | None,
+        before: str,
+        made_with: Mapping[str, object],
+    ) -> None:
+        """``pending``: the text of all of the replies; None: nothing is saved. ``before``: the text of the reply that
+        this one continues."""
         self._recorder, self._number, self._pending = recorder, number, pending
+        self._before, self._made_with = before, made_with
         self._calls: list[ToolCall] = []
+        self._has_ended = False
 
     def text(self, piece: str) -> None:
         """Append text."""
@@ -400,11 +426,19 @@ class ReplyWriter:
         options: Mapping[str, object] | None = None,
     ) -> None:
         """End the reply; no effect if it has ended."""
-        if self._pending is None:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._made_with = self._made_with if options is None else options
+        pending, self._pending = self._pending, None
+        new = pending.text(self._number) if text is None and pending is not None else text
+        reply = Message("assistant", rejoined(self._before + (new or "")), reason)
+        if reply.was_cut and new:
+            self._recorder._cut[reply.content] = self._made_with
+        if pending is None:
             return
         from bitnet_chat.journal.commands import EndReply
 
-        self._pending = None
         figures = {} if stats is None else {key: value for key, value in asdict(stats).items() if value is not None}
         calls = tuple(self._calls) if reason is FinishReason.TOOL_CALLS else ()
         made_with = None if options is None else self._recorder._made_with(options)

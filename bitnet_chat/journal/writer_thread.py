@@ -21,7 +21,7 @@ from bitnet_chat.journal import commands
 from bitnet_chat.journal.commands import AddText, Command, Verify
 from bitnet_chat.journal.database import DatabaseState, clear_unsaved, describe_error, is_damage, mark_unsaved, state_of
 from bitnet_chat.journal.records import ConversationSlot
-from bitnet_chat.journal.recovery import Piece, settle
+from bitnet_chat.journal.recovery import Piece, join_pieces, settle
 from bitnet_chat.journal.salvage import open_file, set_aside
 from bitnet_chat.journal.transactions import ConversationStore
 
@@ -53,6 +53,10 @@ class PendingText:
         self._all: list[tuple[int, Piece]] = []
         self._written = 0
         self._due: float | None = None
+
+    def text(self, number: int) -> str:
+        """The whole text of reply ``number``, without thinking."""
+        return join_pieces([piece for each, piece in self._all if each == number], False)
 
     def append(self, piece: Piece, now: float, number: int = 0) -> bool:
         """Add text of reply ``number`` at time ``now``. Returns True if no text was waiting, so that an

@@ -46,6 +46,11 @@ class SavedState:
     """The owner at the commit."""
     stem: str
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether it is that of a system prompt with its tools, which conversations share and none owns."""
+        return self.owner is None and len(self.digests) == 1
+
 
 class RecordError(ValueError):
     """A record is damaged, or has another format."""

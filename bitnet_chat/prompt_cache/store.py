@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from operator import eq
@@ -111,11 +111,12 @@ class StateStore:
         self, pending: PendingState, *, tokens: int, seconds: float = 0.0, owner: StateOwner | None = None
     ) -> SavedState | None:
         """Keep a state that an engine has written completely. It replaces the states whose whole conversation is the
-        beginning of its own, or equal to it, and gets their owners. Then the states that exceed the limits are removed.
-        Reads the file once.
+        beginning of its own, or equal to it, and gets their owners; that of a system prompt stays. Then the states that
+        exceed the limits are removed. Reads the file once.
 
         ``tokens``: number of evaluated tokens. ``seconds``: time that their evaluation took. ``owner``: None for a
-        conversation without a journal. Returns None if the state is not kept; its file is then removed.
+        conversation without a journal, and for a system prompt. Returns None if the state is not kept; its file is
+        then removed.
         """
         path = pending.path
         try:
@@ -128,7 +129,8 @@ class StateStore:
                 path, pending.identity, pending.digests, tokens, size, crc, seconds, time.time(), owner, pending.stem
             )
             path.chmod(0o600)
-            self._stamp(path)
+            # That of a prompt is saved after the conversation that begins with it, which is worth more.
+            self._stamp(path, is_last=not state.is_prompt)
             self._write_record(state)
         except (OSError, OverflowError) as error:
             self.discard(pending, str(error))
@@ -146,24 +148,33 @@ class StateStore:
 
     # A state is used
 
-    def find(self, identity: StateIdentity, digests: Sequence[str]) -> tuple[SavedState, int] | None:
-        """The state that shares most leading messages with a conversation, and their number; of several such states the
-        newest one. ``digests``: of all boundaries of the conversation, see
-        :func:`~bitnet_chat.prompt_cache.key.prefix_digests`.
+    def find(
+        self, identity: StateIdentity, digests: Sequence[str], without: Collection[str] = ()
+    ) -> tuple[SavedState, int] | None:
+        """The state that shares most leading messages with a conversation, and their number; of several such states
+        that of the system prompt alone, which is the smallest, or the newest one. ``digests``: of all boundaries of the
+        conversation, see :func:`~bitnet_chat.prompt_cache.key.prefix_digests`. ``without``: stems of states that are
+        not used.
 
         Only the size of the file is checked, see :meth:`verify`. A damaged state is removed.
         """
         prefix = f"{identity.digest}-"
         listing = names.listing(name for name in self._names() if name.startswith(prefix) and name.endswith(".json"))
-        best: tuple[SavedState, int] | None = None
+        best: tuple[int, bool, float, SavedState] | None = None
         for stem, owner in listing.records.items():
-            state = self._read(stem, owner)
+            state = self._read(stem, owner) if stem not in without else None
             if state is None or state.identity != identity:
                 continue
             shared = sum(takewhile(bool, map(eq, state.digests, digests))) - 1
-            if shared >= 0 and (best is None or (shared, state.created) > (best[1], best[0].created)):
-                best = state, shared
-        return best
+            found = shared, state.is_prompt, state.created, state
+            if shared >= 0 and (best is None or found[:3] > best[:3]):
+                best = found
+        return (best[3], best[0]) if best is not None else None
+
+    def has(self, identity: StateIdentity, digest: str) -> bool:
+        """Whether a state ends at the boundary ``digest``. Lists the folder once, and opens no file."""
+        key = names.key(identity.digest, digest)
+        return any(stem.startswith(key) for stem in names.listing(self._names()).usable)
 
     def verify(self, state: SavedState) -> bool:
         """Whether the file is as it was at the commit, by its CRC-32. A damaged state is removed."""
@@ -225,6 +236,14 @@ class StateStore:
         uses = self._uses(self._listing())
         return StateUsage(len(uses), sum(each.bytes for each in uses))
 
+    def prompt_usage(self) -> StateUsage:
+        """The states of system prompts, which are a part of :meth:`usage`. Reads the records of all states without an
+        owner."""
+        listing = self._listing()
+        unowned = (self._read(stem, None) for stem in listing.usable if listing.records[stem] is None)
+        sizes = [state.bytes for state in unowned if state is not None and state.is_prompt]
+        return StateUsage(len(sizes), sum(sizes))
+
     def clear(self) -> int:
         """Remove all committed states. Returns their number."""
         listing = self._listing()
@@ -251,13 +270,16 @@ class StateStore:
             self._remove(listing, stem)
 
     def _supersede(self, state: SavedState) -> None:
-        """Replace the states whose whole conversation is the beginning of that of ``state``."""
+        """Replace the states whose whole conversation is the beginning of that of ``state``, but for that of the system
+        prompt."""
+        prompt = names.key(state.identity.digest, state.digests[0])
         prefixes = {names.key(state.identity.digest, digest) for digest in state.digests[:-1]}
         listing = self._listing()
         if state.stem not in listing.records:
             return  # another process has replaced it by a later one, which replaces the others too
         for stem in listing.usable:
-            if stem[: names.KEY_LENGTH] in prefixes:
+            key = stem[: names.KEY_LENGTH]
+            if key in prefixes and (key != prompt or listing.records[stem] is not None):
                 self._replace(listing, stem, state.stem)
 
     def _merge(self, listing: FolderListing) -> None:
@@ -309,9 +331,9 @@ class StateStore:
         found: dict[str, os.stat_result] = {}
         with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".state"):
-                    with contextlib.suppress(OSError):  # removed meanwhile
-                        found[entry.name] = entry.stat()
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    if entry.name.endswith(".state") and entry.is_file(follow_symlinks=False):
+                        found[entry.name] = entry.stat(follow_symlinks=False)
         return found
 
     def ready_folder(self) -> Path | None:
@@ -328,10 +350,11 @@ class StateStore:
         if sys.platform != "win32" and self.folder.stat().st_mode & 0o077:
             self.folder.chmod(0o700)
 
-    def _stamp(self, path: Path) -> None:
-        """Set the time of the last use: now, and after that of every other state even if the clock was set back."""
-        others = (each.st_mtime_ns for name, each in self._status().items() if name != path.name)
-        stamp = max(time.time_ns(), max(others, default=0) + 1)
+    def _stamp(self, path: Path, *, is_last: bool = True) -> None:
+        """Set the time of the last use: now, and after that of every other state even if the clock was set back. Not
+        ``is_last``: just before that of the state that was used last."""
+        others = [each.st_mtime_ns for name, each in self._status().items() if name != path.name]
+        stamp = max(time.time_ns(), max(others, default=0) + 1) if is_last or not others else max(others) - 1
         os.utime(path, ns=(stamp, stamp))
 
     def _write_record(self, state: SavedState) -> None:
@@ -346,7 +369,7 @@ class StateStore:
         """Read a record. None: the state cannot be used; a damaged one is removed."""
         path = self.folder / names.state_name(stem)
         try:
-            with (self.folder / names.record_name(stem, owner)).open("rb") as file:
+            with open(self.folder / names.record_name(stem, owner), "rb", opener=_opened) as file:
                 state = record.decode(file.read(record.MAX_BYTES), path, stem, owner)
             size = path.stat().st_size
             fault = "" if size == state.bytes else f"it has {size} bytes instead of {state.bytes}"
@@ -386,10 +409,15 @@ class StateStore:
         return text_digest(path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path))
 
 
+def _opened(path: str, flags: int) -> int:
+    """Open a file, and not what a link in its place leads to. A named pipe is read as an empty file."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+
+
 def _measured(path: Path) -> tuple[int, int]:
     """Size and CRC-32 of a file. Raises OSError."""
     size = crc = 0
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_opened) as file:
         while chunk := file.read(_CHUNK):
             size += len(chunk)
             crc = zlib.crc32(chunk, crc)

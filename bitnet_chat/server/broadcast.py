@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import ToolCall
@@ -103,6 +103,11 @@ class ReplyBroadcast:
         return None if self.end is None else failure_of(self.end)
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has begun, and has not ended."""
+        return self.started.is_set() and self.end is None
+
+    @property
     def is_empty(self) -> bool:
         """Whether the reply has no text, thoughts and tool calls so far."""
         return not (self.text or self.thinking or self.calls)
@@ -152,29 +157,16 @@ class ReplyBroadcast:
         self._blocks.append(block)
         self._place += block.size
 
-    async def watch(self, place: int = 0, *, progress: bool = False) -> AsyncGenerator[Cursor]:
-        """Yield the events after the position ``place``, stored ones first; the last one is Completed or Failed.
-
-        ``progress``: include the progress of the prefill, of which only the newest event is kept.
-        """
-        told: PromptProgress | None = None
-        news = asyncio.Event()
+    async def watch(self, place: int = 0) -> AsyncGenerator[Cursor]:
+        """Yield the events after the position ``place``, stored ones first; the last one is Completed or Failed."""
+        reader, news = _Reader(self, place), asyncio.Event()
         self._watchers.add(news)
         try:
-            while True:
+            while not reader.is_over:
                 news.clear()
-                for seen in self._since(place):
-                    place, self.seen = seen.place, True
+                for seen in reader.unread():
                     yield seen
-                if progress and self.end is None and self._progress not in (None, told):
-                    told = self._progress
-                    assert told is not None
-                    yield Cursor(told, place)
-                    continue
-                if self.end is not None and place >= self._place:
-                    yield Cursor(self.end, place)
-                    return
-                if place >= self._place:
+                if not reader.is_over:
                     await news.wait()
         finally:
             self._watchers.discard(news)
@@ -247,3 +239,48 @@ class ReplyBroadcast:
         """Register ``stop`` as the function that ends the reply. Return False if the reply is already stopped."""
         self._stop = stop
         return not self._stopping
+
+
+class _Reader:
+    """What one reader of a reply has not read yet."""
+
+    def __init__(self, generation: ReplyBroadcast, place: int, *, progress: bool = False) -> None:
+        """``progress``: include the progress of the prefill, of which only the newest event is kept."""
+        self._generation, self._place, self._progress = generation, place, progress
+        self._told: PromptProgress | None = None
+        self.is_over = False
+        """Whether it has read the end."""
+
+    def unread(self) -> Iterator[Cursor]:
+        generation = self._generation
+        for seen in generation._since(self._place):
+            self._place, generation.seen = seen.place, True
+            yield seen
+        told = generation._progress if self._progress and generation.end is None else None
+        if told is not None and told != self._told:
+            self._told = told
+            yield Cursor(told, self._place)
+        if generation.end is not None and self._place >= generation.place:
+            self.is_over = True
+            yield Cursor(generation.end, self._place)
+
+
+async def watch_all(generations: Sequence[ReplyBroadcast], places: Sequence[int]) -> AsyncGenerator[tuple[int, Cursor]]:
+    """Yield the events of several replies as they come, each with the number of its reply: of each reply those after
+    its position in ``places``, and the progress of its prefill.
+    """
+    readers = [_Reader(each, place, progress=True) for each, place in zip(generations, places, strict=True)]
+    news = asyncio.Event()
+    for generation in generations:
+        generation._watchers.add(news)
+    try:
+        while running := [number for number, reader in enumerate(readers) if not reader.is_over]:
+            news.clear()
+            for number in running:
+                for seen in readers[number].unread():
+                    yield number, seen
+            if not any(readers[number].is_over for number in running):
+                await news.wait()
+    finally:
+        for generation in generations:
+            generation._watchers.discard(news)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
@@ -87,3 +87,12 @@ def detailed_usage(stats: Stats) -> dict[str, object]:
     if stats.prompt_tokens is None:
         return dict(usage)
     return usage | {"prompt_tokens_details": {"cached_tokens": usage["prompt_tokens"] - stats.prompt_tokens}}
+
+
+def common_usage(stats: Sequence[Stats]) -> dict[str, object]:
+    """Return the usage object of several replies to one prompt, which counts once."""
+    first, *others = stats
+    more = sum(each.tokens for each in others)
+    usage = usage_of(first)
+    summed = {name: usage[name] + more for name in ("completion_tokens", "total_tokens")}
+    return detailed_usage(first) | summed

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -69,6 +70,13 @@ def run(scene: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scene(), TIMEOUT))
 
 
+def settings_of(backend: str, classic: EngineBinary, native: EngineBinary) -> Settings:
+    """A small window. ``backend``: ``llama-server``, ``native`` or ``classic``."""
+    engine = native if backend == "native" else classic
+    named = {"backend": "llama-server"} if backend == "llama-server" else {}
+    return Settings(engine=str(engine.path), temperature=0.0, ctx=512, **named)  # type: ignore[arg-type]
+
+
 async def compared(
     served: Served, path: str, kinds: dict[str, Body], heard: Callable[[], object] = lambda: None
 ) -> dict[str, tuple[Any, ...]]:
@@ -84,9 +92,7 @@ async def compared(
 @pytest.mark.parametrize("backend", ["llama-server", "native"])
 def test_what_a_request_costs_belongs_to_it(classic: EngineBinary, native: EngineBinary, backend: str) -> None:
     """A hundred tools of sixty words are refused; nobody else is."""
-    named = {"backend": "llama-server"} if backend == "llama-server" else {}
-    engine = classic if backend == "llama-server" else native
-    settings = Settings(engine=str(engine.path), model=TOOL_DEMO, temperature=0.0, **named)  # type: ignore[arg-type]
+    settings = replace(settings_of(backend, classic, native), model=TOOL_DEMO, ctx=0)
     brief: Body = {"max_tokens": 2}
     kinds: dict[str, Body] = {
         "plain": {"messages": said(0, ""), **brief},
@@ -120,9 +126,7 @@ def test_every_reply_without_a_part_of_its_history_says_so(
     classic: EngineBinary, native: EngineBinary, backend: str
 ) -> None:
     """Whole and streamed, to the second request and the second client too; asked not to cut, nothing is cut."""
-    named = {"backend": "llama-server"} if backend == "llama-server" else {}
-    engine = native if backend == "native" else classic
-    settings = Settings(engine=str(engine.path), temperature=0.0, ctx=512, **named)  # type: ignore[arg-type]
+    settings = settings_of(backend, classic, native)
     chat = {"model": "m", "messages": said(60, "one two three"), "options": {"num_predict": 2}}
     longer = {**chat, "messages": [*chat["messages"], {"role": "assistant", "content": "Hi."}, *said(0, "")]}  # type: ignore[misc]
 
@@ -173,9 +177,7 @@ def test_every_reply_without_a_part_of_its_history_says_so(
 def test_what_no_engine_need_refuse_is_refused_while_all_are_busy(
     classic: EngineBinary, native: EngineBinary, backend: str
 ) -> None:
-    named = {"backend": "llama-server"} if backend == "llama-server" else {}
-    engine = native if backend == "native" else classic
-    settings = Settings(engine=str(engine.path), temperature=0.0, ctx=512, **named)  # type: ignore[arg-type]
+    settings = settings_of(backend, classic, native)
     wrong: list[tuple[str, Body]] = [
         (CHAT, {"messages": said(60, "one two three")}),
         ("/api/chat", {"model": "m", "messages": said(60, "one two three"), "truncate": False, "stream": False}),

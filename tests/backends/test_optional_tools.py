@@ -11,7 +11,14 @@ from scripted_backend import ScriptedBackend, say
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UnsupportedError, UsageError
+from bitnet_chat.errors import (
+    BitnetChatError,
+    EmptyMessageError,
+    EngineDiedError,
+    FinishReason,
+    UnsupportedError,
+    UsageError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 
 HELLO = Conversation().with_user("hello")
@@ -65,7 +72,7 @@ def test_a_server_says_it_in_its_own_words(words: str) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [UsageError("an empty message cannot be sent"), UnsupportedError("tool_choice", "no"), EngineDiedError("no tools")],
+    [EmptyMessageError(), UnsupportedError("tool_choice", "no"), EngineDiedError("no tools")],
 )
 def test_another_failure_is_one(error: BitnetChatError) -> None:
     assert asked([Started(), Failed(error)]) == ([[Started(), Failed(error)]], [True])

@@ -107,6 +107,41 @@ def test_of_a_continued_reply(native: EngineBinary, model: Path, capsys: pytest.
     assert verified(capsys, *flags(settings))[1]["identical"] == 1
 
 
+@pytest.mark.parametrize("kind", ["native", "llama-server"])
+def test_of_a_sampled_reply_that_a_kill_has_cut(
+    native: EngineBinary, classic: EngineBinary, model: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rest is generated with the seed of the beginning, so that the whole reply is one of that seed."""
+    binary, backend_name = (native, "engine") if kind == "native" else (classic, "llama-server")
+    settings = Settings(engine=str(binary.path), model=str(model), threads=1, backend=backend_name)
+    compute_hash(model)
+
+    async def talk_on() -> None:
+        journal = Journal()
+        journal.made_with = made_with(settings)
+        recorder, backend = JournalRecorder(journal, pytest.fail), open_backend(settings, "")
+        before = await ask(backend, recorder, Conversation(), STORY, SAMPLED)
+        conversation = await ask(backend, recorder, before, "Tell me a long story", SAMPLED)
+        whole = conversation.messages[-1].content
+        await backend.close()
+        await recorder.close()
+        # As if it had been killed after half of the reply.
+        edit_last_reply(lambda old: old[: len(old) // 2], FinishReason.CUT_OFF)
+        recorder, backend = JournalRecorder(journal, pytest.fail), open_backend(settings, "")
+        stored = journal.load(1)
+        recorder.resume(stored)
+        cut = stored.conversation
+        async for event in record_reply(backend, recorder, cut, ReplyOptions(max_tokens=12, sampling=SAMPLED)):
+            end = event
+        assert isinstance(end, Completed), end
+        assert (cut.messages[-1].content + end.text).startswith(whole)
+        await backend.close()
+        await recorder.close()
+
+    asyncio.run(asyncio.wait_for(talk_on(), 60))
+    assert verified(capsys, *flags(settings))[1]["identical"] == 2
+
+
 def test_of_a_server(classic: EngineBinary, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = Settings(engine=str(classic.path), model=str(model), threads=1, backend="llama-server")
     talk(settings, [[STORY, "And then?"]], Sampling(temperature=0.0))
@@ -129,12 +164,12 @@ def test_a_difference(native: EngineBinary, model: Path, capsys: pytest.CaptureF
     assert "reply 1: differs at character 5: " in capsys.readouterr().out
 
 
-def edit_last_reply(change: Callable[[str], str]) -> None:
+def edit_last_reply(change: Callable[[str], str], finish: FinishReason = FinishReason.STOP) -> None:
     import sqlite3
 
     with sqlite3.connect(Journal().path) as connection:
         row, old = connection.execute("SELECT id, content FROM messages ORDER BY id DESC LIMIT 1").fetchone()
-        connection.execute("UPDATE messages SET content = ? WHERE id = ?", (change(old), row))
+        connection.execute("UPDATE messages SET content = ?, finish = ? WHERE id = ?", (change(old), finish, row))
     connection.close()
 
 
@@ -167,6 +202,11 @@ REPEATABLE = {"model_hash": "1" * 64, "temperature": 0.0, "threads": 1, "templat
         ({"temperature": 0.7}, "sampled without a seed"),
         ({"temperature": 0.7, "seed": 5}, ""),
         ({"temperature": 0.7, "seed": -1}, "sampled without a seed"),
+        (
+            {"temperature": 0.7, "seed": 5, "read": {"from": "state", "begun": 9}},
+            "sampled anew after its first 9 characters, where it was cut",
+        ),
+        ({"read": {"from": "state", "begun": 9}}, ""),
         ({"model_hash": None}, "the journal has no hash of the model"),
         ({"backend": "ollama"}, "made by llama.cpp (native)"),
         ({"tools": ["look"]}, "made with tools"),
@@ -191,6 +231,12 @@ def test_the_probable_reason(engine: str, version: str, threads: int, template: 
     kept = record(REPEATABLE | {"engine_version": "v"})
     found = verify.probable_reason(kept, engine, version, threads, template, ContextSource(source))
     assert found.startswith(why)
+
+
+def test_the_probable_reason_for_a_reply_that_was_continued() -> None:
+    kept = record(REPEATABLE | {"engine_version": "v", "read": {"from": "state", "begun": 9}})
+    found = verify.probable_reason(kept, "llama.cpp (native)", "v", 1, "t", ContextSource.STATE)
+    assert found == "its first 9 characters, after which it was cut, were read as text when it was continued"
 
 
 @pytest.mark.parametrize(

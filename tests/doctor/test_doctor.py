@@ -230,13 +230,21 @@ def test_saved_states() -> None:
     assert (found.facts["count"], found.facts["bytes"], found.facts["limit"]) == (0, 0, 2048)
     assert not paths.states_dir().exists()
     store = StateStore(paths.states_dir(), 2048)
-    pending = store.begin(StateIdentity("m", "e", "v", 1, 1, "f16", "f16", "t"), ("1" * 40, "0" * 40))
-    assert pending is not None
-    pending.path.write_bytes(bytes(1000))
-    store.commit(pending, tokens=1, seconds=1)
+
+    def keep(*digests: str) -> None:
+        pending = store.begin(StateIdentity("m", "e", "v", 1, 1, "f16", "f16", "t"), digests)
+        assert pending is not None
+        pending.path.write_bytes(bytes(1000))
+        store.commit(pending, tokens=1, seconds=1)
+
+    keep("1" * 40, "0" * 40)
     found = files.states("2K", wanted=True)
-    assert found.status is FindingStatus.OK and found.facts["count"] == 1
+    assert found.status is FindingStatus.OK and (found.facts["count"], found.facts["shared"]) == (1, 0)
     assert found.seen == f"{paths.states_dir()} holds 1 engine state, 1 kB of at most 2 kB"
+    keep("1" * 40)
+    found = files.states("2K", wanted=True)
+    assert (found.facts["count"], found.facts["shared"], found.facts["bytes"]) == (2, 1, 2000)
+    assert found.seen == f"{paths.states_dir()} holds 2 engine states (1 of system prompts), 2 kB of at most 2 kB"
     assert "none is added" in files.states("2K", wanted=False).seen
     assert cast(int, files.states("", wanted=True).facts["limit"]) > 2048
 

@@ -140,10 +140,22 @@ def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(any_engine: Engine
 
 
 @pytest.mark.engine
-def test_a_modern_engine_is_asked_to_continue(modern: EngineBinary, model: Path) -> None:
+def test_a_modern_engine_generates_the_reply_to_a_first_message_again(modern: EngineBinary, model: Path) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user(STORY)
-        cut, _ = await ask(backend, asked, on_event=stop_after(backend, 100))
+        whole = (await ask(backend, asked, ReplyOptions(max_tokens=60)))[0].text
+        known = whole[: len(whole) // 2]
+        more, notices = await ask(backend, asked.with_assistant(known, CUT), ReplyOptions(max_tokens=60))
+        assert (known + more.text).startswith(whole.rstrip()) and not notices
+
+    with_backend(lambda: LocalEngineBackend(settings(modern, model)), body)
+
+
+@pytest.mark.engine
+def test_a_modern_engine_is_asked_to_continue(modern: EngineBinary, model: Path) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
+        asked = Conversation().with_user("hello").with_assistant("Hello!").with_user(STORY)
+        cut = await cut_at(backend, asked, 100)
         more, notices = await ask(backend, asked.with_assistant(cut.text, cut.reason))
         assert more.text
         assert [line for line in notices if "asked to continue" in line]

@@ -20,27 +20,27 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, ContextSource
-from bitnet_chat.filters.continuation import KnownTextRemover
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and processes are those of POSIX")
 
 
-def check(spec: Spec, *, is_exact: bool = True) -> None:
-    """``is_exact``: whether the conversation goes on with the words of an undisturbed one. A llama-server reads a reply
-    that was cut as one batch, which rounds differently: mostly it does, too.
-    """
+def check(spec: Spec, count: int = len(VICTIMS)) -> None:
+    """The conversation goes on with the words of an undisturbed one. The first kill comes twice."""
     kills = Kills(spec, seed=3)
-    for number in range(len(VICTIMS)):
+    for number in range(3, 3 + count):
         kill = kills.kill(number)
-        assert not is_exact or kills.is_exact(kill), (
-            f"{kill.victim} after {kill.at} characters: {kills.difference(kill)}"
-        )
+        assert kills.is_exact(kill), f"{kill.victim} after {kill.at} characters: {kills.difference(kill)}"
         assert all(kill.origins), "each reply knows the origin of its context"
 
 
 def test_of_a_native_engine(any_native: EngineBinary, model: Path, tmp_path: Path) -> None:
     model = Path(os.environ.get("BITNET_CHAT_MODEL") or model)
-    check(Spec(str(any_native.path), str(model), "engine", str(tmp_path), tokens=100))
+    check(Spec(str(any_native.path), str(model), "engine", str(tmp_path), tokens=40))
+
+
+def test_of_sampled_replies(native: EngineBinary, model: Path, tmp_path: Path) -> None:
+    """They go on with the seeds of the journal."""
+    check(Spec(str(native.path), str(model), "engine", str(tmp_path), tokens=40, seed=5), 2)
 
 
 async def ask(backend: LocalEngineBackend, conversation: Conversation) -> Completed:
@@ -101,14 +101,15 @@ def test_a_reply_that_another_model_has_begun_is_read(any_native: EngineBinary, 
     assert size <= end.stats.tokens + 1, "the prompt ends with what was kept"
 
 
-def test_the_known_beginning() -> None:
-    remover = KnownTextRemover("abc")
-    assert [remover.feed(text) for text in ("a", "b", "cd", "e")] == ["", "", "d", "e"]
-    assert not remover.is_within and not remover.differs
-    remover = KnownTextRemover("abc")
-    assert [remover.feed(text) for text in ("a", "x", "c")] == ["", "", ""] and remover.differs
-    assert KnownTextRemover("").feed("x") == "x"
-
-
 def test_of_a_server(classic: EngineBinary, model: Path, tmp_path: Path) -> None:
-    check(Spec(str(classic.path), str(model), "llama-server", str(tmp_path), tokens=100), is_exact=False)
+    check(Spec(str(classic.path), str(model), "llama-server", str(tmp_path), tokens=40))
+
+
+def test_of_a_classic_engine(classic: EngineBinary, model: Path, tmp_path: Path) -> None:
+    """In the first reply of a process, of which the prompt cache tells."""
+    check(Spec(str(classic.path), str(model), "engine", str(tmp_path), tokens=40), 2)
+
+
+def test_of_a_modern_engine(modern: EngineBinary, model: Path, tmp_path: Path) -> None:
+    """In the reply to the first message."""
+    check(Spec(str(modern.path), str(model), "engine", str(tmp_path), tokens=40, history="none"), 2)

@@ -172,8 +172,7 @@ def test_a_terminal_that_is_closed(start: Start, engine: EngineBinary) -> None:
     terminal.send("tell me a story", ENTER)
     terminal.until(lambda: len(terminal.after("tell me a story")) > 120)
     engines = terminal.engines
-    terminal.child.ptyproc.fileobj.close()  # and no signal but the one that the kernel sends
-    terminal.child.ptyproc.closed = terminal.child.closed = True
+    terminal.child.hang_up()
     assert_gone(engines)
     terminal.child.wait()
 

@@ -465,3 +465,77 @@ def test_a_raw_terminal(engine: EngineBinary, model: Path) -> None:
             received += terminal.read(1 << 16)
         assert len(json.loads(received)["tokens"]) > 4000
     assert process.wait(TIMEOUT) in (0, -getattr(signal, "SIGHUP", 1))
+
+
+def variants(client: NativeClient, prompt: Any, count: int = 3, **fields: Any) -> list[NativeReply]:
+    id = client.begin(prompt, count=count, **fields)
+    return [client.reply(id + number) for number in range(count)]
+
+
+@pytest.fixture
+def varied(child: NativeClient) -> NativeClient:
+    if "variants" not in child.ready.can:
+        with pytest.raises(NativeClientError, match="as it was started: variants"):
+            variants(child, chat("Hello."))
+        pytest.skip("a library that generates one reply at a time, and says so")
+    return child
+
+
+@pytest.mark.parametrize("temperature", [0, 0.9])
+def test_variants_are_the_single_replies(varied: NativeClient, temperature: float) -> None:
+    """The prompt is evaluated once for all, and the next turn on any of them evaluates at most the reply."""
+    asked, limits = chat("Tell me a story about a mill. " * 5), {"max_tokens": 40}
+    alone = [
+        varied.complete(asked, sampling={"temperature": temperature, "seed": 7 + number}, **limits)
+        for number in range(3)
+    ]
+    varied.complete(chat("Hello."), max_tokens=1)
+    together = variants(varied, asked, sampling={"temperature": temperature, "seed": 7}, **limits)
+    assert [each.tokens for each in together] == [each.tokens for each in alone]
+    assert [each.text for each in together] == [each.text for each in alone]
+    sizes = {(each.ended.prompt_tokens, each.ended.prompt_size) for each in together}
+    ((evaluated, size),) = sizes
+    assert size // 2 < evaluated <= size == alone[0].ended.prompt_size
+    for each in together:
+        again = [*asked, (each.text, False), ("<|im_end|>\n<|im_start|>user\n", True), ("And?", False)]
+        followed = varied.complete(again, max_tokens=1)
+        assert followed.ended.prompt_tokens < followed.ended.prompt_size - size + 3
+
+
+def test_the_ends_of_variants(varied: NativeClient) -> None:
+    asked = [(ENDLESS, False)]
+    assert [each.ended.reason for each in variants(varied, asked, max_tokens=5)] == ["length"] * 3
+    word = varied.complete(asked, max_tokens=30, **GREEDY).text[12:16]
+    alone = varied.complete(asked, max_tokens=30, stop=[word], **GREEDY)
+    for each in variants(varied, asked, max_tokens=30, stop=[word], **GREEDY):
+        assert (each.ended.reason, each.text) == ("stop_text", alone.text)
+    id = varied.begin(asked, count=3)
+    while not isinstance(next(varied.messages(id)), Token):
+        pass
+    for number in (1, 0, 2):
+        varied.stop(id + number)
+    # A fast computer may have filled the window before.
+    assert {varied.reply(id + number).ended.reason for number in range(3)} <= {"interrupted", "context_full"}
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for each in variants(varied, chat("A number?"), schema=schema, max_tokens=60, sampling={"seed": 1}):
+        assert each.text.startswith("{")
+    id = varied.begin(asked, count=2, grammar="root ::= (")
+    for number in range(2):
+        with pytest.raises(NativeClientError, match="grammar"):
+            varied.reply(id + number)
+    assert varied.complete(asked, max_tokens=3, **GREEDY).ended.tokens == 3
+
+
+def test_variants_share_the_window(varied: NativeClient) -> None:
+    found = variants(varied, [(ENDLESS, False)], sampling={**HOT, "seed": 1})
+    if any(each.ended.reason == "stop" for each in found):
+        pytest.skip("the model ended a reply")
+    assert {each.ended.reason for each in found} == {"context_full"}
+    assert sum(each.ended.tokens for each in found) + found[0].ended.prompt_size <= WINDOW + 8
+    assert varied.complete([(ENDLESS, False)], max_tokens=3, **GREEDY).ended.tokens == 3
+
+
+@pytest.mark.parametrize("count", [0, 9, 1.5])
+def test_a_number_of_variants_that_is_refused(child: NativeClient, count: Any) -> None:
+    with pytest.raises(NativeClientError, match="count of the request 'complete' must be an integer from 1 to 8"):
+        child.complete(chat("Hello."), count=count)

@@ -31,6 +31,7 @@ from bitnet_chat.engine_frames import (
     ThinkingText,
     TurnEnd,
     UnexpectedOutput,
+    VariantFrame,
 )
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.trace import format
@@ -170,3 +171,28 @@ def test_requests_that_are_cut_or_hold_a_schema_say_nothing_either() -> None:
     hidden = list(mask_session([*session(NativeReady(), request), cut], Redactor(), with_text=False))
     assert not any(b"Zebu" in entry.data for entry in hidden)
     assert json.loads(hidden[-2].data)["prompt"][1] == ["user\nXxxxxxx", False]
+
+
+def test_several_replies_in_a_recording() -> None:
+    lived = [
+        NativeReady(),
+        Complete(3, prompt("hello"), count=2),
+        Prefill(3, 1, 2, 0),
+        Token(4, "b"),
+        Token(3, "a"),
+        NativeReplyEnded(4, "length", tokens=1),
+        NativeFailed(3, "failed", "gone"),
+    ]
+    frames = played(session(*lived))[2:]
+    assert frames == [
+        VariantFrame(0, PrefillProgress(1, 2)),
+        VariantFrame(1, ReplyText("b")),
+        VariantFrame(0, ReplyText("a")),
+        VariantFrame(1, ReplyFigures(context_used=1, prompt_tokens=0, prompt_size=0, tokens=1)),
+        VariantFrame(1, TurnEnd(False, FinishReason.LENGTH)),
+        VariantFrame(0, EngineError("gone", "failed")),
+        VariantFrame(0, TurnEnd(False)),
+        TurnEnd(False),
+    ]
+    shown = "".join(text for _, text in _FramePrinter().all(session(*lived)))
+    assert "[reply 2]\nb" in shown and "[reply 1]\na" in shown and "[error: gone]" in shown

@@ -124,20 +124,26 @@ def test_a_classic_engine_has_one_seed(classic: EngineBinary, model: Path, journ
     assert first.options["read"]["from"] == "cold"  # type: ignore[index]
 
 
-def test_the_rest_of_a_reply_has_no_seed_of_its_own(native: EngineBinary, model: Path, journal: Journal) -> None:
+def test_the_rest_of_a_reply_has_its_seed(native: EngineBinary, model: Path, journal: Journal) -> None:
     settings = Settings(engine=str(native.path), model=str(model), threads=1)
     sampled = ReplyOptions(max_tokens=4, sampling=Sampling(temperature=0.7))
+    seen: list[Mapping[str, object]] = []
 
     async def main() -> None:
         recorder, backend = JournalRecorder(journal, pytest.fail), LocalEngineBackend(settings)
         conversation = await ask(backend, recorder, Conversation(), "Hello", sampled.sampling)
+        await recorder.settled()
+        seen.append(journal.load(1).records[-1].options)
         async for _ in record_reply(backend, recorder, conversation, sampled):
             pass
         await backend.close()
         await recorder.close()
 
     asyncio.run(asyncio.wait_for(main(), 60))
-    assert "seed" not in journal.load(1).records[-1].options
+    beginning, whole = seen[0], journal.load(1).records[-1].options
+    assert whole["seed"] == beginning["seed"]
+    read = whole["read"]
+    assert isinstance(read, dict) and read["begun"], "the context had the beginning: its random numbers did not go on"
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -9,36 +9,25 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_states import GREEDY, PERSONA, STORY, ask, breaking, files, home, is_long, is_short, prompts, run, saved
 
 from bitnet_chat import paths
-from bitnet_chat.backend import JournalPlace, ReplyOptions, Sampling
+from bitnet_chat.backend import JournalPlace, ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
+from bitnet_chat.context.summary import with_summary
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.saved_states import EngineStates, StateJob, shared_messages
-from bitnet_chat.events import Completed, Stats, TextDelta
+from bitnet_chat.events import TextDelta
 from bitnet_chat.prompt_cache.store import StateStore
 
-STORY = " ".join(f"I have {number} questions about the terminal, the model and the engine." for number in range(40))
-GREEDY = Sampling(temperature=0.0)
-SHORT = 60
-"""Tokens, at most, that are read again: the end of a reply, the message, and what the template adds."""
-TIMEOUT = 60.0
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of states of its own; engines and models stay where they are."""
-    folder = tmp_path / "states"
-    monkeypatch.setattr(paths, "states_dir", lambda: folder)
-    return folder
+__all__ = ["home"]
 
 
 class Engines:
@@ -55,39 +44,6 @@ class Engines:
 @pytest.fixture
 def engines(any_native: EngineBinary, model: Path) -> Engines:
     return Engines(any_native, model)
-
-
-async def ask(
-    backend: LocalEngineBackend, conversation: Conversation, text: str = "", **options: object
-) -> tuple[Conversation, Stats]:
-    """The conversation with the reply, and its figures."""
-    conversation = conversation.with_user(text) if text else conversation
-    wanted = ReplyOptions(max_tokens=12, sampling=GREEDY, **options)  # type: ignore[arg-type]
-    reply, end = "", None
-    async for event in backend.reply(conversation, wanted):
-        if isinstance(event, TextDelta):
-            reply += event.text
-        end = event
-    assert isinstance(end, Completed), end
-    return conversation.with_assistant(reply), end.stats
-
-
-async def saved(backend: LocalEngineBackend) -> None:
-    """Wait until the context is saved, as it is between two messages."""
-    saver = backend._session.supervisor._saver
-    assert saver is not None and saver._task is not None
-    await asyncio.wait([saver._task])
-
-
-def files(folder: Path, end: str) -> list[Path]:
-    return list(folder.glob(f"*.{end}"))
-
-
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await asyncio.wait_for(body(), TIMEOUT)
-
-    asyncio.run(main())
 
 
 async def has_read(backend: LocalEngineBackend, conversation: Conversation) -> None:
@@ -116,7 +72,7 @@ def test_a_resumed_conversation_is_not_read_again(engines: Engines) -> None:
         again, stats = await ask(backend, both, "What is a token?")
         await backend.close()
         assert again == live, "the very words of the engine that has lived through it"
-        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        assert is_short(stats)
         assert (stats.context_used or 0) > 600
 
     run(body)
@@ -132,7 +88,7 @@ def test_a_history_is_restored_before_a_message_is_typed(engines: Engines) -> No
         await has_read(backend, both)
         _, stats = await ask(backend, both, "What is a token?")
         await backend.close()
-        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        assert is_short(stats)
 
     run(body)
 
@@ -152,7 +108,7 @@ def test_after_the_death_of_an_engine_its_context_is_restored(engines: Engines, 
         await process.gone()
         _, stats = await ask(backend, both, "What is a token?")
         await backend.close()
-        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        assert is_short(stats)
 
     run(body)
 
@@ -167,13 +123,13 @@ def test_one_state_serves_every_branch(engines: Engines) -> None:
         assert len(files(paths.states_dir(), "json")) == 1
         backend = engines.open()
         other, stats = await ask(backend, first, "What is a token?")  # /undo, then another message
-        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        assert is_short(stats)
         await backend.close()
         assert len(files(paths.states_dir(), "json")) == 2, "of each branch"
         backend = engines.open()
         for branch in (both, other):
             _, stats = await ask(backend, branch, "Thank you.")
-            assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+            assert is_short(stats)
         await backend.close()
 
     run(body)
@@ -188,7 +144,7 @@ def test_a_conversation_that_makes_way_for_another_is_kept(engines: Engines) -> 
         other, _ = await ask(backend, Conversation().with_user(f"Now {STORY}"), alone=True)
         for conversation in (both, other):
             _, stats = await ask(backend, conversation, "Go on.", alone=True)
-            assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+            assert is_short(stats)
         await backend.close()
 
     run(body)
@@ -216,7 +172,7 @@ def test_a_damaged_state_costs_a_reading(engines: Engines, fault: str, home: Pat
                 state.write_bytes(content[:-500] + bytes([content[-500] ^ 1]) + content[-499:])
         backend = engines.open()
         again, stats = await ask(backend, both, "What is a token?")
-        assert stats.prompt_tokens is not None and stats.prompt_tokens > 600
+        assert is_long(stats)
         assert again.messages[:-1] == live.messages[:-1]
         await backend.close()
         assert not record.exists()
@@ -239,10 +195,34 @@ def test_a_state_that_the_engine_refuses_is_removed(engines: Engines, home: Path
         record.write_text(json.dumps(values))
         backend = engines.open()
         _, stats = await ask(backend, both, "What is a token?")
-        assert stats.prompt_tokens is not None and stats.prompt_tokens > 600
+        assert is_long(stats)
         await backend.close()
         assert not state.exists()
         assert store.usage().count == 1, "that of the conversation as it is now"
+
+    run(body)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+@pytest.mark.parametrize("fault", ["full", "removed"])
+def test_a_state_that_cannot_be_written_costs_a_line(
+    engines: Engines, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    """The conversation goes on, and the next state is kept."""
+    caplog.set_level("INFO")
+
+    async def body() -> None:
+        backend = engines.open()
+        with monkeypatch.context() as patch:
+            breaking(patch, fault)
+            first, _ = await ask(backend, Conversation(), STORY)
+            await saved(backend)
+            assert not backend.status().state_saved and not files(home, "*")
+        assert caplog.text.count("an engine state is not kept: ") == 1
+        _, stats = await ask(backend, first, "Go on.")
+        assert is_short(stats)
+        await backend.close()
+        assert len(files(home, "state")) == 1
 
     run(body)
 
@@ -263,7 +243,7 @@ def test_a_state_made_with_other_settings_is_not_used(engines: Engines, settings
         await backend.close()
         if "chat_template" in settings and backend.model.name.startswith("bitnet-demo"):
             return  # its own template
-        assert stats.prompt_tokens is not None and stats.prompt_tokens > 600
+        assert is_long(stats)
 
     run(body)
 
@@ -273,6 +253,8 @@ def test_nothing_is_kept_where_nothing_is_to_be(engines: Engines, settings: dict
     async def body() -> None:
         backend = engines.open(**settings)
         await talk(backend)
+        await ask(backend, guided("Hello."))
+        await ask(backend, guided("How are you?"))
         await backend.close()
         assert not files(home, "*")
 
@@ -340,6 +322,148 @@ def test_a_classic_engine_starts_with_the_prompt_that_it_read_before(classic: En
     run(body)
 
 
+# System prompts that conversations share
+
+
+def guided(text: str) -> Conversation:
+    return Conversation().with_system(PERSONA).with_user(text)
+
+
+def test_a_new_conversation_restores_a_system_prompt_that_another_one_has_read(
+    engines: Engines, home: Path, tmp_path: Path
+) -> None:
+    """After the other one has been removed, too."""
+    journal = tmp_path / "journal.db"
+
+    async def body() -> None:
+        backend = engines.open()
+        first, stats = await ask(backend, guided(STORY), place=lambda: JournalPlace(journal, 1))
+        assert is_long(stats)
+        await saved(backend)
+        assert backend.status().state_saved and prompts(home) == 1 and len(files(home, "state")) == 2
+        sizes = sorted(file.stat().st_size for file in files(home, "state"))
+        assert sizes[0] < 0.7 * sizes[1], "it is the system prompt alone"
+        await ask(backend, first, "Go on.", place=lambda: JournalPlace(journal, 1))
+        await backend.close()
+        store = StateStore(home)
+        assert store.usage().count == 2
+        assert store.remove_owner(journal, 1) == 1 and store.usage() == store.prompt_usage()
+        for number in range(2):
+            backend = engines.open()
+            if number:
+                backend.start(Conversation().with_system(PERSONA))
+                await has_read(backend, Conversation().with_system(PERSONA))
+            _, stats = await ask(backend, guided(f"How are you? {number}"))
+            await backend.close()
+            assert is_short(stats)
+        assert prompts(home) == 1
+
+    run(body)
+
+
+def test_a_conversation_goes_on_as_before_after_its_system_prompt_was_saved(engines: Engines, home: Path) -> None:
+    async def talk(**settings: object) -> Conversation:
+        backend = engines.open(**settings)
+        conversation, _ = await ask(backend, guided(STORY))
+        if not settings:
+            await saved(backend)
+            assert prompts(home) == 1
+        for text in ("And how do I save a conversation?", "Thank you."):
+            conversation, stats = await ask(backend, conversation, text)
+            assert is_short(stats)
+        await backend.close()
+        return conversation
+
+    async def body() -> None:
+        assert await talk() == await talk(journal=False)
+
+    run(body)
+
+
+def test_a_system_prompt_that_is_read_before_a_message_is_saved(engines: Engines, home: Path) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        backend.start(Conversation().with_system(PERSONA))
+        await has_read(backend, Conversation().with_system(PERSONA))
+        await saved(backend)
+        assert prompts(home) == len(files(home, "state")) == 1
+        _, stats = await ask(backend, guided("Hello."))
+        assert is_short(stats)
+        await backend.close()
+
+    run(body)
+
+
+def test_independent_requests_share_one_state_of_their_system_prompt(engines: Engines, home: Path) -> None:
+    """Without a pause, as in a batch or from a busy client; none of them is kept whole."""
+
+    async def body() -> None:
+        backend = engines.open()
+        for number in range(3):
+            _, stats = await ask(backend, guided(f"What is {number}?"), alone=True)
+            assert is_short(stats) or not number
+        assert prompts(home) == 1, "before the engine is closed"
+        await saved(backend)
+        await backend.close()
+        assert len(files(home, "state")) == 1
+        backend = engines.open()
+        _, stats = await ask(backend, guided("What is 3?"), alone=True)
+        assert is_short(stats)
+        _, stats = await ask(backend, guided(f"What is 4? {STORY}"), alone=True)
+        await backend.close()
+        assert len(files(home, "state")) == 2, "what is long without the system prompt is kept"
+
+    run(body)
+
+
+def test_a_batch_leaves_the_state_of_its_system_prompt(engines: Engines, home: Path) -> None:
+    async def body() -> None:
+        for number in range(2):
+            backend = engines.open()
+            _, stats = await ask(backend, guided(f"What is {number}?"), alone=True)
+            await backend.close()
+            assert is_short(stats) == bool(number) and prompts(home) == 1
+
+    run(body)
+
+
+def test_a_summary_is_no_part_of_a_shared_state(engines: Engines, home: Path) -> None:
+    async def body() -> None:
+        backend = engines.open()
+        await ask(backend, with_summary(guided(STORY), "They spoke of terminals."))
+        await backend.close()
+        assert len(files(home, "state")) == 1 and not prompts(home)
+
+    run(body)
+
+
+def test_a_system_prompt_whose_state_cannot_be_written(engines: Engines, home: Path, caplog: Any) -> None:
+    """The context is restored, or read again."""
+    caplog.set_level("INFO")
+
+    def broken(*arguments: Any, **named: Any) -> StateJob | None:
+        job = begin(*arguments, **named)
+        assert job is not None
+        job.pending.path.unlink()
+        job.pending.path.mkdir()
+        return job
+
+    begin = EngineStates.begin_prompt
+
+    async def body() -> None:
+        backend = engines.open()
+        first, _ = await ask(backend, guided(STORY))
+        await saved(backend)
+        _, stats = await ask(backend, first, "Go on.")
+        assert is_short(stats) and not prompts(home)
+        await backend.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EngineStates, "begin_prompt", broken)
+        run(body)
+    assert "an engine state is not kept" in caplog.text
+
+
 # What happens at the same time
 
 
@@ -392,7 +516,7 @@ def test_a_request_that_comes_while_a_state_is_prepared(engines: Engines, monkey
         for pause in (0.32, 0.45, 0.55, 0.62):
             await asyncio.sleep(pause)
             conversation, stats = await ask(backend, conversation, "Go on.")
-            assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+            assert is_short(stats)
         await backend.close()
         assert not any(file.stat().st_size == 0 for file in files(paths.states_dir(), "state"))
 
@@ -418,7 +542,7 @@ def test_a_prompt_that_was_not_read_to_its_end_replaces_no_state(engines: Engine
         await backend.close()
         backend = engines.open()
         _, stats = await ask(backend, both, "Go on.")
-        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT, "its state was not replaced"
+        assert is_short(stats), "its state was not replaced"
         await backend.close()
 
     run(body)
@@ -437,7 +561,7 @@ def test_a_refused_state_is_removed_before_a_message_too(engines: Engines, home:
         backend.prepare(both)
         await has_read(backend, both)
         await backend.close()
-        assert not state.exists() and len(files(home, "state")) == 1
+        assert not files(home, "state"), "nor is one made before it is known which conversation it belongs to"
 
     run(body)
 
@@ -478,6 +602,6 @@ def test_an_engine_that_dies_while_a_state_is_looked_for(engines: Engines, monke
         monkeypatch.setattr(EngineStates, "better", deadly)
         _, stats = await ask(backend, both, "Go on.")
         await backend.close()
-        assert stats.prompt_tokens is not None and stats.prompt_tokens < SHORT
+        assert is_short(stats)
 
     run(body)

@@ -136,7 +136,7 @@ def test_thoughts_are_stopped(harness: Harness) -> None:
         thoughts, reply = await ask(backend, asked, stop)
         assert thoughts.startswith("word0") and reply.text == "" and reply.reason is FinishReason.INTERRUPTED
         thoughts, reply = await ask(backend, asked.with_assistant("", reply.reason, thoughts), stop)
-        assert thoughts.startswith("word0"), "there is nothing to go on with: it is asked again"
+        assert thoughts and not thoughts.startswith("word0"), "the message is asked again, its thoughts are shown once"
 
     with_backend(lambda: LocalEngineBackend(harness.settings(opened=True)), body)
 

@@ -95,10 +95,14 @@ def test_saved_states_are_marked_and_removed(journal: Journal, capsys: pytest.Ca
     assert marked() == [True, False] and store.usage().count == 2, "of two branches"
     keep(1, 5)
     assert marked() == [True, True]
+    prompt = store.begin(identity, ("0" * 40,))
+    assert prompt is not None
+    prompt.path.write_bytes(b"x")
+    assert store.commit(prompt, tokens=1) and marked() == [True, True]
     assert history(capsys, "rm", "2", "--yes")[0] == 0
-    assert store.usage().count == 1 and store.heads(journal.path) == {(1, 0)}
+    assert store.usage().count == 2 and store.heads(journal.path) == {(1, 0)}
     assert history(capsys, "rm", "1", "--yes")[0] == 0
-    assert list(paths.states_dir().iterdir()) == []
+    assert store.usage() == store.prompt_usage() and store.usage().count == 1, "the shared system prompt stays"
 
 
 def test_nothing_to_list(capsys: pytest.CaptureFixture[str], home: Path) -> None:

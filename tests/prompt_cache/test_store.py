@@ -15,73 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from state_rig import IDENTITY, Rig, digests, rig
 
 from bitnet_chat import paths
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Message
 from bitnet_chat.engine.native.protocol import Save, decode_request, encode
-from bitnet_chat.prompt_cache import names, record
+from bitnet_chat.prompt_cache import record
 from bitnet_chat.prompt_cache import store as module
 from bitnet_chat.prompt_cache.budget import KEPT_BRANCHES
 from bitnet_chat.prompt_cache.key import FORMAT, StateIdentity, prefix_digests
 from bitnet_chat.prompt_cache.names import StateOwner
-from bitnet_chat.prompt_cache.record import PendingState, SavedState
+from bitnet_chat.prompt_cache.record import SavedState
 from bitnet_chat.prompt_cache.store import StateStore, StateUsage, limit_of, open_state_store
 
-IDENTITY = StateIdentity("a" * 64, "llama.cpp", "b1", 1, 4096, "f16", "q8_0", "t", ("--lora \udcff", ""))
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
 
 
-def digests(text: str) -> tuple[str, ...]:
-    """Those of a conversation with a message for each character, so that texts are branches."""
-    return prefix_digests("system", (), [Message("user", sign) for sign in text])
-
-
-class Rig:
-    """A store with its log."""
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.lines: list[str] = []
-        self.store = StateStore(folder / "states", limit, self.lines.append)
-        self.folder, self.journal = self.store.folder, folder / "journal.db"
-        self._texts: dict[str, str] = {}
-
-    def begin(self, text: str, identity: StateIdentity = IDENTITY) -> PendingState:
-        self._texts[digests(text)[-1]] = text
-        pending = self.store.begin(identity, digests(text))
-        assert pending is not None
-        return pending
-
-    def keep(
-        self, text: str, conversation: int = 0, content: bytes = b"state", identity: StateIdentity = IDENTITY
-    ) -> SavedState:
-        """Save a state of ``text``, which belongs to a conversation and its last message; 0: to none."""
-        pending = self.begin(text, identity)
-        pending.path.write_bytes(content)
-        owner = self.store.owner(self.journal, conversation, len(text)) if conversation else None
-        state = self.store.commit(pending, tokens=100, seconds=1.5, owner=owner)
-        assert state is not None
-        return state
-
-    def find(self, text: str, identity: StateIdentity = IDENTITY) -> tuple[str, int] | None:
-        """The text of the found state, and the number of messages that it shares with ``text``."""
-        found = self.store.find(identity, digests(text))
-        return None if found is None else (self._texts[found[0].digests[-1]], found[1])
-
-    def kept(self) -> set[str]:
-        """The texts of all states."""
-        return {self._texts[names.digest_of(name)] for name in self.files() if name.endswith(".state")}
-
-    def owners(self) -> set[tuple[int, int]]:
-        return self.store.heads(self.journal)
-
-    def files(self) -> list[str]:
-        return sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path, 1000)
+__all__ = ["rig"]
 
 
 # Write and find
@@ -212,10 +163,39 @@ def test_a_state_replaces_those_of_its_beginnings(rig: Rig) -> None:
     assert rig.store.usage() == StateUsage(2, 10) and rig.lines == []
 
 
-def test_a_state_of_the_system_prompt_alone_is_replaced(rig: Rig) -> None:
+def test_the_state_of_a_system_prompt_stays(rig: Rig) -> None:
+    """It belongs to no conversation, and every new one with it begins with it."""
+    rig.keep("ab", conversation=1)
     rig.keep("")
-    rig.keep("a")
-    assert rig.kept() == {"a"} and rig.find("") == ("a", 0)
+    rig.keep("abc", conversation=1)
+    assert rig.kept() == {"abc", ""} and rig.owners() == {(1, 3)}
+    assert rig.find("") == rig.find("x") == ("", 0), "it is the smallest of those that share as much"
+    assert rig.find("ax") == ("abc", 1)
+    assert rig.store.remove_owner(rig.journal, 1) == 1
+    assert rig.store.usage() == rig.store.prompt_usage() == StateUsage(1, 5) and rig.lines == []
+    assert rig.store.has(IDENTITY, digests("")[0]) and not rig.store.has(IDENTITY, digests("a")[-1])
+    assert not rig.store.has(replace(IDENTITY, model="b"), digests("")[0])
+
+
+def test_a_system_prompt_with_a_message_of_its_owner_is_replaced(rig: Rig) -> None:
+    """As a classic engine saves it, with its first message."""
+    rig.keep("", conversation=1)
+    rig.keep("a", conversation=1)
+    assert rig.kept() == {"a"} and rig.find("") == ("a", 0) and not rig.store.prompt_usage().count
+
+
+def test_the_state_of_a_system_prompt_leaves_before_the_conversation_that_it_was_read_for(rig: Rig) -> None:
+    rig.store.limit = 15
+    rig.keep("x", conversation=1)
+    rig.keep("y", conversation=2)
+    prompt, _ = rig.keep(""), rig.keep("ab", conversation=3)
+    assert rig.kept() == {"", "y", "ab"}
+    rig.keep("z", conversation=4)
+    assert rig.kept() == {"y", "ab", "z"}, "it was saved as if just before the last use"
+    rig.keep("")
+    rig.store.touch(rig.store.find(IDENTITY, digests("c"))[0])  # type: ignore[index]
+    rig.keep("w", conversation=5)
+    assert rig.kept() == {"", "z", "w"} and not prompt.path.exists(), "its use counts as any other"
 
 
 def test_one_state_is_left_of_a_conversation_that_grows(rig: Rig) -> None:

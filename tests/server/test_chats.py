@@ -354,7 +354,10 @@ def test_two_watch_the_same_reply_and_a_third_sees_it_in_the_chat() -> None:
             await here.acquire()
             await here.acquire()
             found = await api.call("GET", f"/chats/{chat}")
-            assert found["live"] == {"generation": begun["generation"], "message": begun["message"], "place": 15}
+            assert found["live"] == {
+                "generation": begun["generation"], "message": begun["message"], "place": 15,
+                "variants": [], "compare": None,
+            }  # fmt: skip
             assert found["state"] == "answering" and found["messages"][-1]["content"] == "Before the gate"
             assert found["messages"][-1]["finish_reason"] is None
             assert [each["live"] for each in (await api.call("GET", "/chats"))["chats"]] == [True]

@@ -42,11 +42,11 @@ def reply(id: str, text: str = "", *, ended: bool = False, linger: float = 100.0
         generation.put(TextDelta(text))
     if ended:
         generation.put(Completed(FinishReason.STOP, text))
-    return LiveReply(ReplyStart(id, "m", 1, 2), generation, linger)
+    return LiveReply([ReplyStart(id, "m", 1, 2)], [generation], linger)
 
 
-async def heard(live_chat: LiveChat, seen: LastSeen | None, count: int) -> list[tuple[object, int | None]]:
-    found: list[tuple[object, int | None]] = []
+async def heard(live_chat: LiveChat, seen: LastSeen | None, count: int) -> list[tuple[object, tuple[int, ...] | None]]:
+    found: list[tuple[object, tuple[int, ...] | None]] = []
     following = live_chat.follow(seen)
     async for each in following:
         found.append(each)
@@ -64,15 +64,19 @@ def test_a_follower_gets_what_it_has_not_seen_and_all_that_comes() -> None:
         live_chat.publish(ChatChanged("Title"))
         live_chat.begin(two)
         assert await heard(live_chat, None, 1) == [(two, None)], "who knows nothing gets what is being said"
-        assert await heard(live_chat, LastSeen("a", 2), 3) == [(one, 2), (ChatChanged("Title"), None), (two, None)]
-        assert await heard(live_chat, LastSeen("a", 5), 2) == [(ChatChanged("Title"), None), (two, None)]
-        assert await heard(live_chat, LastSeen("b", 4), 1) == [(two, 4)]
-        for unknown in (LastSeen("a", 6), LastSeen("b", 5), LastSeen("c", 0)):
+        assert await heard(live_chat, LastSeen("a", (2,)), 3) == [
+            (one, (2,)),
+            (ChatChanged("Title"), None),
+            (two, None),
+        ]
+        assert await heard(live_chat, LastSeen("a", (5,)), 2) == [(ChatChanged("Title"), None), (two, None)]
+        assert await heard(live_chat, LastSeen("b", (4,)), 1) == [(two, (4,))]
+        for unknown in (LastSeen("a", (6,)), LastSeen("b", (5,)), LastSeen("c", (0,))):
             assert await heard(live_chat, unknown, 1) == [(two, None)]
-        waiting = asyncio.ensure_future(heard(live_chat, LastSeen("b", 4), 2))
+        waiting = asyncio.ensure_future(heard(live_chat, LastSeen("b", (4,)), 2))
         await asyncio.sleep(0)
         live_chat.publish(ChatChanged("Other"))
-        assert await waiting == [(two, 4), (ChatChanged("Other"), None)]
+        assert await waiting == [(two, (4,)), (ChatChanged("Other"), None)]
         live_chat.close()
         assert await heard(live_chat, None, 9) == [(two, None)], "it ends with the server"
 
@@ -115,12 +119,12 @@ def test_one_reply_at_a_time_and_a_stop_before_it_has_begun() -> None:
             assert live_chat.stop()
             live = reply("a")
             stopped: list[bool] = []
-            live.generation.on_stop(lambda: stopped.append(True))
+            live.generations[0].on_stop(lambda: stopped.append(True))
             live_chat.begin(live)
             assert stopped, "it was unwanted before it was there"
         with pytest.raises(ReplyRunningError), live_chat.exclusive():
             pass
-        live.generation.put(Completed(FinishReason.STOP, ""))
+        live.generations[0].put(Completed(FinishReason.STOP, ""))
         with live_chat.exclusive():
             assert live_chat.stop()
 
@@ -133,7 +137,7 @@ def test_a_reply_lingers_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -
     async def main() -> None:
         stopped = asyncio.Event()
         live = reply("a", linger=0.0)
-        live.generation.on_stop(stopped.set)
+        live.generations[0].on_stop(stopped.set)
         live.join()
         live.join()
         live.leave()
@@ -142,7 +146,7 @@ def test_a_reply_lingers_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -
         live.leave()
         await stopped.wait()
         stopped.clear()
-        live.generation.put(Completed(FinishReason.STOP, ""))
+        live.generations[0].put(Completed(FinishReason.STOP, ""))
         live.join()
         live.leave()
         await asyncio.sleep(0.01)

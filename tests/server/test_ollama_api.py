@@ -133,6 +133,8 @@ def test_what_is_not_said_is_what_the_server_does() -> None:
         ({"colour": "red"}, "colour is unknown"),
         ({"tools": [{"type": "function", "function": {}}]}, r"tools\[0\].function.name"),
         ({"tools": [{"type": "oracle", "function": {"name": "f"}}]}, r"tools\[0\].type"),
+        ({"tools": [{"function": {"name": "f\n"}}]}, r"tools\[0\].function.name"),
+        ({"tools": [{"function": {"name": "f"}}] * 2}, "tools contains the name f twice"),
         ({"options": {"mirostat": 2}}, "options.mirostat"),
         ({"options": {"typical_p": 0.5}}, "options.typical_p"),
         ({"options": {"repeat_last_n": 5}}, "options.repeat_last_n"),

@@ -27,6 +27,7 @@ from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import (
     ContextOverflowError,
+    EmptyMessageError,
     EngineDiedError,
     FinishReason,
     ModelError,
@@ -270,7 +271,7 @@ def test_why_a_reply_ended(reason: FinishReason, told: str) -> None:
 
 
 FAILURES: list[tuple[Event, int, str, str | None]] = [
-    (Failed(UsageError("an empty message cannot be sent")), 400, "invalid_value", None),
+    (Failed(EmptyMessageError()), 400, "invalid_value", None),
     (Failed(UnsupportedError("top_p", "a pty engine cannot")), 400, "unsupported_parameter", "top_p"),
     (Failed(UnsupportedError("format", "there is no grammar")), 400, "unsupported_parameter", "response_format"),
     (Failed(ContextOverflowError("too long")), 400, "context_length_exceeded", "messages"),
@@ -325,7 +326,7 @@ def test_what_is_no_request() -> None:
                 (b"", 400, "invalid_json"),
                 (b"x" * 1001, 413, "request_too_large"),
                 (json.dumps(asking(model="gpt-4o")).encode(), 404, "model_not_found"),
-                (json.dumps(asking(n=2)).encode(), 400, "unsupported_parameter"),
+                (json.dumps(asking(logprobs=True)).encode(), 400, "unsupported_parameter"),
                 (json.dumps({}).encode(), 400, "missing_required_parameter"),
             ):
                 got, reply, _ = await http.whole(CHAT, body, method="POST")
@@ -682,5 +683,75 @@ def test_options_reach_the_backend() -> None:
             options = http.served.backend.options[0]
             assert isinstance(options, ReplyOptions)
             assert (options.max_tokens, options.sampling.temperature, options.sampling.seed) == (9, 0, 4)
+
+    run(test)
+
+
+def test_several_replies_of_one_backend() -> None:
+    """The scripted backend generates one at a time; the request leases one of the two backends."""
+
+    async def test() -> None:
+        async with client(by_message, parallel=2) as http:
+            status, whole, _ = await http.whole(CHAT, asking("hello", n=3, seed=4))
+            assert status == 200 and [each["index"] for each in whole["choices"]] == [0, 1, 2]
+            _, one, _ = await http.whole(CHAT, asking("hello"))
+            assert {each["message"]["content"] for each in whole["choices"]} == {
+                one["choices"][0]["message"]["content"]
+            }
+            usage = one["usage"]["completion_tokens"]
+            assert whole["usage"]["completion_tokens"] == 3 * usage
+            assert whole["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"]
+            *chunks, counted, done = await http.streamed(CHAT, asking(n=2, stream_options={"include_usage": True}))
+            assert done == "[DONE]" and counted["choices"] == [] and counted["usage"]["completion_tokens"] == 2 * usage
+            ends = [each["choices"][0] for each in chunks if each["choices"][0]["finish_reason"]]
+            assert sorted(each["index"] for each in ends) == [0, 1] and all(each["usage"] is None for each in chunks)
+            assert len({each["id"] for each in chunks}) == 1
+            status, plain, _ = await http.whole(PLAIN, {"prompt": "hello", "n": 2})
+            assert status == 200 and [each["index"] for each in plain["choices"]] == [0, 1]
+            status, refused, _ = await http.whole(CHAT, asking(n=9))
+            assert status == 400 and refused["error"]["param"] == "n"
+
+    run(test)
+
+
+def test_a_failure_of_several_replies() -> None:
+    async def test() -> None:
+        async with client(lambda _: [Failed(UsageError("no"))]) as http:
+            status, whole, _ = await http.whole(CHAT, asking(n=3))
+            assert status == 400 and "no" in whole["error"]["message"]
+        died = [Started(), TextDelta("Hel"), Failed(EngineDiedError("gone"), "Hel")]
+        async with client(lambda _: died) as http:
+            *_, last = await http.streamed(CHAT, asking(n=2))
+            assert "gone" in last["error"]["message"]
+
+    run(test)
+
+
+def test_several_replies_stop_with_their_client() -> None:
+    async def test() -> None:
+        async with client(lambda _: [Started(), TextDelta("a"), Gate()]) as http:
+            async with http.stream(CHAT, asking(n=3)) as events:
+                async for data in events:
+                    if '"a"' in data:
+                        break
+            backend = http.served.backends[0]
+            for _ in range(1000):
+                if "end of reply" in backend.calls:
+                    break
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            assert len(backend.asked) == 1
+
+    run(test)
+
+
+def test_several_replies_come_from_the_cache() -> None:
+    async def test() -> None:
+        async with client(lambda _: say("Hello."), settings=ServeSettings(port=0, grace=0.0, cache=True)) as http:
+            for expected in (None, "hit"):
+                status, whole, headers = await http.whole(CHAT, asking(n=2, seed=5))
+                assert status == 200 and len(whole["choices"]) == 2 and headers.get("x-cache") == expected
+            _, _, headers = await http.whole(CHAT, asking(seed=6))
+            assert headers.get("x-cache") == "hit", "the second of two with the seed 5"
 
     run(test)

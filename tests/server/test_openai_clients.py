@@ -8,17 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import published
 import pytest
 from conftest import _engine
-from ollama._types import ChatRequest, Options
-from openai.lib.streaming.chat import ContentDeltaEvent
-from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
-from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
-from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
 from program import TIMEOUT, environment
 from scripted_backend import STATS, by_message, say
 from serving import Served, ServedProcess, served_process, serving
@@ -31,7 +25,20 @@ from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, Thi
 from bitnet_chat.server.ollama.requests import chat_request as ollama_request
 from bitnet_chat.server.openai.requests import chat_request, completion_request
 
+if TYPE_CHECKING:
+    import openai
+    from openai.lib.streaming.chat import ContentDeltaEvent
+    from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is bitnet-chat?"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library() -> None:
+    """Imported late: it takes longer than most tests, in each process that lists them."""
+    global openai, ContentDeltaEvent
+    import openai
+    from openai.lib.streaming.chat import ContentDeltaEvent
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,29 @@ def test_whole_and_streamed(client: openai.OpenAI, reply: str) -> None:
     assert {chunk.id for chunk in chunks} == {last.id}
     assert last.usage is not None and whole.usage is not None
     assert last.usage.total_tokens == whole.usage.total_tokens > whole.usage.completion_tokens > 5
+
+
+def test_several_replies(client: openai.OpenAI, reply: str) -> None:
+    whole = client.chat.completions.create(model="", messages=QUESTION, temperature=0, n=3)
+    assert [(each.index, each.message.content, each.finish_reason) for each in whole.choices] == [
+        (index, reply, "stop") for index in range(3)
+    ]
+    one = client.chat.completions.create(model="", messages=QUESTION, temperature=0).usage
+    assert whole.usage is not None and one is not None
+    assert whole.usage.prompt_tokens == one.prompt_tokens and whole.usage.completion_tokens == 3 * one.completion_tokens
+    stream = client.chat.completions.create(
+        model="", messages=QUESTION, temperature=0, n=3, stream=True, stream_options={"include_usage": True}
+    )
+    texts, ends = ["", "", ""], dict[int, str | None]()
+    *chunks, last = stream
+    for chunk in chunks:
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        ends |= {choice.index: choice.finish_reason} if choice.finish_reason else {}
+    assert texts == [reply] * 3 and ends == dict.fromkeys(range(3), "stop")
+    assert last.usage is not None and last.usage == whole.usage and not last.choices
+    plain = client.completions.create(model="", prompt="What is bitnet-chat?", temperature=0, n=2)
+    assert [(each.index, each.text) for each in plain.choices] == [(0, reply), (1, reply)]
 
 
 def test_limits(client: openai.OpenAI, reply: str) -> None:
@@ -126,8 +156,8 @@ def test_errors_have_their_classes(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="gpt-4o", messages=QUESTION)
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="", messages=QUESTION, n=2)
-    assert refused.value.param == "n" and "n must be 1" in refused.value.message
+        client.chat.completions.create(model="", messages=QUESTION, n=9)
+    assert refused.value.param == "n" and "between 1 and 8" in refused.value.message
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="", messages=[{"role": "user", "content": "word " * 20_000}])
     with pytest.raises(openai.NotFoundError):
@@ -279,6 +309,10 @@ def test_npm(served: ServedProcess, reply: str) -> None:
 
 def test_all_fields_of_the_published_clients_are_known() -> None:
     """With what they send when nothing special is wanted: nothing is told, let alone refused."""
+    from ollama._types import ChatRequest, Options
+    from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
+    from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
+
     neutral: dict[str, object] = {
         "messages": [{"role": "user", "content": "x"}],
         "prompt": "x",

@@ -194,7 +194,9 @@ NAMED = {"type": "function", "function": {"name": "sub"}}
 @pytest.mark.parametrize(
     ("parameter", "value", "param"),
     [
-        ("n", 2, "n"),
+        ("n", 9, "n"),
+        ("n", 0, "n"),
+        ("n_cmpl", 1.5, "n_cmpl"),
         ("logprobs", True, "logprobs"),
         ("top_logprobs", 3, "top_logprobs"),
         ("logit_bias", {"50256": -100}, "logit_bias"),
@@ -280,7 +282,7 @@ def test_what_can_be_ignored_without_lying_is_ignored_and_told(parameter: str, v
 @pytest.mark.parametrize(
     ("parameter", "value"),
     [
-        ("n", 2),
+        ("n", 9),
         ("logprobs", True),
         ("logit_bias", {"1": 1}),
         ("modalities", ["audio"]),
@@ -443,7 +445,7 @@ def test_a_prompt_becomes_a_message_of_a_user() -> None:
         ("echo", True, "echo"),
         ("logprobs", 0, "logprobs"),
         ("best_of", 2, "best_of"),
-        ("n", 2, "n"),
+        ("n", 9, "n"),
         ("messages", HELLO, "messages"),
         ("tools", [], "tools"),
     ],

@@ -24,6 +24,7 @@ from bitnet_chat.errors import (
 )
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Journal, JournalRecorder
+from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.model_manager import ModelManager
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler, RequestDefaults
 
@@ -213,13 +214,23 @@ def test_too_many_and_unknown_models() -> None:
     run(main)
 
 
+async def overtaken(scheduler: ReplyScheduler) -> tuple[ReplyBroadcast, ReplyBroadcast]:
+    """A reply of batch work that has begun, and an urgent one that it has made way for."""
+    batch = scheduler.begin(asks("batch", urgent=False))
+    await until(lambda: bool(batch.text))
+    return batch, await urgent(scheduler)
+
+
+async def urgent(scheduler: ReplyScheduler) -> ReplyBroadcast:
+    person = scheduler.begin(asks("person"))
+    await until(lambda: bool(person.text))
+    return person
+
+
 def test_batch_work_makes_way_for_people_and_begins_again() -> None:
     async def main() -> None:
         async with desk_of(gated) as (scheduler, backends):
-            batch = scheduler.begin(asks("batch", urgent=False))
-            await until(lambda: bool(batch.text))
-            person = scheduler.begin(asks("person"))
-            await until(lambda: bool(person.text))
+            batch, person = await overtaken(scheduler)
             assert "interrupt" in backends[0].calls
             assert (batch.text, batch.end) == ("", None)
             backends[0].open_gate()
@@ -259,8 +270,7 @@ def test_batch_work_makes_way_so_often_and_then_ends() -> None:
             batch = scheduler.begin(asks("batch", urgent=False))
             for _ in range(3):
                 await until(lambda: bool(batch.text))
-                person = scheduler.begin(asks("person"))
-                await until(lambda: bool(person.text))  # noqa: B023
+                person = await urgent(scheduler)
                 backends[0].open_gate()
                 await person.ended()
             await until(lambda: bool(batch.text))
@@ -278,10 +288,7 @@ def test_batch_work_makes_way_so_often_and_then_ends() -> None:
 def test_batch_work_that_makes_way_can_be_stopped() -> None:
     async def main() -> None:
         async with desk_of(gated) as (scheduler, backends):
-            batch = scheduler.begin(asks("batch", urgent=False))
-            await until(lambda: bool(batch.text))
-            person = scheduler.begin(asks("person"))
-            await until(lambda: bool(person.text))
+            batch, person = await overtaken(scheduler)
             batch.stop()
             end = await batch.ended()
             assert isinstance(end, Completed) and end.reason is FinishReason.INTERRUPTED

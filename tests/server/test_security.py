@@ -650,7 +650,7 @@ def test_the_head_of_the_next_request_has_limits_while_a_reply_streams() -> None
             async with asyncio.timeout(60):
                 writer.write(head("/v1/chat/completions", len(asked)) + asked)
                 assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 ")
-                (generation,) = served.scheduler._tasks.values()
+                ((generation,),) = served.scheduler._tasks.values()
                 writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000)
                 end = await generation.ended()  # its client was cut off
             writer.close()

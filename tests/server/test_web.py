@@ -11,20 +11,25 @@ import tempfile
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from browsing import Chromium, browsing, chromium, free_port, or_skip, window
-from playwright.async_api import Route
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import scripted_source, serving
 from test_page_rendering import HOSTILE, SAMPLE
+from test_saved_states import keep
 
 from bitnet_chat import paths
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import Journal
+from bitnet_chat.server.chats import service
 from bitnet_chat.server.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from playwright.async_api import Route
 
 Steps = list[Event | Gate]
 AXE_PLACE = paths.cache_dir() / "tests"
@@ -247,6 +252,29 @@ def test_the_variants_of_a_message_are_walked_and_other_tabs_follow(browser: Chr
             await page.reload()
             await it.answered(2)
             assert await variants.all_text_contents() == ["<1/2>", "<2/2>"]
+
+    browser.run(main())
+
+
+def test_a_conversation_that_continues_at_once_is_marked(browser: Chromium, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_LOOK", 0.02)
+
+    async def main() -> None:
+        async with window(browser, journal=(journal := Journal())) as it:
+            page = await it.look()
+            await it.send("one")
+            await it.answered(1)
+            marks = page.get_by_role("img", name="Continues at once")
+            assert await marks.count() == 0
+            store = keep(journal, 1)  # in the list and in the open conversation, without a reload
+            await it.until("document.querySelectorAll('.at-once:not([hidden])').length === 2")
+            assert await marks.count() == 2 and "is saved" in str(await marks.first.get_attribute("title"))
+            await page.get_by_role("button", name="New conversation").click()
+            await it.until("document.querySelectorAll('.at-once:not([hidden])').length === 1")
+            await page.locator("#list a").click()
+            await it.until("document.querySelectorAll('.at-once:not([hidden])').length === 2")
+            store.clear()
+            await it.until("document.querySelectorAll('.at-once:not([hidden])').length === 0")
 
     browser.run(main())
 
@@ -770,6 +798,13 @@ def test_axe_finds_nothing(browser: Chromium, axe: str, colours: str) -> None:
             await page.get_by_role("button", name="Regenerate the reply").click()
             await page.locator(".variants:visible").wait_for()
             await look("a variant")
+            await page.locator(".menu summary").click()
+            await look("a menu")
+            await page.get_by_role("button", name="2 variants").click()
+            await it.until("document.querySelector('.choice:not(.live-choice)')")
+            await look("a choice")
+            await page.get_by_role("button", name="Choose reply 2").click()
+            await it.answered(1)
             await page.locator("#message").press("ArrowUp")
             await page.locator("#list li").hover()
             await look("a changed message")

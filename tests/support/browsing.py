@@ -12,16 +12,18 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright
 from program import TIMEOUT
 from scripted_backend import Script, by_message
 from serving import Served, serving
 
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, BrowserContext, Page, Request
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
@@ -59,6 +61,8 @@ def chromium() -> Iterator[Chromium]:
     path = next(filter(None, map(shutil.which, _NAMES)), None)
     if path is None:
         or_skip("there is no Chromium")
+    from playwright.async_api import async_playwright  # late: it takes longer than most tests
+
     with asyncio.Runner() as runner:
 
         async def start() -> tuple[Any, Browser]:

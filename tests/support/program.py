@@ -12,15 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import psutil
 import pytest
 from fake_engine import wrapper
-from warm import WarmProgram
+from warm import WarmProcess, WarmProgram
 
 if sys.platform != "win32":
+    import termios
+
     import pexpect
+    import pexpect.fdpexpect
     import pyte
 
 TIMEOUT = 60.0  # seconds; nothing takes a tenth of it on an idle machine
@@ -48,9 +51,7 @@ def run(
     """Runs it to its end, with nothing that is a terminal."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
     if script is None and sys.platform != "win32" and not any(name.startswith("PYTHON") for name in more):
-        done = _WARM.run(arguments, data, environment(**more), TIMEOUT)
-        if done is not None:
-            return done
+        return _WARM.run(arguments, data, environment(**more), TIMEOUT)
     return subprocess.run(
         command(*arguments, script=script), input=data, capture_output=True, timeout=TIMEOUT, env=environment(**more)
     )
@@ -67,9 +68,19 @@ def fake_engine(folder: Path) -> Path:
 
 def engines_of(pid: int) -> list[psutil.Process]:
     """The processes that the program has started, and those that they have."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [each for each in psutil.Process(pid).children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
-    return []
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [each for each in children if _runs(each)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    """False for one that ends while it is looked at: the others stay in the list."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def assert_gone(processes: Sequence[psutil.Process]) -> None:
@@ -80,22 +91,85 @@ def assert_gone(processes: Sequence[psutil.Process]) -> None:
     assert not left, f"left behind: {left}"
 
 
+def opened(*arguments: str, **more: str) -> tuple[WarmProcess | subprocess.Popen[bytes], IO[bytes]]:
+    """Starts it without input; gives its process, and what it writes to stderr."""
+    if sys.platform == "win32":
+        process = subprocess.Popen(
+            command(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(**more),
+        )
+        assert process.stderr is not None
+        return process, process.stderr
+    source, sink = os.pipe()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    try:
+        return _WARM.start(arguments, [nothing, nothing, sink], environment(**more)), os.fdopen(source, "rb")
+    finally:
+        os.close(nothing)
+        os.close(sink)
+
+
+if sys.platform != "win32":
+
+    class TerminalChild(pexpect.fdpexpect.fdspawn):  # type: ignore[misc]
+        """A program on a terminal, as :class:`pexpect.spawn`, forked and not started anew."""
+
+        def __init__(
+            self, arguments: Sequence[str], script: Path | None, lines: int, columns: int, environment: dict[str, str]
+        ) -> None:
+            ours, theirs = os.openpty()
+            termios.tcsetwinsize(ours, (lines, columns))
+            try:
+                self.process = _WARM.start(arguments, [theirs] * 3, environment, script=script, on_terminal=True)
+            finally:
+                os.close(theirs)
+            super().__init__(ours, timeout=TIMEOUT)
+            self.pid = self.process.pid
+            self.kill = self.process.send_signal
+
+        def wait(self) -> int:
+            code = self.process.wait(TIMEOUT)
+            self.exitstatus, self.signalstatus = (code, None) if code >= 0 else (None, -code)
+            return code
+
+        def setwinsize(self, lines: int, columns: int) -> None:
+            termios.tcsetwinsize(self.child_fd, (lines, columns))
+
+        def setecho(self, on: bool) -> None:
+            modes = termios.tcgetattr(self.child_fd)
+            modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
+            termios.tcsetattr(self.child_fd, termios.TCSANOW, modes)
+
+        def hang_up(self) -> None:
+            """The terminal is gone: no signal but the one that the kernel sends."""
+            super().close()
+
+        def close(self, force: bool = True) -> None:
+            if not self.closed:
+                super().close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.0 if force else TIMEOUT)
+            self.process.kill()
+            self.process.wait(TIMEOUT)
+
+
 class Terminal:
     """The program on a terminal of its own."""
 
     def __init__(
         self, *arguments: str, columns: int = 80, lines: int = 24, script: Path | None = None, **more: str
     ) -> None:
-        program, *rest = command(*arguments, script=script)
-        self.child = pexpect.spawn(
-            program, rest, dimensions=(lines, columns), env=environment(**{"TERM": "xterm-256color"} | more)
-        )
-        self.child.delaybeforesend = None
+        variables = environment(**{"TERM": "xterm-256color"} | more)
+        self.child = TerminalChild(arguments, script, lines, columns, variables)
         self.written = ""
         self._gone: list[str] = []
         self._screen = pyte.HistoryScreen(columns, lines, history=100_000)
         self._screen.write_process_input = self.child.send  # answers to the program's questions
         self._stream = pyte.ByteStream(self._screen)
+        self._text: str | None = None
 
     @property
     def pid(self) -> int:
@@ -108,7 +182,9 @@ class Terminal:
     @property
     def text(self) -> str:
         """What the screen shows."""
-        return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+        if self._text is None:
+            self._text = "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+        return self._text
 
     @property
     def scroll(self) -> str:
@@ -139,6 +215,7 @@ class Terminal:
             return
         self.written += data.decode(errors="replace")
         self._stream.feed(data)
+        self._text = None
         top = self._screen.history.top
         while top:
             line = top.popleft()
@@ -188,6 +265,7 @@ class Terminal:
 
     def resize(self, lines: int, columns: int) -> None:
         self._screen.resize(lines, columns)
+        self._text = None
         self.child.setwinsize(lines, columns)
 
     def end(self) -> int:

@@ -11,17 +11,18 @@ import asyncio
 import signal
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pages import PAGES
 
 from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions
+from bitnet_chat.backends.variants import JointReplies
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta, VariantEvent
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ScriptedBackend:
     def open_gate(self) -> None:
         self._gates.release()
 
-    async def reply(self, conversation: Conversation, options: ReplyOptions = NO_LIMITS) -> AsyncIterator[Event]:
+    async def reply(self, conversation: Conversation, options: ReplyOptions = NO_LIMITS) -> AsyncGenerator[Event]:
         self.asked.append(conversation)
         self.options.append(options)
         self._stop.clear()
@@ -130,6 +131,20 @@ class ScriptedBackend:
         self.calls.append("close")
         if self._loading is not None:
             self._loading.cancel()
+
+
+class JointBackend(ScriptedBackend):
+    """A backend that generates several replies together: :meth:`together`, by a subclass."""
+
+    def together(self, conversation: Conversation, options: ReplyOptions, count: int) -> AsyncGenerator[VariantEvent]:
+        raise NotImplementedError
+
+    def joint(self, conversation: Conversation, options: ReplyOptions, count: int) -> JointReplies:
+        return JointReplies(self.together, super().reply, lambda number: None, self.interrupt, count)
+
+    def reply(self, conversation: Conversation, options: ReplyOptions = NO_LIMITS) -> AsyncGenerator[Event]:
+        joined = options.joined
+        return super().reply(conversation, options) if joined is None else joined.events(conversation, options)
 
 
 def say(*parts: str, reason: FinishReason = FinishReason.STOP, stats: Stats = STATS) -> list[Event | Gate]:

@@ -81,6 +81,9 @@ class Reply(threading.Thread):
 
     def answer(self, message: str) -> str:
         verb, _, rest = message.partition(" ")
+        if verb == "variant":  # variant N …: something else for one of several replies
+            number, _, other = rest.partition(" ")
+            return self.answer(other) if self.request.get("number") == int(number) else self.say("the others")
         if verb == "story":
             while (reason := self.say(" ".join(f"word{number}" for number in range(50)))) == "stop":
                 time.sleep(0.001)
@@ -140,8 +143,14 @@ def main() -> None:
         elif request["kind"] in ("save", "restore"):
             keep(request)
         else:
-            replies[request["id"]] = Reply(request)
-            replies[request["id"]].start()
+            ids = [request["id"] + number for number in range(request.get("count", 1))]
+            if len(ids) > 1 and os.environ.get("SCRIPTED_CHILD_SINGLE"):
+                for id in ids:
+                    tell("failed", id=id, why="unsupported", what="one at a time")
+                continue
+            replies |= {id: Reply({**request, "id": id, "number": number}) for number, id in enumerate(ids)}
+            for id in ids:
+                replies[id].start()
     os._exit(0)
 
 

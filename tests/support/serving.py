@@ -14,16 +14,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import queue
 import signal
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from program import TIMEOUT, command, engines_of, environment
+from program import TIMEOUT, engines_of, opened
 from scripted_backend import Script, ScriptedBackend, by_message
 
 from bitnet_chat.backends.pool import BackendFactory
@@ -101,16 +101,8 @@ class ServedProcess:
     written to stderr."""
 
     def __init__(self, *arguments: str, **more: str) -> None:
-        self._child = subprocess.Popen(
-            command("serve", "--port", "0", *(("--engine", str(ENGINE.path)) if ENGINE else ()), *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment(**more),
-        )
+        engine = ("--engine", str(ENGINE.path)) if ENGINE else ()
+        self._child, self._stderr = opened("serve", "--port", "0", *engine, *arguments, **more)
         self.lines: list[str] = []
         self._heard: queue.Queue[str | None] = queue.Queue()
         self._ear = threading.Thread(target=self._listen, daemon=True)
@@ -155,8 +147,7 @@ class ServedProcess:
                 each.kill()
 
     def _listen(self) -> None:
-        assert self._child.stderr is not None
-        with self._child.stderr as stderr:
+        with io.TextIOWrapper(self._stderr, encoding="utf-8", errors="replace") as stderr:
             for line in stderr:
                 self.lines.append(line)
                 self._heard.put(line)

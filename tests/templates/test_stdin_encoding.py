@@ -25,7 +25,7 @@ from bitnet_chat.conversation.stdin_encoding import (
 )
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.process import EngineProcess
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import EmptyMessageError, FinishReason
 from bitnet_chat.events import Completed, Notice
 
 _HARD = st.sampled_from(["/", "\\", "\n", "/exit", "/read x", "\\n", "\t", "é", "👍🏽", "<|im_end|>", "\r\n", "\x1b"])
@@ -127,7 +127,7 @@ def test_a_normalised_text_is_immutable() -> None:
 
 
 def test_an_empty_message_cannot_be_encoded() -> None:
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(EmptyMessageError):
         encode_lines("")
 
 

@@ -19,7 +19,7 @@ from bitnet_chat.errors import FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta
 from bitnet_chat.repl import reply_view as replies
 from bitnet_chat.repl.display import ReplyDisplay
-from bitnet_chat.server.broadcast import ReplyBroadcast
+from bitnet_chat.server.broadcast import ReplyBroadcast, watch_all
 from bitnet_chat.server.chats.events import EventEncoder, ReplyStart
 from bitnet_chat.text.sse import SseDecoder
 
@@ -95,17 +95,17 @@ def test_a_server_tells_the_newest_to_those_who_want_it() -> None:
         encoder = EventEncoder(opening)
         for event in (Started(), PromptProgress(1, 1200), HALF):
             generation.put(event)
-        watched, plain = generation.watch(progress=True), generation.watch()
-        seen = await anext(watched)
+        watched, plain = watch_all([generation], [0]), generation.watch()
+        _, seen = await anext(watched)
         assert seen.event == HALF, "of two only the newer one"
         (told,) = SseDecoder().feed(b"".join(encoder.tell(seen)))
         assert event_of(told.event, data_of(told), "") == HALF
         generation.put(MORE)
-        assert (await anext(watched)).event == MORE
+        assert (await anext(watched))[1].event == MORE
         generation.put(TextDelta("Hello."))
-        assert (await anext(watched)).event == (await anext(plain)).event == TextDelta("Hello.")
-        late = generation.watch(progress=True)
-        assert (await anext(late)).event == TextDelta("Hello."), "what is read is read"
+        assert (await anext(watched))[1].event == (await anext(plain)).event == TextDelta("Hello.")
+        late = watch_all([generation], [0])
+        assert (await anext(late))[1].event == TextDelta("Hello."), "what is read is read"
         for each in (watched, plain, late):
             await each.aclose()
 

@@ -64,6 +64,8 @@ class ChatEventParser:
         data = data_of(told)
         if told.event == "chat":
             return self._chat(data)
+        if data.get("variant"):  # of several variants of a reply, the first one
+            return []
         if told.event == "start":
             ended = [self.lost()] if self.open else []
             self.open = data.get("generation") not in own

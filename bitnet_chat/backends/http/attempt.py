@@ -32,6 +32,10 @@ class InvalidToolCallsError(Exception):
     """The reply is complete, and none of its tool calls is valid."""
 
 
+class OtherReplyError(Exception):
+    """The server generates another reply instead of the one that was cut."""
+
+
 class RequestAttempt:
     """One request of a reply and its response. ``repair``: the calls of the reply. ``server``: its name, for errors.
     ``sign_of_life``: seconds without text until a notice about an unfinished tool call."""
@@ -54,11 +58,12 @@ class RequestAttempt:
         self._has_started = False
 
     async def events(
-        self, question: RequestMessages, options: ReplyOptions, target: RequestTarget
+        self, question: RequestMessages, options: ReplyOptions, target: RequestTarget, known_tokens: int = 0
     ) -> AsyncGenerator[Event]:
-        """The events of the reply, its end included. Raises the errors of :data:`.retry.AttemptError`."""
+        """The events of the reply, its end included. ``options``: their limit of tokens counts ``known_tokens`` of a
+        reply that is generated again. Raises the errors of :data:`.retry.AttemptError`."""
         account, reader = self._account, self.wire.reader(options)
-        response, changed = await self._send(question, options, target)
+        response, changed = await self._send(question, options, target, known_tokens)
         for event in self._opening(changed):
             yield event
         response = response or await self._request.answer()
@@ -87,7 +92,7 @@ class RequestAttempt:
             yield event
 
     async def _send(
-        self, question: RequestMessages, options: ReplyOptions, target: RequestTarget
+        self, question: RequestMessages, options: ReplyOptions, target: RequestTarget, known_tokens: int
     ) -> tuple[aiohttp.ClientResponse | None, int]:
         """Send the request. Return the response, if it is needed before the first event, and the number of special
         tokens that were made text."""
@@ -96,7 +101,8 @@ class RequestAttempt:
             run_beside_loop(question.history, sent, self.wire, question, options, self._fit, target)
         )
         prefix, _ = target.specials.as_text(question.prefix)
-        self._account.begin(prefix, question.overlap if prefix else "")
+        known = question.cut if question.is_repeated else None
+        self._account.begin(prefix, question.overlap, known=known, known_tokens=known_tokens)
         await self._request.ask(lambda sent: target.connection.post(self.wire.path, body.content, sent))
         response = None
         if options.alone and target.count is None and self._fit.may_be_refused(question):
@@ -117,9 +123,12 @@ class RequestAttempt:
         yield Started()  # after the request is sent: the receiver has work of its own to do
 
     def _read(self, data: bytes, reader: ResponseParser, progress: CallProgress) -> list[Event]:
-        """The events of a piece of a streamed body. Raises ValueError for bytes of another format."""
+        """The events of a piece of a streamed body. Raises OtherReplyError, and ValueError for bytes of another
+        format."""
         said = reader.feed(data)
         events = _told(said, self._account)
+        if self._account.differs:
+            raise OtherReplyError
         if reader.call_size:
             self._account.asked()
             events += progress.feed(reader.call_size, asyncio.get_running_loop().time(), has_text=bool(said))
@@ -131,13 +140,15 @@ class RequestAttempt:
     def _end(
         self, reader: ResponseParser, question: RequestMessages, options: ReplyOptions, target: RequestTarget
     ) -> list[Event]:
-        """The last events of a response. Raises ConnectionLostError, InvalidToolCallsError."""
+        """The last events of a response. Raises ConnectionLostError, InvalidToolCallsError, OtherReplyError."""
         account, usage, repair, events = self._account, reader.usage, self.repair, list[Event]()
         account.over()
         if reader.error:
             return cut_off(self._server, account, reader.error, self._fit.size)
         if reader.finish is None:
             raise ConnectionLostError("the stream ended before the reply did")
+        if account.differs or account.is_within_known:
+            raise OtherReplyError
         if (heard := self._request.take()) is not None:
             target.connection.spend(heard)
         if usage.prompt is not None and not options.alone:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from bitnet_chat.backend import BackendState, BackendStatus, EngineFacts, ReplyOptions, Sampling
 from bitnet_chat.backends.http import attempt
@@ -26,13 +27,14 @@ from bitnet_chat.backends.http.retry import AttemptError, ReplyRetry
 from bitnet_chat.backends.http.tool_errors import PendingToolErrors
 from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
 from bitnet_chat.config import Settings
-from bitnet_chat.context.token_count import TokenCount
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.context.token_count import TokenCount, by_length
+from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, ContextOrigin, Event, Failed, Notice
+from bitnet_chat.filters.continuation import is_repeated
 from bitnet_chat.filters.tool_call_repair import SIGN_OF_LIFE, ToolCallRepair
 from bitnet_chat.util.resources import ProcessUsage
-from bitnet_chat.util.threads import run_beside_loop
+from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 
 def sign_of_life(settings: Settings) -> float:
@@ -173,6 +175,7 @@ class RemoteBackend:
                 else:
                     yield attempt.stopped(account, request.reason, self._fit.size)
                 return
+            account.was_shown(question.thinking_shown)
             retry = self._retry(request, account, question, options)
             for event in self._opening(retry):
                 yield event
@@ -181,7 +184,7 @@ class RemoteBackend:
                     target = await self._prepare(retry, request, options)
                     for text in self._service.take_notices():
                         yield Notice(text)
-                    async with aclosing(retry.attempt.events(retry.question, retry.options, target)) as events:
+                    async with aclosing(await self._attempt(retry, request, target)) as events:
                         async for event in events:
                             if isinstance(event, Completed):
                                 event = self._learn(event, retry, options)
@@ -189,6 +192,8 @@ class RemoteBackend:
                     return
                 except AttemptError as error:
                     for event in await retry.after(error):
+                        if isinstance(error, RequestCancelledError):
+                            self._note_reply(event, retry, options)
                         yield self._passed(event, request)
                 finally:
                     request.hang_up()
@@ -275,11 +280,42 @@ class RemoteBackend:
         self._check_tools(asked, target)
         await retry.trimmer.make_room(retry.question, retry.options, target)
         if self._states is not None:
+            await request.within(self._choose_continuation(self._states, retry, target, asked))
             prompt = Conversation(retry.fit.messages(retry.question))
-            await request.within(self._states.recall(target, prompt, asked.offered))
-            self._origin = self._states.origin(target, prompt, asked.offered)
+            is_exact = retry.question.is_repeated
+            await request.within(self._states.recall(target, prompt, asked.offered, is_exact=is_exact))
+            origin = self._states.origin(target, prompt, asked.offered)
+            self._origin = replace(origin, begun=len(retry.question.prefix))
             self._states.sent()
         return target
+
+    async def _choose_continuation(
+        self, states: PromptStates, retry: ReplyRetry, target: RequestTarget, asked: ReplyOptions
+    ) -> None:
+        """Have an incomplete reply generated again if that helps, see :func:`is_repeated`."""
+        question = retry.question.continued()
+        if question.cut is None or not retry.may_repeat:
+            return
+        before = retry.fit.kept(question.history).messages + question.before
+        prompt = Conversation((*before, Message("assistant", question.prefix)))
+        evaluated = await states.evaluated_messages(target, prompt, asked.offered)
+        is_again = is_repeated(Conversation((*before, question.cut)), evaluated)
+        retry.question = question.repeated() if is_again else question
+
+    async def _attempt(
+        self, retry: ReplyRetry, request: CancellableRequest, target: RequestTarget
+    ) -> AsyncGenerator[Event]:
+        """The events of one request."""
+        question, options, tokens = retry.question, retry.options, 0
+        if question.cut is not None and question.is_repeated:
+            texts = question.cut.thinking, question.cut.content
+            tokens = await request.within(run_in_daemon_thread(partial(self._tokens_of, texts)))
+            limit = options.max_tokens
+            options = options if limit is None else replace(options, max_tokens=limit + tokens)
+        return retry.attempt.events(question, options, target, tokens)
+
+    def _tokens_of(self, texts: Sequence[str]) -> int:
+        return sum((self._count(text) or by_length(text)).count for text in texts if text)
 
     def _passed(self, event: Event, request: CancellableRequest) -> Event:
         if isinstance(event, Completed):
@@ -293,10 +329,19 @@ class RemoteBackend:
         self._wire = self._wire if asked.alone and retry.wire.depends_on_request else retry.wire
         self._used = end.stats.context_used or self._used
         self._is_exact = end.stats.exact
-        if self._states is not None and retry.target is not None and not retry.question.prefix:
-            held = Conversation(retry.fit.messages(retry.question)).with_assistant(end.text)
-            self._states.replied(retry.target, held, asked, self._used)
+        self._note_reply(end, retry, asked)
         return attempt.of_window(end, asked, retry.fit.size)
+
+    def _note_reply(self, end: Event, retry: ReplyRetry, asked: ReplyOptions) -> None:
+        """Note what the server has read, also of a reply that was stopped: its prompt, if there is text."""
+        question, states, target = retry.question, self._states, retry.target
+        if states is None or target is None or not isinstance(end, Completed):
+            return
+        if not end.text and end.reason is not FinishReason.STOP:
+            return
+        held = retry.fit.kept(question.history).messages + question.before
+        held = (*held, Message("assistant", question.whole(end.text)))
+        states.replied(target, Conversation(held), asked, end.stats.context_used or self._used)
 
     def _learn_size(self, target: RequestTarget) -> None:
         if target.context_size is not None:

@@ -37,8 +37,15 @@ class RequestTarget:
 class PromptStates(Protocol):
     """Saved states of what a server has read."""
 
-    async def recall(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> None:
-        """Restore a state before a request with this prompt, if that spares the server from reading it."""
+    async def recall(
+        self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool], *, is_exact: bool = False
+    ) -> None:
+        """Restore a state before a request with this prompt, if that spares the server from reading it. ``is_exact``:
+        also from reading very little, which rounds differently."""
+
+    async def evaluated_messages(self, target: RequestTarget, conversation: Conversation, tools: Sequence[Tool]) -> int:
+        """Number of messages after the system prompt with which a state or the live context begins, as they were
+        evaluated at first; -1 for none."""
 
     @property
     def is_saved(self) -> bool:

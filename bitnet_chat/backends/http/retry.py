@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.backends.http.attempt import (
     InvalidToolCallsError,
+    OtherReplyError,
     RequestAttempt,
     completed,
     cut_off,
@@ -28,7 +29,14 @@ from bitnet_chat.events import Event, Notice
 _REFUSALS = 8
 """Refusals of one request that lead to another attempt."""
 
-AttemptError = (InvalidToolCallsError, RequestCancelledError, HTTPStatusError, ConnectionLostError, BitnetChatError)
+AttemptError = (
+    InvalidToolCallsError,
+    OtherReplyError,
+    RequestCancelledError,
+    HTTPStatusError,
+    ConnectionLostError,
+    BitnetChatError,
+)
 """The errors that :meth:`ReplyRetry.after` handles."""
 
 
@@ -52,6 +60,8 @@ class ReplyRetry:
         """The options of the next attempt, with the rest of the limits."""
         self.target: RequestTarget | None = None
         """The target of the present attempt, once it is known."""
+        self.may_repeat = options.repeats(Sampling())
+        """Whether an incomplete reply may be generated again."""
         self.is_over = False
         self._wanted = options
         self._cuts = self._refusals = 0
@@ -72,6 +82,9 @@ class ReplyRetry:
             match error:
                 case InvalidToolCallsError():
                     return self._after_invalid_calls()
+                case OtherReplyError():
+                    self.may_repeat, self.question = False, self.question.continued()
+                    return []
                 case HTTPStatusError():
                     return await self._after_status(error)
                 case ConnectionLostError():

@@ -15,7 +15,7 @@ from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
-from bitnet_chat.filters.continuation import OverlapRemover, paragraph_break
+from bitnet_chat.filters.continuation import KnownReplyRemover, OverlapRemover, paragraph_break
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter
 from bitnet_chat.filters.tool_call_repair import InvalidToolCall
 from bitnet_chat.filters.tool_calls import arguments_of
@@ -139,7 +139,7 @@ class DeltaSplitter:
         said, self._said = self._said, []
         return said
 
-    def _split(self, frames: list[Frame]) -> None:
+    def _split(self, frames: Sequence[Frame]) -> None:
         for frame in frames:
             if isinstance(frame, ThinkingText | ReplyText):
                 self._add(frame.text, thinking=isinstance(frame, ThinkingText))
@@ -198,6 +198,7 @@ class ResponseAccumulator:
         """Number of pieces of text."""
         self._retelling = DuplicatePrefixFilter("")
         self._seams: tuple[OverlapRemover, ...] = ()
+        self._known, self._known_tokens = KnownReplyRemover(""), 0
         self._before: Stats | None = None
         """The figures of the earlier answers of this reply; None: this is the first."""
         self._said_before = 0
@@ -225,6 +226,20 @@ class ResponseAccumulator:
         """Whether the present answer has no text yet."""
         return self._told == self._said_before
 
+    @property
+    def differs(self) -> bool:
+        """Whether another reply is generated than the known one."""
+        return self._known.differs
+
+    @property
+    def is_within_known(self) -> bool:
+        """Whether a part of the known reply has not been generated yet."""
+        return self._known.is_within
+
+    def was_shown(self, thinking: str) -> None:
+        """Note thoughts that are not shown again."""
+        self._thoughts.add(thinking)
+
     def go_on(self) -> None:
         """Begin another answer within the same reply."""
         self._before = self.stats(None)
@@ -232,14 +247,20 @@ class ResponseAccumulator:
         self._apart = True
         self._thoughts, self._ended, self.usage = TextBuffer(), None, Usage()
 
-    def begin(self, *ends: str) -> None:
-        """Begin another attempt. ``ends``: texts that it may repeat at its beginning, in this order."""
+    def begin(self, *ends: str, known: Message | None = None, known_tokens: int = 0) -> None:
+        """Begin another attempt. ``ends``: texts that it may repeat at its beginning, in this order. ``known``: the
+        beginning of the reply, which is generated again and is neither shown nor counted; ``known_tokens``: its
+        tokens."""
+        self._known = KnownReplyRemover(known.content, known.thinking) if known is not None else KnownReplyRemover("")
+        self._known_tokens = known_tokens
         self._seams = tuple(OverlapRemover(end) for end in ends if end)
         self._retelling = DuplicatePrefixFilter(self._thoughts.text)
         self.pieces = 0
 
     def said(self, text: str) -> str:
         """Add text of the reply. Returns the part of it that is new."""
+        if self._known.is_within and not (text := self._known.said(text)):
+            return ""
         if self._first is None:
             self._first = time.monotonic()
         for seam in self._seams:
@@ -254,6 +275,8 @@ class ResponseAccumulator:
 
     def thought(self, text: str) -> str:
         """Add thoughts. Returns the part of them that is new: a second attempt repeats much of the first."""
+        if self._known.is_within and not (text := self._known.thought(text)):
+            return ""
         if self._first is None:
             self._first = time.monotonic()
         text = self._retelling.feed(text)
@@ -272,7 +295,7 @@ class ResponseAccumulator:
     def stats(self, context_size: int | None) -> Stats:
         usage = self.usage
         made = self.pieces if usage.completion is None else usage.completion
-        tokens = made - usage.beyond
+        tokens = max(0, made - usage.beyond - self._known_tokens)
         size = usage.prompt
         if size is None and self._first is not None:
             size = self.prompt_estimate() or None

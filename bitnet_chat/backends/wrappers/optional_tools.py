@@ -43,7 +43,7 @@ class OptionalToolsBackend(BackendWrapper):
 
     def interrupt(self) -> None:
         self.was_interrupted = True
-        self.inner.interrupt()
+        super().interrupt()
 
 
 class _OptionalTools(ReplyFilter):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from random import randrange
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backend import Backend, BackendStatus, EngineFacts, ReplyOptions
+from bitnet_chat.backend import Backend, BackendStatus, EngineFacts, ReplyOptions, Sampling
 from bitnet_chat.backends.pipeline import ReplyFilter, ReplyPipeline, pipeline_of, run
 from bitnet_chat.backends.variants import MOST, VariantEvent, options_of, variants_of
 from bitnet_chat.conversation import Conversation, ToolCall
@@ -37,7 +37,7 @@ def recorded(
 ) -> ReplyPipeline:
     """The pipeline of a recorded reply. Recording begins at once."""
     status = backend.status()
-    options = replace(_with_seed(options, status, conversation), place=recorder.place())
+    options = replace(_with_seed(options, status, conversation, recorder), place=recorder.place())
     pipeline = pipeline_of(backend, conversation, options)
     made = made_with(options, status)
     (reply,) = recorder.begin_replies(conversation, [made], model=status.model, engine=status.engine)
@@ -51,7 +51,7 @@ async def record_variants(
     the caller. The replies are siblings in the journal, each with its own seed. Raises UsageError for a wrong count.
     """
     status = backend.status()
-    options = replace(_with_seed(options, status, conversation), place=recorder.place())
+    options = replace(_with_seed(options, status, conversation, recorder), place=recorder.place())
     events = variants_of(backend, conversation, options, count)
     each = [options_of(options, variant) for variant in range(count)]
     made = [made_with(of_one, status) for of_one in each]
@@ -67,13 +67,24 @@ async def record_variants(
             of_reply.close()
 
 
-def _with_seed(options: ReplyOptions, status: BackendStatus, conversation: Conversation) -> ReplyOptions:
-    """Add a random seed to options without one, so that the reply can be made again; not for the rest of a reply, which
-    had another one."""
-    is_rest = conversation.last is not None and conversation.last.role == "assistant"
-    if is_rest or not status.facts.takes_seeds or options.sampling.over(status.sampling).repeats:
+def _with_seed(
+    options: ReplyOptions, status: BackendStatus, conversation: Conversation, recorder: JournalRecorder
+) -> ReplyOptions:
+    """Add a random seed to options without one, so that the reply can be made again; for the rest of a reply, that of
+    its beginning, if it is known."""
+    sampling, last = options.sampling.over(status.sampling), conversation.last
+    if not status.facts.takes_seeds or sampling.repeats:
         return options
-    return replace(options, sampling=replace(options.sampling, seed=randrange(_SEEDS)))
+    is_rest = last is not None and last.role == "assistant"
+    seed = seed_of(recorder.options_of(last), sampling) if is_rest and last is not None else randrange(_SEEDS)
+    return options if seed is None else replace(options, sampling=replace(options.sampling, seed=seed))
+
+
+def seed_of(made_with: Mapping[str, object], sampling: Sampling) -> int | None:
+    """The seed of a reply with the options ``made_with``, if its rest is sampled in the same way."""
+    seed, wanted = made_with.get("seed"), asdict(sampling)
+    is_same = all(value in (None, made_with.get(name, value)) for name, value in wanted.items())
+    return seed if is_same and isinstance(seed, int) and 0 <= seed < _SEEDS else None
 
 
 class _JournalFilter(ReplyFilter):
@@ -115,6 +126,7 @@ def made_with(options: ReplyOptions, status: BackendStatus, end: Completed | Non
     facts |= _provenance(status.facts)
     if end is not None and end.origin is not None:
         read = {"from": end.origin.source.value, "restored": end.origin.restored, "evaluated": end.stats.prompt_tokens}
+        read["begun"] = end.origin.begun
         facts["read"] = {name: value for name, value in read.items() if value}
     return {name: value for name, value in facts.items() if value is not None}
 

@@ -86,17 +86,24 @@ class GuardedBackend(BackendWrapper):
         super().__init__(inner)
         self._limits, self._markers, self._grace = limits, markers, grace
         self._advice = advice
-        self._watch: StallWatch | None = None
+        self._watches: set[StallWatch] = set()
+        """Those of the running reply, or of its variants."""
 
     def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
-        watch = self._watch = StallWatch(self.inner.interrupt, self._limits.stall_timeout, self._grace)
+        stop = self.inner.interrupt if options.joined is None else options.joined.stop
+        watch = StallWatch(stop, self._limits.stall_timeout, self._grace)
+        self._watches.add(watch)
         guard = _GuardFilter(self, conversation, options, watch)
         return pipeline_of(self.inner, conversation, options).then(guard, watch)
 
     def interrupt(self) -> None:
-        self.inner.interrupt()
-        if self._watch is not None:
-            self._watch.interrupted()
+        super().interrupt()
+        for watch in self._watches:
+            watch.interrupted()
+
+    def forget(self, watch: StallWatch) -> None:
+        """A reply has ended."""
+        self._watches.discard(watch)
 
     async def guard(self, conversation: Conversation, options: ReplyOptions) -> ReplyGuard:
         return await run_beside_loop(conversation, self.guard_now, conversation, options)
@@ -196,6 +203,7 @@ class _GuardFilter(ReplyFilter):
 
     def close(self) -> None:
         self._watch.close()
+        self._backend.forget(self._watch)
 
     async def _prepare(self) -> None:
         self._guard = await self._backend.guard(self._conversation, self._options)

@@ -194,7 +194,8 @@ class _ToolCallFilter(ReplyFilter):
         now = asyncio.get_running_loop().time()
         events += self._progress.feed(self._reading.call_size, now, has_text=bool(events))
         if self._progress.is_too_long and not was_stopped:
-            self._adapter.stop()
+            joined = self._options.joined
+            (self._adapter.stop if joined is None else joined.stop)()
         return events
 
     @property

@@ -19,8 +19,10 @@ from bitnet_chat.engine.native.protocol import (
     DetokenizedText,
     Embed,
     Embedding,
+    FailureKind,
     Message,
     NativeFailed,
+    NativeReplyEnded,
     Piece,
     ProtocolError,
     Request,
@@ -77,20 +79,21 @@ class NativeServer:
 
     def _queue(self, request: _Job) -> None:
         with self._changed:
-            if request.id in self._running or any(each.id == request.id for each in self._jobs):
-                self._send(NativeFailed(request.id, "usage", f"the request {request.id} has not ended"))
+            busy = {*self._running, *(id for each in self._jobs for id in _ids(each))}
+            if taken := busy.intersection(_ids(request)):
+                self._send(NativeFailed(request.id, "usage", f"the request {min(taken)} has not ended"))
                 return
             self._jobs.append(request)
             self._changed.notify()
 
     def _stop(self, id: int) -> None:
         with self._changed:
-            waiting = next((each for each in self._jobs if each.id == id), None)
+            waiting = next((each for each in self._jobs if id in _ids(each)), None)
             if waiting is not None:
                 self._jobs.remove(waiting)
             running = self._running.get(id)
-        if waiting is not None:
-            self._send(never_begun(id))
+        for each in _ids(waiting) if waiting is not None else ():
+            self._send(never_begun(each))
         if running is not None:
             running.stop()
 
@@ -100,19 +103,31 @@ class NativeServer:
                 self._changed.wait_for(lambda: self._jobs)
                 request = self._jobs.popleft()
                 if isinstance(request, Complete):
-                    self._running[request.id] = RunningReply(request, self._send)
+                    self._running |= {each.id: RunningReply(each, self._send) for each in protocol.variants(request)}
             self._attempt(request)
-            with self._changed:
-                self._running.pop(request.id, None)
 
     def _attempt(self, request: Request) -> None:
-        """Process a request and send its last message. Exceptions become a message too, and the child continues."""
+        """Process a request and send its last messages. Exceptions become messages too, and the child continues."""
         try:
-            self._send(self._answer(request))
+            if isinstance(request, Complete):
+                self._complete(request)
+            else:
+                self._send(self._answer(request))
         except RequestError as error:
-            self._send(NativeFailed(request.id, error.why, str(error)))
+            self._fail(request, error.why, str(error))
         except Exception as error:
-            self._send(NativeFailed(request.id, "failed", f"{type(error).__name__}: {error}"))
+            self._fail(request, "failed", f"{type(error).__name__}: {error}")
+
+    def _fail(self, request: Request, why: FailureKind, what: str) -> None:
+        """Send the last messages of a request, or of those of its variants that have not ended."""
+        for id in _ids(request):
+            if not isinstance(request, Complete) or id in self._running:
+                self._end(NativeFailed(id, why, what))
+
+    def _end(self, message: NativeFailed | NativeReplyEnded) -> None:
+        with self._changed:
+            self._running.pop(message.id or 0, None)
+        self._send(message)
 
     def _answer(self, request: Request) -> Message:
         library = self._library
@@ -132,12 +147,10 @@ class NativeServer:
             case Restore():
                 self._require("state")
                 return Restored(request.id, library.restore(request.file))
-            case Complete():
-                return self._complete(request)
-            case Stop():
-                raise AssertionError("take() handles Stop")
+            case Complete() | Stop():
+                raise AssertionError("handled before")
 
-    def _complete(self, request: Complete) -> Message:
+    def _complete(self, request: Complete) -> None:
         grammar, schema = request.grammar, request.schema
         if grammar and schema is not None:
             raise RequestError("usage", "a grammar and a schema were given; a reply can have one of them")
@@ -146,12 +159,22 @@ class NativeServer:
         if request.prompt and request.tokens:
             raise RequestError("usage", "prompt and tokens were given; a reply continues one of them")
         tokens = self._fitting(request.tokens or self._tokens(request.prompt))
-        running = self._running[request.id]
-        running.begin(tokens)
+        replies = [self._running[id] for id in _ids(request)]
+        for each in replies:
+            each.begin(tokens)
         # One token more than requested shows whether a reply of exactly this length is complete.
         most = request.max_tokens + 1 if request.max_tokens else request.max_tokens
         generation = GenerationRequest(tokens, most, request.sampling, grammar, schema)
-        return running.ended("cut" if running.is_cut else self._library.complete(generation, running))
+        if all(each.is_cut for each in replies):
+            for each in replies:
+                self._end(each.ended("cut"))
+        elif len(replies) == 1:
+            self._end(replies[0].ended(self._library.complete(generation, replies[0])))
+        else:
+            self._require("variants")
+            self._library.complete_variants(
+                generation, replies, lambda number, outcome: self._end(replies[number].ended(outcome))
+            )
 
     def _grammar(self, schema: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
         """Return the grammar of a schema; or no grammar and the schema, if the library supports keywords that
@@ -191,6 +214,11 @@ class NativeServer:
     def _require(self, ability: str) -> None:
         if ability not in self._library.can:
             raise RequestError("unsupported", f"this library cannot do it as it was started: {ability}")
+
+
+def _ids(request: Request) -> range:
+    """Return the ids of a request: one for each variant."""
+    return range(request.id, request.id + (request.count if isinstance(request, Complete) else 1))
 
 
 _CACHE_LIMIT = 1 << 22

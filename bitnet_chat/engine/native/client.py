@@ -176,9 +176,10 @@ class NativeClient:
     ) -> None:
         self.close()
 
-    def new_id(self) -> int:
-        """Return an unused request id."""
-        return next(self._ids)
+    def new_id(self, number: int = 1) -> int:
+        """Return the first of ``number`` unused request ids."""
+        first, *_ = (next(self._ids) for _ in range(number))
+        return first
 
     def send(self, request: Request) -> None:
         """Send a request."""
@@ -213,8 +214,10 @@ class NativeClient:
         return message
 
     def begin(self, prompt: Prompt, **fields: Any) -> int:
-        """Send a :class:`Complete` with these fields. Returns its id, for :meth:`reply` and :meth:`stop`."""
-        request = Complete(id=self.new_id(), **_prompt(prompt), **fields)
+        """Send a :class:`Complete` with these fields. Returns its (first) id, for :meth:`reply` and :meth:`stop`."""
+        variants = fields.get("count", 1)
+        id = self.new_id(variants if isinstance(variants, int) and variants > 0 else 1)
+        request = Complete(id=id, **_prompt(prompt), **fields)
         self.send(request)
         return request.id
 

@@ -125,6 +125,14 @@ class Library(Protocol):
     def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
         """Generate a reply, and return after its end. The sink also receives the token that ended it."""
 
+    def complete_variants(
+        self, generation: GenerationRequest, sinks: Sequence[ReplySink], ended: Callable[[int, Outcome], None]
+    ) -> None:
+        """Generate a reply for each sink from one evaluation of the prompt, and return after the end of all. A seed is
+        increased by the number of the sink. They share the context window: a reply also ends where it is full.
+        ``ended``: called with the number of a sink at the end of its reply.
+        """
+
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
         """Return the embedding of a text, a vector of length 1."""
 

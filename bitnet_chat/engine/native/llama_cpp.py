@@ -15,7 +15,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from bitnet_chat.engine.native.library import (
@@ -29,7 +29,7 @@ from bitnet_chat.engine.native.library import (
     Sequences,
     mean,
 )
-from bitnet_chat.engine.native.protocol import FailureKind, Piece
+from bitnet_chat.engine.native.protocol import MOST_VARIANTS, FailureKind, Piece
 from bitnet_chat.text.utf8 import well_formed
 
 _WHY: dict[str, FailureKind] = {
@@ -43,6 +43,8 @@ _LAST = "exiting due to"
 """Text in the last line of the log of a server that fails to load."""
 _WAITS, _WAIT = 100, 0.01
 """Maximum number of waits for that line, and the duration of each in seconds."""
+_FULL = "Context size has been exceeded"
+"""Error for the replies that run when the window that they share is full."""
 _SEEDS = 1 << 32
 """Number of seeds of llama.cpp."""
 
@@ -69,7 +71,10 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
     given = library.CommonParams()
     given.model.path = str(settings.model)
     given.n_ctx = settings.context_size * settings.sequences
-    given.n_parallel = settings.sequences
+    # Variants are slots that share the cells of the context. They need no memory of their own, and do not change how
+    # a single reply is rounded.
+    given.kv_unified = _has_variants(settings)
+    given.n_parallel = MOST_VARIANTS if given.kv_unified else settings.sequences
     # A text to embed must fit into one batch.
     whole = (settings.context_size or _EMBEDDING_BATCH) if settings.embeddings else 0
     given.n_batch = given.n_ubatch = whole or settings.batch(MIN_BATCH)
@@ -83,6 +88,11 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
     if settings.state_folder is not None:
         given.slot_save_path = os.path.join(settings.state_folder, "")  # noqa: PTH118  # the library appends a name
     return given
+
+
+def _has_variants(settings: LibrarySettings) -> bool:
+    """A batch must have room for a token of each slot: the library aborts otherwise."""
+    return settings.sequences == 1 and not settings.embeddings and settings.batch(MIN_BATCH) >= MOST_VARIANTS
 
 
 class LlamaCpp:
@@ -101,7 +111,8 @@ class LlamaCpp:
         self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
         self._vocabulary = int(self._http("GET", "/v1/models")["data"][0]["meta"]["n_vocab"])
         state = ("state",) if settings.state_folder is not None else ()
-        self.can = ("grammar", "schema", *state, *(("embed",) if settings.embeddings else ()))
+        several = ("variants",) if _has_variants(settings) else ()
+        self.can = ("grammar", "schema", *several, *state, *(("embed",) if settings.embeddings else ()))
 
     def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
         text, special = piece
@@ -116,17 +127,48 @@ class LlamaCpp:
         return content.encode("utf-8", "surrogateescape")
 
     def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
+        stream = _CompletionStream(sink, len(generation.tokens))
+        with self._slot(generation, stream) as slot:
+            self._server.handle_completions(json.dumps(_request(generation, slot)), stream.take)
+        return stream.outcome(generation.max_tokens)
+
+    def complete_variants(
+        self, generation: GenerationRequest, sinks: Sequence[ReplySink], ended: Callable[[int, Outcome], None]
+    ) -> None:
+        """The server evaluates the prompt in one slot and copies it to others, which it empties at the end. It cannot
+        end one reply alone: the rest of a reply that was cut is ignored until all have ended.
+        """
+        streams = [_CompletionStream(sink, len(generation.tokens)) for sink in sinks]
+        running = dict(enumerate(streams))
+
+        def end(number: int) -> None:
+            ended(number, running.pop(number).outcome(generation.max_tokens))
+
+        def take(chunk: str) -> bool:
+            content = json.loads(chunk)
+            for number in _meant(content, running):
+                if (running[number].take_content(content) or running[number].has_ended) and "error" not in content:
+                    end(number)
+            return not running or "error" in content
+
+        with self._slot(generation, streams[0]) as slot:
+            body = {**_request(generation, slot), "n_cmpl": len(sinks)}
+            self._server.handle_completions(json.dumps(body), take)
+        for number in list(running):
+            end(number)
+
+    @contextlib.contextmanager
+    def _slot(self, generation: GenerationRequest, stream: _CompletionStream) -> Iterator[int]:
+        """Use a slot for the reply of ``stream``."""
         with self._lock:  # the next reply uses a restored slot, whose tokens the server does not report
             slot = self._slots.take(generation.tokens, self._restored)
             self._restored = None
-        stream = _CompletionStream(sink, len(generation.tokens))
         try:
-            self._server.handle_completions(json.dumps(_request(generation, slot)), stream.take)
+            yield slot
         finally:
             with self._lock:
                 self._slots.put(slot, (*generation.tokens[: stream.done], *stream.tokens))
                 self._slots.release(slot)
-        return stream.outcome(generation.max_tokens)
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
         rows = self._http("POST", "/embeddings", {"input": [tokens]})[0]["embedding"]
@@ -174,7 +216,14 @@ class _CompletionStream:
 
     def take(self, chunk: str) -> bool:
         """Handle a chunk; True ends the completion."""
-        content = json.loads(chunk)
+        return self.take_content(json.loads(chunk))
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._finish)
+
+    def take_content(self, content: Any) -> bool:
+        """Handle a decoded chunk; True ends the completion."""
         if "error" in content:
             self._error = content
             return True
@@ -197,12 +246,22 @@ class _CompletionStream:
     def outcome(self, max_tokens: int | None) -> Outcome:
         """Return the reason for the end of the reply. Raises RequestError if the completion failed."""
         if self._error is not None:
+            if self._count and _FULL in str(self._error):
+                return "context_full"
             _checked(self._error)
         if self._sink.is_cut or not self._finish:
             return "cut"
         if self._finish == "stop":
             return "stop"
         return "context_full" if max_tokens is None or self._count < max_tokens else "length"
+
+
+def _meant(content: Any, running: Mapping[int, object]) -> list[int]:
+    """Return the numbers of the variants that a chunk is about: one, or all for an error or the common prefill."""
+    if "error" in content or content.get("prompt_progress"):
+        return list(running)
+    number = content["choices"][0]["index"]
+    return [number] if number in running else []
 
 
 def _request(generation: GenerationRequest, slot: int) -> dict[str, Any]:

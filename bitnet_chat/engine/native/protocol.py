@@ -6,7 +6,7 @@ alternate.
 
 Messages that follow a request::
 
-    Complete              Prefill*, Token*, then NativeReplyEnded or NativeFailed
+    Complete              Prefill*, Token*, then NativeReplyEnded or NativeFailed; so for each of ``count`` ids
     Tokenize, Detokenize  Tokens, DetokenizedText, or NativeFailed
     Embed                 Embedding or NativeFailed
     Save, Restore         Saved, Restored, or NativeFailed
@@ -20,10 +20,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 __all__ = [
+    "MOST_VARIANTS",
     "Complete",
     "Detokenize",
     "DetokenizedText",
@@ -51,6 +52,8 @@ __all__ = [
     "encode",
 ]
 
+MOST_VARIANTS = 8
+"""Maximum number of replies from one evaluation of a prompt."""
 EndReason = Literal["stop", "length", "stop_text", "interrupted", "context_full"]
 FailureKind = Literal["usage", "unsupported", "context_full", "model", "failed"]
 
@@ -76,6 +79,10 @@ class Complete:
 
     kind: ClassVar[str] = "complete"
     id: int
+    count: int = field(default=1, kw_only=True)
+    """Number of replies (variants) from one evaluation of the prompt. They have the ids ``id``, ``id + 1``, …, and a
+    seed is increased by 1 for each. They share one context window.
+    """
     prompt: tuple[Piece, ...] = ()
     tokens: tuple[int, ...] = ()
     max_tokens: int | None = None
@@ -92,7 +99,9 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Request to end the request ``id`` after the current token. Without effect if it has ended."""
+    """Request to end the request or variant ``id`` after the current token. Without effect if it has ended. A request
+    that has not begun is ended as a whole.
+    """
 
     kind: ClassVar[str] = "stop"
     id: int
@@ -161,7 +170,7 @@ class Loading:
 @dataclass(frozen=True, slots=True)
 class NativeReady:
     """The model is loaded. ``context_size``: tokens of one sequence. ``sequences``: number of parallel requests.
-    ``can``: supported features besides replies: ``grammar``, ``schema``, ``embed``, ``state``.
+    ``can``: supported features besides replies: ``grammar``, ``schema``, ``embed``, ``state``, ``variants``.
     """
 
     kind: ClassVar[str] = "ready"
@@ -345,6 +354,11 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
+def variants(request: Complete) -> list[Complete]:
+    """Return the request of each variant, without its seed."""
+    return [replace(request, id=request.id + number, count=1) for number in range(request.count)]
+
+
 def known_fields(kind: str) -> tuple[str, ...]:
     """Return the names of the fields of a request or message. ``kind``: the value of its field ``kind``."""
     return tuple(each.name for each in fields((_REQUESTS | _MESSAGES)[kind]))
@@ -418,6 +432,7 @@ def _is_file(value: Any) -> bool:
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (is_id, "an integer"),
+    "count": (lambda value: _is_count(value) and 1 <= value <= MOST_VARIANTS, f"an integer from 1 to {MOST_VARIANTS}"),
     "prompt": (_is_prompt, "a list of [text, whether special tokens are read]"),
     "tokens": (_are_tokens, "a list of tokens"),
     "max_tokens": (lambda value: value is None or _is_count(value), "null or an integer of at least 0"),

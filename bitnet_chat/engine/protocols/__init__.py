@@ -87,7 +87,9 @@ class EncodedMessage:
     overlap: str = ""
     """As in :class:`LaunchCommand`."""
     stop: bytes = b""
-    """The bytes that stop the reply; empty: a signal stops it."""
+    """The bytes that stop the reply, or all variants; empty: a signal stops it."""
+    variant_stops: tuple[bytes, ...] = ()
+    """The bytes that stop each of several replies."""
 
 
 GO_ON = b"\n"
@@ -148,6 +150,13 @@ class EngineProtocol(Protocol):
         conversation ``history`` and has evaluated ``context``. With an empty ``text``: the input that continues the
         reply at the end of ``history``. None if no input produces the tokens of the chat template: then another process
         is needed.
+        """
+
+    def variants(
+        self, launch: LaunchCommand, history: Conversation, text: str, options: ReplyOptions, count: int
+    ) -> EncodedMessage | None:
+        """Return the input for ``count`` replies to a message from one prefill, see :meth:`input`; None if the engine
+        generates one at a time.
         """
 
     def render_ahead(self, history: Conversation, text: str) -> None:

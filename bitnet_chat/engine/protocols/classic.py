@@ -392,6 +392,11 @@ class ClassicProtocol:
         typed = self._segments.typed(context, launch.in_prefix, prompt)
         return EncodedMessage(encode_lines(_valid(typed)), prompt) if typed is not None else None
 
+    def variants(
+        self, launch: LaunchCommand, history: Conversation, text: str, options: ReplyOptions, count: int
+    ) -> EncodedMessage | None:
+        return None
+
     def render_ahead(self, history: Conversation, text: str) -> None:
         self._segments.render_ahead(history, text)
 

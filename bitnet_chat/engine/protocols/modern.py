@@ -357,6 +357,11 @@ class ModernProtocol:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return EncodedMessage(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
 
+    def variants(
+        self, launch: LaunchCommand, history: Conversation, text: str, options: ReplyOptions, count: int
+    ) -> EncodedMessage | None:
+        return None
+
     def render_ahead(self, history: Conversation, text: str) -> None:
         pass  # the engine renders the prompt
 

@@ -49,6 +49,7 @@ from bitnet_chat.engine_frames import (
     ReplyText,
     TurnEnd,
     UnexpectedOutput,
+    VariantFrame,
 )
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
@@ -107,7 +108,16 @@ class NativeProtocol:
     def input(
         self, launch: LaunchCommand, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
     ) -> EncodedMessage | None:
-        options = options or ReplyOptions()
+        return self._input(launch, history, text, options or ReplyOptions())
+
+    def variants(
+        self, launch: LaunchCommand, history: Conversation, text: str, options: ReplyOptions, count: int
+    ) -> EncodedMessage | None:
+        return self._input(launch, history, text, options, count)
+
+    def _input(
+        self, launch: LaunchCommand, history: Conversation, text: str, options: ReplyOptions, count: int = 1
+    ) -> EncodedMessage:
         if isinstance(launch.framer, ThinkingFramer):
             launch.framer.is_open = self._thinking.is_open
         closing = self._thinking.closing
@@ -117,9 +127,10 @@ class NativeProtocol:
             prompt = self._segments.render(history.with_user(text)) + closing * (options.format is not None)
         else:
             prompt, overlap = self._segments.within_reply(history, closing)
-        number = next(self._numbers)
+        numbers = [next(self._numbers) for _ in range(count)]
         request = Complete(
-            number,
+            numbers[0],
+            count=count,
             prompt=tuple(self._pieces(prompt)),
             max_tokens=options.max_tokens or self.max_tokens,
             sampling=self._sampling_values(options.sampling),
@@ -128,11 +139,13 @@ class NativeProtocol:
             stop=options.stop if self._thinking.tags is None else (),
             schema=dict(options.format.schema or {}) if options.format is not None else None,
         )
+        stops = tuple(encode(Stop(number)) for number in numbers)
         return EncodedMessage(
             encode(request),
             goes_on=not text or options.format is not None,
             overlap=overlap,
-            stop=encode(Stop(number)),
+            stop=b"".join(stops),
+            variant_stops=stops,
         )
 
     def render_ahead(self, history: Conversation, text: str) -> None:
@@ -196,7 +209,7 @@ class NativeProtocol:
 
 
 KIND = "native"
-_ID = re.compile(rb'\{"kind":"[a-z]+","id":(\d+)')
+_ID = re.compile(rb'\{"kind":"[a-z]+","id":(\d+)(?:,"count":(\d+))?')
 _SHOWN = 200
 """Maximum number of characters of an invalid line in an error message."""
 _REASONS: dict[EndReason, FinishReason] = {
@@ -221,6 +234,8 @@ class NativeFramer:
         self._open = ""
         self._id: int | None = None
         """Id of the current request; None if there is none."""
+        self._variants: set[int] = set()
+        """Ids of several replies from one prompt that have not ended."""
         self._parts: list[str] = []
         self._is_command = False
         """Whether the current request is a preparation without a reply."""
@@ -246,6 +261,10 @@ class NativeFramer:
     def _frames(self, message: Message) -> list[Frame]:
         if self._within and self._id is None:
             self._id, self._within = getattr(message, "id", None), False
+        if self._id is not None and getattr(message, "id", None) in self._variants:
+            return self._frames_of_variant(message, self._id)
+        if self._is_command and self._id is not None and getattr(message, "id", None) == self._id:
+            return self._frames_of_command(message)
         match message:
             case Loading():
                 return []
@@ -253,14 +272,6 @@ class NativeFramer:
                 return [ReplyFigures(context_size=message.context_size or None), engine_frames.Ready()]
             case NativeFailed(id=None):
                 return [EngineError(message.what, message.why)]
-            case Prefill() | Token() if message.id == self._id and self._is_command:
-                return []
-            case NativeReplyEnded() | Saved() | Restored() if message.id == self._id and self._is_command:
-                self._id = None
-                return [engine_frames.Ready()]
-            case NativeFailed() if message.id == self._id and self._is_command:
-                self._id = None
-                return [engine_frames.Ready(message.what)]
             case Prefill() if message.id == self._id:
                 return [PrefillProgress(message.done, message.total)]
             case Token() if message.id == self._id:
@@ -271,6 +282,36 @@ class NativeFramer:
             case NativeFailed() if message.id == self._id:
                 return [EngineError(message.what, message.why), self._end(None, natural=False)]
         return [UnexpectedOutput(f"{type(message).__name__} of a request that is not running")]
+
+    def _frames_of_command(self, message: Message) -> list[Frame]:
+        match message:
+            case Prefill() | Token():
+                return []
+            case NativeReplyEnded() | Saved() | Restored():
+                self._id = None
+                tokens = message.prompt_size if isinstance(message, NativeReplyEnded) else message.tokens
+                return [engine_frames.Ready(tokens=tokens)]
+            case NativeFailed():
+                self._id = None
+                return [engine_frames.Ready(message.what)]
+        return [UnexpectedOutput(f"{type(message).__name__} of a command")]
+
+    def _frames_of_variant(self, message: Message, first: int) -> list[Frame]:
+        match message:
+            case Prefill(id):
+                return [VariantFrame(id - first, PrefillProgress(message.done, message.total))]
+            case Token(id):
+                return [VariantFrame(id - first, ReplyText(message.text))] if message.text else []
+            case NativeReplyEnded(id):
+                end = TurnEnd(message.reason == "stop", _REASONS[message.reason])
+                frames: list[Frame] = [VariantFrame(id - first, each) for each in (_figures(message), end)]
+            case NativeFailed(id) if id is not None:
+                failed = EngineError(message.what, message.why), TurnEnd(natural=False)
+                frames = [VariantFrame(id - first, each) for each in failed]
+            case _:
+                return [UnexpectedOutput(f"{type(message).__name__} of a request with variants")]
+        self._variants.discard(id)
+        return frames if self._variants else [*frames, self._end(None, natural=False)]
 
     def _end(self, reason: FinishReason | None, *, natural: bool) -> TurnEnd:
         self._id = None
@@ -285,6 +326,8 @@ class NativeFramer:
     def sent(self, data: bytes = b"") -> None:
         found = _ID.match(data)
         self._id = int(found[1]) if found else None
+        count = int(found[2] or 1) if found else 1
+        self._variants = set(range(self._id, self._id + count)) if self._id is not None and count > 1 else set()
         self._within = self._skips = False
         self._parts = []
         self._is_command = False

@@ -16,10 +16,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from bitnet_chat.errors import InvalidFieldError
-from bitnet_chat.events import Completed, Failed
+from bitnet_chat.events import Failed
 from bitnet_chat.server.broadcast import ReplyBroadcast
-from bitnet_chat.server.chats.events import RETRY, EventEncoder, LastSeen, ReplyStart, chat_event
-from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply
+from bitnet_chat.server.chats.events import RETRY, LastSeen, chat_event, saved_state_event
+from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply, SavedStateChanged
+from bitnet_chat.server.chats.reply_stream import StreamedReply, events_of
 from bitnet_chat.server.chats.requests import (
     MOST_ROWS,
     ChatRequest,
@@ -28,8 +29,9 @@ from bitnet_chat.server.chats.requests import (
     new_head,
     new_title,
     stateless_request,
+    vote,
 )
-from bitnet_chat.server.chats.responses import chat_json, entry_form, tree_json
+from bitnet_chat.server.chats.responses import begun_form, chat_json, entry_form, tree_json
 from bitnet_chat.server.chats.service import ChatService
 from bitnet_chat.server.requests import is_urgent, read, while_connected
 from bitnet_chat.server.responses import EventStream, json_response, to_json
@@ -37,12 +39,9 @@ from bitnet_chat.server.routing import route
 from bitnet_chat.server.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import StoredConversation
-    from bitnet_chat.server.web.shared_html import SharedHtml
+    from bitnet_chat.journal import JournalEntry, StoredConversation
 
 _LISTED, _MOST_LISTED = 100, 1000
-_AT_ONCE = 500
-"""Characters that are rendered in one turn of the event loop."""
 _MOST_WORDS = 1000
 """Characters of a search."""
 
@@ -55,6 +54,7 @@ def routes(chats: ChatService, settings: ServeSettings) -> list[BaseRoute]:
         route("/chats/{id}/messages", POST=api.answer),
         route("/chats/{id}/head", POST=api.set_head),
         route("/chats/{id}/tree", GET=api.tree),
+        route("/chats/{id}/votes", POST=api.vote),
         route("/chats/{id}/events", GET=api.events),
         route("/chats/{id}/stop", POST=api.stop),
         route("/replies", POST=api.reply),
@@ -71,11 +71,16 @@ class _ChatsApi:
         limit, words = _number(request, "limit", _LISTED, _MOST_LISTED), request.query_params.get("q", "").strip()
         if len(words) > _MOST_WORDS:
             raise InvalidFieldError(f"q has more than {_MOST_WORDS} characters", param="q")
+        entries: list[tuple[JournalEntry, str | None]]
         if words:
-            hits = await self._chats.search(words, limit)
-            forms = [entry_form(hit.entry, self._is_live(hit.entry.id), hit.snippet) for hit in hits]
+            entries = [(hit.entry, hit.snippet) for hit in await self._chats.search(words, limit)]
         else:
-            forms = [entry_form(each, self._is_live(each.id)) for each in await self._chats.list(limit)]
+            entries = [(each, None) for each in await self._chats.list(limit)]
+        saved = await self._chats.saved_states()
+        forms = [
+            entry_form(entry, live=self._is_live(entry.id), saved=entry.id in saved, snippet=snippet)
+            for entry, snippet in entries
+        ]
         return json_response(to_json({"chats": forms}))
 
     async def create(self, request: Request) -> Response:
@@ -83,8 +88,12 @@ class _ChatsApi:
         return await self._chat(stored, status=201, headers={"Location": f"/chats/{stored.id}"})
 
     async def show(self, request: Request) -> Response:
-        stored = await self._chats.load(_id(request))
-        return await self._chat(stored, _renders(request))
+        id, renders = _id(request), _renders(request)
+        if "message" not in request.query_params:
+            return await self._chat(await self._chats.load(id), renders)
+        return await self._chat(
+            await self._chats.branch(id, _number(request, "message", 0, MOST_ROWS)), renders, live=False
+        )
 
     async def rename(self, request: Request) -> Response:
         id = _id(request)
@@ -100,6 +109,11 @@ class _ChatsApi:
         message = await read(request, self._settings.body_limit, new_head)
         return await self._chat(await self._chats.set_head(id, message), _renders(request))
 
+    async def vote(self, request: Request) -> Response:
+        id = _id(request)
+        choice = await read(request, self._settings.body_limit, vote)
+        return await self._chat(await self._chats.vote(id, choice), _renders(request))
+
     async def remove(self, request: Request) -> Response:
         await self._chats.remove(_id(request))
         return Response(status_code=204)
@@ -113,17 +127,21 @@ class _ChatsApi:
         stored: StoredConversation,
         renders: bool = False,
         *,
+        live: bool = True,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        live_chat = self._chats.live_chats.get(stored.id)
-        live = None if live_chat is None or live_chat.running_reply is None else live_chat.running_reply.snapshot()
+        """``live``: include the running reply."""
+        live_chat = self._chats.live_chats.get(stored.id) if live else None
+        running = None if live_chat is None or live_chat.running_reply is None else live_chat.running_reply.snapshot()
         render = None
         if renders:
             from bitnet_chat.server.web.html_stream import html_of
 
             render = html_of
-        body = await asyncio.to_thread(chat_json, stored, live, render)
+        saved = stored.id in await self._chats.saved_states()
+        votes = await self._chats.votes(stored.id)
+        body = await asyncio.to_thread(chat_json, stored, votes, running, saved, render)
         return json_response(body, status, headers)
 
     # Replies
@@ -133,13 +151,12 @@ class _ChatsApi:
         asked = await read(request, self._settings.body_limit, ask)
         live = await self._chats.begin(id, asked, urgent=_is_urgent(request))
         if not asked.stream:
-            user = None if live.opening.user is None else live.opening.user[0]
-            begun = {"generation": live.generation.id, "user_message": user, "message": live.opening.message}
-            return json_response(to_json(begun), 202)
+            return json_response(to_json(begun_form(live.openings)), 202)
         live.join()
         try:
-            await while_connected(request, live.generation.started.wait())
-            _check_begin(live.generation)
+            first, *_ = live.generations
+            await while_connected(request, first.started.wait())
+            _check_begin(first)
             events = _kept(live, _renders(request))
         except BaseException:
             live.leave()
@@ -151,7 +168,7 @@ class _ChatsApi:
         opening, generation = self._chats.begin_alone(asked, urgent=_is_urgent(request))
         await while_connected(request, generation.started.wait(), generation.stop)
         _check_begin(generation)
-        events = _all_of(opening, generation)
+        events = events_of([StreamedReply(opening, generation)])
         return EventStream(events, gone=generation.stop, headers=generation.headers)
 
     async def stop(self, request: Request) -> Response:
@@ -174,67 +191,43 @@ class _ChatsApi:
         found = None if live_chat is None else _to_watch(live_chat, seen)
         if found is None:
             return Response(status_code=204)
-        live, place = found
+        live, places = found
         live.join()
-        return EventStream(_kept(live, renders, place), gone=live.leave)
+        return EventStream(_kept(live, renders, places), gone=live.leave)
 
     async def _followed(self, stored: StoredConversation, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
         yield RETRY
         yield chat_event(_changed(stored, stored.title))
         with self._chats.live_chats.open(stored.id) as live_chat:
             async with aclosing(live_chat.follow(seen)) as following:
-                async for told, place in following:
+                async for told, places in following:
                     if isinstance(told, ChatChanged):
                         yield chat_event(_changed(stored, told.title, deleted=told.deleted, head=told.head))
                         continue
+                    if isinstance(told, SavedStateChanged):
+                        yield saved_state_event({"id": stored.id, "saved_state": told.saved_state})
+                        continue
                     told.join()
                     try:
-                        async for part in _kept(told, renders, place):
+                        async for part in _kept(told, renders, places):
                             yield part
                     finally:
                         told.leave()
 
 
-def _to_watch(live_chat: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | None] | None:
-    """Return the reply for a reader and the position that it has seen (None: no event); None without a reply."""
+def _to_watch(live_chat: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, tuple[int, ...] | None] | None:
+    """Return the reply for a reader and the positions that it has seen (None: no event); None without a reply."""
     found = live_chat.find(seen)
     if found is not None:
-        live, place = found
-        if live.running or place <= live.generation.place:
-            return live, place
+        live, places = found
+        if live.has_unread(places):
+            return live, places
     return None if live_chat.running_reply is None else (live_chat.running_reply, None)
 
 
-def _kept(live: LiveReply, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
-    """Yield the events of a reply of a chat that follow the position ``place``; None: all of them."""
-    return _all_of(live.opening, live.generation, live.html() if renders else None, place, live.settled)
-
-
-async def _all_of(
-    opening: ReplyStart,
-    generation: ReplyBroadcast,
-    html: SharedHtml | None = None,
-    place: int | None = None,
-    settled: asyncio.Event | None = None,
-) -> AsyncIterator[bytes]:
-    """Yield the events of one reply that follow the position ``place``; None: all of them.
-
-    ``settled``: awaited before the last event, so that the reply is in the journal before a client receives its end.
-    """
-    encoder = EventEncoder(opening, place, html)
-    yield RETRY
-    for part in encoder.begin():
-        yield part
-    begin = place or 0 if html is None else min(html.place, place or 0)
-    async with aclosing(generation.watch(begin, progress=True)) as watched:
-        async for seen in watched:
-            if html is not None and html.place + _AT_ONCE < seen.place:
-                await asyncio.sleep(0)  # a long reply that is rendered late: let other tasks run
-            if settled is not None and isinstance(seen.event, Completed | Failed):
-                await settled.wait()
-            # Events of one batch are sent in one write.
-            if parts := b"".join(encoder.tell(seen)):
-                yield parts
+def _kept(live: LiveReply, renders: bool, places: tuple[int, ...] | None = None) -> AsyncIterator[bytes]:
+    """Yield the events of a reply of a chat that follow the positions ``places``; None: all of them."""
+    return events_of(live.streamed(renders), places, live.settled)
 
 
 def _changed(
@@ -277,6 +270,6 @@ def _flag(request: Request, name: str) -> bool:
 
 def _number(request: Request, name: str, default: int, most: int) -> int:
     value = request.query_params.get(name, str(default))
-    if not (value.isascii() and value.isdigit() and len(value) < 10 and 0 < int(value) <= most):
+    if not (value.isascii() and value.isdigit() and len(value) < 20 and 0 < int(value) <= most):
         raise InvalidFieldError(f"{name} must be a number from 1 to {most}", param=name)
     return int(value)

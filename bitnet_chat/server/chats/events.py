@@ -1,18 +1,19 @@
 """A reply of a chat as server-sent events. Pure.
 
 Each event with content has the id ``<generation>.<place>``, the position after it: a client that reconnects with it
-receives each event exactly once. ``complete`` and ``error`` have the last position.
+receives each event exactly once. ``complete`` and ``error`` have the last position. With several variants of a reply,
+the id has the position in each of them, separated by commas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, TextDelta, ThinkingDelta
-from bitnet_chat.server.chats.responses import error_body
+from bitnet_chat.server.chats.responses import error_body, figures
 from bitnet_chat.server.errors import to_api_error
 from bitnet_chat.server.responses import detailed_usage, to_json
 
@@ -26,10 +27,20 @@ RETRY = b"retry: 1000\n\n"
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedReply:
+    """The reply that a new one is compared with. ``message``: its row. ``blind``: whether the models are hidden until
+    the vote."""
+
+    message: int
+    blind: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyStart:
     """Facts about a reply at its beginning. Rows are None without a journal, or if it cannot be written."""
 
     generation: str
+    """The id of the request: the same for all variants."""
     model: str
     chat: int | None = None
     message: int | None = None
@@ -40,22 +51,39 @@ class ReplyStart:
     """The row before the new ones; later rows belong to another branch now."""
     before: str | None = None
     """The text of the reply that is continued; None for a new reply."""
+    variant: int = 0
+    variants: int = 1
+    """Number of replies to the request; ``variant`` is the number of this one, from 0."""
+    compared: ComparedReply | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LastSeen:
-    """The last event that a client has received."""
+    """The last event that a client has received: its positions in the variants of a reply."""
 
     generation: str
-    place: int
+    places: tuple[int, ...]
 
     @classmethod
     def of(cls, id: str) -> LastSeen | None:
         """Parse an event id. Return None for an unknown form."""
-        generation, _, place = id.rpartition(".")
-        if not generation or not (place.isascii() and place.isdigit() and len(place) < 16):
+        generation, _, given = id.rpartition(".")
+        places = given.split(",")
+        if not generation or not all(each.isascii() and each.isdigit() and len(each) < 16 for each in places):
             return None
-        return cls(generation, int(place))
+        return cls(generation, tuple(map(int, places)))
+
+
+class Positions:
+    """The positions of one client in the variants of a reply."""
+
+    def __init__(self, generation: str, places: Sequence[int]) -> None:
+        self._generation, self._places = generation, list(places)
+
+    def id(self, variant: int, place: int) -> str:
+        """The id of an event, and its position as the present one."""
+        self._places[variant] = place
+        return f"{self._generation}.{','.join(map(str, self._places))}"
 
 
 class EventEncoder:
@@ -64,9 +92,17 @@ class EventEncoder:
     With ``html`` the events must begin at the position up to which HTML was sent, or before it.
     """
 
-    def __init__(self, opening: ReplyStart, seen: int | None = None, html: SharedHtml | None = None) -> None:
-        """``seen``: None for all events, ``start`` included."""
+    def __init__(
+        self,
+        opening: ReplyStart,
+        seen: int | None = None,
+        html: SharedHtml | None = None,
+        positions: Positions | None = None,
+    ) -> None:
+        """``seen``: None for all events, ``start`` included. ``positions``: in all variants; None: there is one."""
         self._opening = opening
+        self._positions = positions or Positions(opening.generation, [seen or 0])
+        self._number = {"variant": opening.variant} if opening.variants > 1 else {}
         self._seen = seen or 0
         self._fresh = seen is None
         self._html = html
@@ -85,10 +121,15 @@ class EventEncoder:
                 "message": opening.message,
                 "continues": opening.before is not None,
                 "parent": opening.parent,
+                "variant": opening.variant,
+                "variants": opening.variants,
+                "compare": None if opening.compared is None else asdict(opening.compared),
             }
-            yield _event("start", start, self._id(0))
+            # A client that has this id has the starts of all variants.
+            is_last = opening.variant == opening.variants - 1
+            yield _event("start", start, self._id(0) if is_last else "")
             if opening.chat is not None and opening.message is None:
-                yield _event("notice", {"text": _NOT_KEPT})
+                yield self._event("notice", {"text": _NOT_KEPT})
         yield from self._blocks()
 
     def tell(self, seen: Cursor) -> Iterator[bytes]:
@@ -102,22 +143,22 @@ class EventEncoder:
             new = event.text[known:]
             if isinstance(event, ThinkingDelta):
                 if new:
-                    yield _event("thinking", {"text": new}, self._id(place))
+                    yield self._event("thinking", {"text": new}, place)
                 return
             if self._html is not None:
                 self._html.advance(event.text, place)
             if new:
                 # Before the text, so that a client that has the id of the text has the HTML as well.
                 yield from self._blocks()
-                yield _event("chunk", {"text": new}, self._id(place))
+                yield self._event("chunk", {"text": new}, place)
         elif isinstance(event, PromptProgress):
-            yield _event("progress", {"done": event.done, "total": event.total}, self._id(place))
+            yield self._event("progress", {"done": event.done, "total": event.total}, place)
         elif place > self._seen:
             if isinstance(event, ToolCall):
                 call = {"id": event.id, "name": event.name, "arguments": event.arguments}
-                yield _event("tool_call", call, self._id(place))
+                yield self._event("tool_call", call, place)
             elif isinstance(event, Notice):
-                yield _event("notice", {"text": event.text}, self._id(place))
+                yield self._event("notice", {"text": event.text}, place)
 
     def _end(self, end: Completed | Failed, place: int) -> Iterator[bytes]:
         opening = self._opening
@@ -131,7 +172,7 @@ class EventEncoder:
                 "user": user,
                 "message": opening.message if end.text else None,
             }
-            yield _event("error", told, self._id(place))
+            yield self._event("error", told, place)
             return
         stats = end.stats
         complete: dict[str, object] = {
@@ -146,24 +187,32 @@ class EventEncoder:
             "context_used": stats.context_used,
             "context_size": stats.context_size,
             "model": opening.model,
-            "stats": {name: value for name, value in asdict(stats).items() if value is not None},
+            "stats": figures(stats),
         }
-        yield _event("complete", complete, self._id(place))
+        yield self._event("complete", complete, place)
 
     def _blocks(self) -> Iterator[bytes]:
         """Yield the blocks of HTML that changed since the last position of the client."""
         if self._html is not None:
             for number, html in self._html.changed(self._shown):
-                yield _event("html", {"message": self._opening.message, "block": number, "html": html})
+                yield self._event("html", {"message": self._opening.message, "block": number, "html": html})
             self._shown = max(self._shown, self._html.place)
 
+    def _event(self, name: str, form: Mapping[str, object], place: int | None = None) -> bytes:
+        return _event(name, {**form, **self._number}, "" if place is None else self._id(place))
+
     def _id(self, place: int) -> str:
-        return f"{self._opening.generation}.{place}"
+        return self._positions.id(self._opening.variant, place)
 
 
 def chat_event(form: dict[str, object]) -> bytes:
     """Return an event about the chat as a whole."""
     return _event("chat", form)
+
+
+def saved_state_event(form: dict[str, object]) -> bytes:
+    """Return the event that the chat can be continued without being read again, or no longer."""
+    return _event("saved_state", form)
 
 
 def _is_kept(end: Completed) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from bitnet_chat.errors import ReplyRunningError
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import LastSeen, ReplyStart
-from bitnet_chat.server.chats.responses import LiveReplyState
+from bitnet_chat.server.chats.reply_stream import StreamedReply
+from bitnet_chat.server.chats.responses import LiveReplyState, LiveVariant
 
 if TYPE_CHECKING:
     from bitnet_chat.server.web.shared_html import SharedHtml
@@ -32,31 +33,53 @@ _MOST_TOLD = 32
 
 
 class LiveReply:
-    """One reply of a chat, from its beginning until it is dropped from memory."""
+    """One reply of a chat, or several variants of it, from its beginning until it is dropped from memory."""
 
-    def __init__(self, opening: ReplyStart, generation: ReplyBroadcast, linger: float) -> None:
-        """``linger``: seconds that it continues without readers."""
-        self.opening = opening
-        self.generation = generation
+    def __init__(self, openings: Sequence[ReplyStart], generations: Sequence[ReplyBroadcast], linger: float) -> None:
+        """``openings`` and ``generations``: of each variant. ``linger``: seconds that it continues without readers."""
+        self.openings = tuple(openings)
+        self.generations = tuple(generations)
         self.settled = asyncio.Event()
-        """Set when the reply is completely in the journal."""
-        self._html: SharedHtml | None = None
+        """Set when all variants are completely in the journal."""
+        self._html: tuple[SharedHtml, ...] = ()
         self._linger = linger
         self._watchers = 0
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(max(linger, FIRST), generation.stop)
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(max(linger, FIRST), self.stop)
+
+    @property
+    def id(self) -> str:
+        return self.openings[0].generation
 
     @property
     def running(self) -> bool:
-        return self.generation.end is None
+        return any(generation.end is None for generation in self.generations)
 
-    def html(self) -> SharedHtml:
-        """Return the HTML of the reply, which all readers of HTML share."""
-        if self._html is None:
+    def stop(self) -> None:
+        for generation in self.generations:
+            generation.stop()
+
+    def has_unread(self, places: Sequence[int]) -> bool:
+        """Whether a client at these positions has not received the end of each variant."""
+        return self.running or any(
+            place <= generation.place for place, generation in zip(places, self.generations, strict=True)
+        )
+
+    def has_positions(self, places: Sequence[int]) -> bool:
+        """Whether these are positions in the variants. The event of the end has a position of its own."""
+        return len(places) == len(self.generations) and all(
+            place <= generation.place + (generation.end is not None)
+            for place, generation in zip(places, self.generations, strict=True)
+        )
+
+    def streamed(self, renders: bool) -> list[StreamedReply]:
+        """Return the variants for a stream. All readers of HTML share it."""
+        if renders and not self._html:
             from bitnet_chat.server.web.shared_html import SharedHtml
 
-            self._html = SharedHtml(self.opening.before or "")
-        return self._html
+            self._html = tuple(SharedHtml(opening.before or "") for opening in self.openings)
+        html = self._html if renders else (None,) * len(self.openings)
+        return [StreamedReply(*each) for each in zip(self.openings, self.generations, html, strict=True)]
 
     def join(self) -> None:
         """Add a reader."""
@@ -67,7 +90,7 @@ class LiveReply:
         """Remove a reader."""
         self._watchers -= 1
         if not self._watchers and self.running:
-            self._timer = self._loop.call_later(self._linger, self.generation.stop)
+            self._timer = self._loop.call_later(self._linger, self.stop)
 
     def over(self) -> None:
         """Cancel the timer: the reply has ended."""
@@ -79,18 +102,21 @@ class LiveReply:
             self._timer = None
 
     def snapshot(self) -> LiveReplyState:
-        """Return the reply so far."""
-        generation, opening = self.generation, self.opening
-        return LiveReplyState(
-            generation.id,
-            opening.message,
-            generation.place,
-            opening.model,
-            (opening.before or "") + generation.text,
-            generation.thinking,
-            generation.calls,
-            generation.created,
-        )
+        """Return the variants so far."""
+        variants = [
+            LiveVariant(
+                opening.message,
+                generation.place,
+                opening.model,
+                (opening.before or "") + generation.text,
+                generation.thinking,
+                generation.calls,
+                generation.created,
+                generation.end,
+            )
+            for opening, generation in zip(self.openings, self.generations, strict=True)
+        ]
+        return LiveReplyState(self.id, tuple(variants), self.openings[0].compared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +127,16 @@ class ChatChanged:
     deleted: bool = False
     head: int | None = None
     """The last message of the branch that is the current one from now on; None: no other branch."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedStateChanged:
+    """A state of the chat was saved, or its last one removed."""
+
+    saved_state: bool
+
+
+ChatNews = ChatChanged | SavedStateChanged
 
 
 class LiveChat:
@@ -116,7 +152,7 @@ class LiveChat:
         self._is_claimed = False
         self._is_stopped = False
         """Whether a stop has arrived before the reply begins."""
-        self._events: deque[tuple[int, LiveReply | ChatChanged]] = deque(maxlen=_MOST_TOLD)
+        self._events: deque[tuple[int, LiveReply | ChatNews]] = deque(maxlen=_MOST_TOLD)
         self._number = 0
         self._followers: set[asyncio.Event] = set()
 
@@ -124,6 +160,11 @@ class LiveChat:
     def running_reply(self) -> LiveReply | None:
         """The running reply."""
         return self.live if self.live is not None and self.live.running else None
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a client receives the events of the chat."""
+        return bool(self._followers)
 
     @property
     def empty(self) -> bool:
@@ -144,17 +185,17 @@ class LiveChat:
         self.live = live
         self.publish(live)
         if self._is_stopped:
-            live.generation.stop()
+            live.stop()
 
     def stop(self) -> bool:
         """Stop the reply that is running or about to begin. Return False without one."""
         if self.running_reply is not None:
-            self.running_reply.generation.stop()
+            self.running_reply.stop()
             return True
         self._is_stopped = self._is_claimed
         return self._is_claimed
 
-    def publish(self, what: LiveReply | ChatChanged) -> None:
+    def publish(self, what: LiveReply | ChatNews) -> None:
         """Publish an event to all followers."""
         self._number += 1
         self._events.append((self._number, what))
@@ -171,21 +212,22 @@ class LiveChat:
         if self.live is live:
             self.live = None
 
-    def find(self, seen: LastSeen | None) -> tuple[LiveReply, int] | None:
-        """Return the reply of which a client has received a part, and the position after that part; None if the reply
-        is unknown or has no such position.
+    def find(self, seen: LastSeen | None) -> tuple[LiveReply, tuple[int, ...]] | None:
+        """Return the reply of which a client has received a part, and the positions after that part; None if the reply
+        is unknown or has no such positions.
         """
         if seen is None:
             return None
         for _, told in self._events:
-            if isinstance(told, LiveReply) and told.generation.id == seen.generation:
-                # The event of the end has a position of its own.
-                return (told, seen.place) if seen.place <= told.generation.place + (not told.running) else None
+            if isinstance(told, LiveReply) and told.id == seen.generation:
+                return (told, seen.places) if told.has_positions(seen.places) else None
         return None
 
-    async def follow(self, seen: LastSeen | None) -> AsyncGenerator[tuple[LiveReply | ChatChanged, int | None]]:
-        """Yield the running reply, then later replies and changes of the chat, until it is closed. With a reply comes
-        the position that the client has seen; None: no event.
+    async def follow(
+        self, seen: LastSeen | None
+    ) -> AsyncGenerator[tuple[LiveReply | ChatNews, tuple[int, ...] | None]]:
+        """Yield the running reply, then later replies and changes of the chat, until it is closed. With a reply come
+        the positions that the client has seen; None: no event.
 
         ``seen``: the last event of a client that reconnects; events since then are included.
         """
@@ -194,9 +236,9 @@ class LiveChat:
         number = self._number
         try:
             if (known := self.find(seen)) is not None:
-                live, place = known
+                live, places = known
                 number = next(each for each, told in self._events if told is live)
-                if live.running or place <= live.generation.place:
+                if live.has_unread(places):
                     yield known
             elif self.running_reply is not None:
                 yield self.running_reply, None
@@ -229,6 +271,11 @@ class LiveChatRegistry:
     def get(self, id: int) -> LiveChat | None:
         return self._live_chats.get(id)
 
+    @property
+    def followed(self) -> list[LiveChat]:
+        """The chats whose events a client receives."""
+        return [live_chat for live_chat in self._live_chats.values() if live_chat.is_followed]
+
     @contextmanager
     def open(self, id: int) -> Iterator[LiveChat]:
         """Yield the object of a chat, which exists at least during the block."""
@@ -246,8 +293,8 @@ class LiveChatRegistry:
     def ended(self, live_chat: LiveChat, live: LiveReply) -> None:
         """Keep a reply that has ended for :data:`KEPT` seconds."""
         live.over()
-        self._ended[live.generation.id] = live_chat, live
-        asyncio.get_running_loop().call_later(KEPT, self._forget, live.generation.id)
+        self._ended[live.id] = live_chat, live
+        asyncio.get_running_loop().call_later(KEPT, self._forget, live.id)
         while len(self._ended) > MOST_KEPT:
             self._forget(next(iter(self._ended)))
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.variants import MOST
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.errors import FinishReason, InvalidFieldError
+from bitnet_chat.journal.votes import MOST_REPLIES
 from bitnet_chat.server.openai.requests import options_of
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import well_formed
@@ -47,6 +49,22 @@ class ChatRequest:
     model: str = ""
     options: ReplyOptions = field(default_factory=ReplyOptions)
     stream: bool = True
+    variants: int = 1
+    """Number of replies."""
+    compare: bool = False
+    """Whether the regenerated reply is compared with the new one."""
+    blind: bool = False
+    """Whether the models are hidden until the vote."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRequest:
+    """The choice between replies. ``replies``: their rows, in the order in which they were shown. ``chosen``: one of
+    them; None: none is better. ``blind``: whether their models were hidden."""
+
+    replies: tuple[int, ...]
+    chosen: int | None
+    blind: bool
 
 
 def new_chat(fields: Fields) -> NewChatRequest:
@@ -75,11 +93,22 @@ def new_title(fields: Fields) -> str:
 
 def new_head(fields: Fields) -> int:
     """Parse the body of ``POST /chats/{id}/head``: the row of a message. Raises InvalidFieldError."""
-    row = fields.whole("message", 1, MOST_ROWS)
-    if row is None:
-        raise fields.wrong("message", "is missing", code="missing_required_parameter")
+    row = fields.needed_whole("message", 1, MOST_ROWS)
     fields.finish()
     return row
+
+
+def vote(fields: Fields) -> VoteRequest:
+    """Parse the body of ``POST /chats/{id}/votes``. Raises InvalidFieldError."""
+    replies = fields.wholes("replies", 1, MOST_ROWS) or []
+    if not 2 <= len(set(replies)) == len(replies) <= MOST_REPLIES:
+        raise fields.wrong("replies", f"must have from 2 to {MOST_REPLIES} different messages")
+    chosen = fields.whole("chosen", 1, MOST_ROWS)
+    if chosen is not None and chosen not in replies:
+        raise fields.wrong("chosen", f"is {chosen}, which is not one of the replies")
+    choice = VoteRequest(tuple(replies), chosen, bool(fields.flag("blind")))
+    fields.finish()
+    return choice
 
 
 def ask(fields: Fields) -> ChatRequest:
@@ -94,6 +123,13 @@ def ask(fields: Fields) -> ChatRequest:
     edit = fields.whole("edit", 1, MOST_ROWS)
     if edit is not None and content is None:
         raise fields.wrong("edit", "requires content, the new text of the message")
+    variants, compare, blind = fields.whole("variants", 1, MOST), bool(fields.flag("compare")), fields.flag("blind")
+    if variants is not None and goes_on:
+        raise fields.wrong("variants", "cannot be used with continue")
+    if compare and (not regenerate or variants is not None):
+        raise fields.wrong("compare", "requires regenerate, without variants")
+    if blind and not compare:
+        raise fields.wrong("blind", "requires compare")
     asked = ChatRequest(
         content=content,
         edit=edit,
@@ -104,6 +140,9 @@ def ask(fields: Fields) -> ChatRequest:
         model=fields.text("model") or "",
         options=options_of(fields),
         stream=fields.flag("stream") is not False,
+        variants=variants or 1,
+        compare=compare,
+        blind=bool(blind),
     )
     fields.finish()
     return asked
@@ -131,6 +170,17 @@ def before_asked(ask: ChatRequest, stored: StoredConversation) -> int | None:
     """
     before = [record.row for record in stored.shown if ask.edit is None or record.row < ask.edit]
     return before[-1] if before else None
+
+
+def compared_of(ask: ChatRequest, stored: StoredConversation) -> int | None:
+    """Return the row of the reply that is compared with the new one; None without a comparison. Raises
+    InvalidFieldError if the chat has no such reply."""
+    if not ask.compare:
+        return None
+    line = line_of(stored)
+    if not line or line[-1].message.role != "assistant":
+        raise InvalidFieldError("this chat has no reply to compare", param="compare")
+    return line[-1].row
 
 
 def asked_of(ask: ChatRequest, stored: StoredConversation) -> Conversation:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -16,26 +17,38 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatError, ReplyRunningError, UsageError
 from bitnet_chat.journal import JournalRecorder, JournalStore, ReplyState
 from bitnet_chat.server.broadcast import ReplyBroadcast
-from bitnet_chat.server.chats.events import ReplyStart
-from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply
+from bitnet_chat.server.chats.events import ComparedReply, ReplyStart
+from bitnet_chat.server.chats.live import (
+    ChatChanged,
+    LiveChat,
+    LiveChatRegistry,
+    LiveReply,
+    SavedStateChanged,
+)
 from bitnet_chat.server.chats.requests import (
     MOST_ROWS,
     ChatRequest,
     NewChatRequest,
+    VoteRequest,
     asked_of,
     before_asked,
+    compared_of,
     line_of,
     lone_conversation,
 )
+from bitnet_chat.server.chats.saved_states import SavedStates
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.util.threads import run_beside_loop
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import JournalEntry, MessageTree, SearchHit, StoredConversation
+    from bitnet_chat.journal.votes import Vote
 
 log = logging.getLogger("bitnet_chat.server")
 P = ParamSpec("P")
 T = TypeVar("T")
+_LOOK = 1.0
+"""Seconds between two looks at the folder of saved states while a client follows a chat."""
 
 
 class ChatService:
@@ -46,6 +59,7 @@ class ChatService:
         self.scheduler = scheduler
         self.live_chats = LiveChatRegistry()
         self._journal = journal
+        self._states = SavedStates(journal)
         self._linger = linger
         self._tasks: set[asyncio.Task[None]] = set()
         self._attending = False
@@ -55,6 +69,10 @@ class ChatService:
 
     async def search(self, words: str, limit: int) -> Sequence[SearchHit]:
         return (await _done(self._journal.search, words))[:limit]
+
+    async def saved_states(self) -> frozenset[int]:
+        """The ids of the chats that an engine continues without reading them again."""
+        return await asyncio.to_thread(self._states.chats)
 
     async def load(self, id: int) -> StoredConversation:
         """Return a chat. Raises NoSuchChatError, and InvalidFieldError if the journal cannot be used."""
@@ -69,6 +87,16 @@ class ChatService:
             raise
         except UsageError:
             raise NoSuchChatError(id) from None
+
+    async def branch(self, id: int, message: int) -> StoredConversation:
+        """Return a chat with the branch that ends at a message. Raises the errors of :meth:`load`, and
+        InvalidFieldError for an unknown message."""
+        _check_message(await self.tree(id), message, "message")
+        return await _done(self._journal.load, id, message)
+
+    async def votes(self, id: int) -> Sequence[Vote]:
+        """Return the votes between replies of a chat, oldest first."""
+        return await _done(self._journal.votes, id)
 
     async def tree(self, id: int) -> MessageTree:
         """Return all messages of a chat. Raises the errors of :meth:`load`."""
@@ -100,29 +128,52 @@ class ChatService:
         in the current branch. Raises NoSuchChatError, ReplyRunningError, and InvalidFieldError for an unknown message.
         """
         with self.live_chats.open(id) as live_chat, live_chat.exclusive():
-            stored = await self.load(id)
-            if stored.state is ReplyState.ANSWERING:  # in another program
-                raise ReplyRunningError
-            tree = await _done(self._journal.tree, id)
-            if message not in tree.nodes:
-                what = f"message {message} does not exist in this chat"
-                raise InvalidFieldError(what, param="message", code="message_not_found")
+            stored, tree = await self._at_rest(id)
+            _check_message(tree, message, "message")
             if message in tree.current:
                 return stored
-            branch = await _done(self._journal.load, id, tree.newest_leaf(message))
             recorder = self._journal.recorder(log.warning)
             recorder.resume(stored)
-            recorder.set_head(branch)
-            await self._written(recorder)
-            stored = await self.load(id)
-            live_chat.publish(ChatChanged(stored.title, head=stored.head))
-            return stored
+            recorder.set_head(await _done(self._journal.load, id, tree.newest_leaf(message)))
+            return await self._switched(live_chat, recorder)
+
+    async def vote(self, id: int, choice: VoteRequest) -> StoredConversation:
+        """Store the choice between variants of a reply, and make the branch through the chosen one current. Raises the
+        errors of :meth:`set_head`, and InvalidFieldError for messages that are not variants of one reply.
+        """
+        with self.live_chats.open(id) as live_chat, live_chat.exclusive():
+            stored, tree = await self._at_rest(id)
+            for row in choice.replies:
+                _check_message(tree, row, "replies")
+                if tree.nodes[row].record.message.role != "assistant" or row not in tree.siblings(choice.replies[0]):
+                    raise InvalidFieldError(f"message {row} is not a variant of the first reply", param="replies")
+            recorder, chosen = self._journal.recorder(log.warning), choice.chosen
+            recorder.resume(stored)
+            recorder.vote(choice.replies, chosen, blind=choice.blind)
+            if chosen is not None and chosen not in tree.current:
+                recorder.set_head(await _done(self._journal.load, id, tree.newest_leaf(chosen)))
+            return await self._switched(live_chat, recorder)
+
+    async def _at_rest(self, id: int) -> tuple[StoredConversation, MessageTree]:
+        """A chat in which no program generates a reply. Raises ReplyRunningError otherwise."""
+        stored = await self.load(id)
+        if stored.state is ReplyState.ANSWERING:  # in another program
+            raise ReplyRunningError
+        return stored, await _done(self._journal.tree, id)
+
+    async def _switched(self, live_chat: LiveChat, recorder: JournalRecorder) -> StoredConversation:
+        """Write the changes of a recorder, and tell followers the current branch."""
+        await self._written(recorder)
+        stored = await self.load(live_chat.id)
+        live_chat.publish(ChatChanged(stored.title, head=stored.head))
+        return stored
 
     async def remove(self, id: int) -> None:
         """Stop the running reply of a chat, if any, and remove the chat. Raises NoSuchChatError."""
         await self.load(id)
         with self.live_chats.open(id) as live_chat:
             await self._quiet(live_chat)
+            await asyncio.to_thread(self._states.remove, id)  # first: without its chat a state would belong to nothing
             try:
                 await _done(self._journal.remove, [id])
             except InvalidFieldError:
@@ -141,6 +192,7 @@ class ChatService:
             # With the message that has no reply: it keeps its row if it is asked again.
             stored = replace(stored, records=line)
             before_it = replace(stored, records=line if stored.pending is None else line[:-1])
+            compared = compared_of(ask, stored)
             conversation = await run_beside_loop(stored.conversation, asked_of, ask, before_it)
             model = ask.model or (stored.model if stored.model in self.scheduler.model_manager.names else "")
             recorder = self._journal.recorder(log.warning)
@@ -149,18 +201,21 @@ class ChatService:
                 recorder.follow(before)
             ended = asyncio.Event()
             reply_request = ReplyRequest(conversation, ask.options, model, recorder, urgent)
-            generation = self.scheduler.begin(reply_request, on_end=lambda _: ended.set())
-            recorder.begin_reply(conversation, model=generation.model)
+            generations = self.scheduler.begin_variants(reply_request, ask.variants, on_end=lambda _: ended.set())
+            recorder.begin_replies(conversation, [{}] * ask.variants, model=generations[0].model)
             live: LiveReply | None = None
             try:
-                opening = await self._opening(id, conversation, generation, recorder)
-                live = LiveReply(opening, generation, self._linger)
+                openings = await self._openings(id, conversation, generations, recorder)
+                if compared is not None:
+                    openings = [replace(each, compared=ComparedReply(compared, ask.blind)) for each in openings]
+                live = LiveReply(openings, generations, self._linger)
                 live_chat.begin(live)
                 if recorder.title not in ("", stored.title):
                     live_chat.publish(ChatChanged(recorder.title))
             finally:
                 if live is None:
-                    generation.stop()
+                    for generation in generations:
+                        generation.stop()
                 self._spawn(self._end(ended, recorder, live_chat, live))
             return live
 
@@ -173,13 +228,26 @@ class ChatService:
         ), generation
 
     def attend(self) -> None:
-        """End idle streams when the server shuts down."""
+        """Attend to the streams of followers: end idle ones when the server shuts down, and report saved states."""
         if not self._attending:
             self._attending = True
             self._spawn(self._attend())
 
     async def _attend(self) -> None:
-        await self.scheduler.ending.wait()
+        ending = self.scheduler.ending
+        known, stamp = await self.saved_states(), None
+        while not ending.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), _LOOK)
+            if not self.live_chats.followed:
+                continue
+            before = known, stamp
+            stamp = await asyncio.to_thread(self._states.stamp)
+            if stamp is None or stamp != before[1]:
+                known = await self.saved_states()
+                for live_chat in self.live_chats.followed:
+                    if live_chat.id in known ^ before[0]:
+                        live_chat.publish(SavedStateChanged(live_chat.id in known))
         self.live_chats.close()
 
     def stop(self, id: int) -> bool:
@@ -193,17 +261,23 @@ class ChatService:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _opening(
-        self, id: int, conversation: Conversation, generation: ReplyBroadcast, recorder: JournalRecorder
-    ) -> ReplyStart:
-        user, before = _user(conversation), _goes_on_with(conversation)
+    async def _openings(
+        self, id: int, conversation: Conversation, generations: Sequence[ReplyBroadcast], recorder: JournalRecorder
+    ) -> Sequence[ReplyStart]:
+        """The facts about each variant."""
+        user, parent, count = _user(conversation), None, len(generations)
+        replies: Sequence[int | None] = [None] * count
         rows = await recorder.rows()
-        if rows is None or rows.reply is None:  # for example a full disk; the recorder tries again
-            return ReplyStart(generation.id, generation.model, id, None, user, None, before)
-        parent = rows.line[-1] if rows.line else None
-        if user is not None and parent is not None:
-            user, parent = (parent, user[1]), rows.before
-        return ReplyStart(generation.id, generation.model, id, rows.reply, user, parent, before)
+        if rows is not None and rows.reply is not None:  # else for example a full disk; the recorder tries again
+            replies = rows.replies
+            parent = rows.line[-1] if rows.line else None
+            if user is not None and parent is not None:
+                user, parent = (parent, user[1]), rows.before
+        first, before = generations[0], _goes_on_with(conversation)
+        return [
+            ReplyStart(first.id, first.model, id, row, user, parent, before, number, count)
+            for number, row in enumerate(replies)
+        ]
 
     async def _end(
         self, ended: asyncio.Event, recorder: JournalRecorder, live_chat: LiveChat, live: LiveReply | None
@@ -220,7 +294,7 @@ class ChatService:
         """Wait until the chat has no running reply."""
         live = live_chat.live
         if live is not None:
-            live.generation.stop()
+            live.stop()
             await live.settled.wait()
 
     async def _written(self, recorder: JournalRecorder) -> None:
@@ -247,6 +321,13 @@ async def _done(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> 
     except BitnetChatError as error:
         log.warning("%s", error)
         raise _not_written("used") from None
+
+
+def _check_message(tree: MessageTree, row: int, field: str) -> None:
+    """Raise InvalidFieldError if a chat has no such message."""
+    if row not in tree.nodes:
+        what = f"message {row} does not exist in this chat"
+        raise InvalidFieldError(what, param=field, code="message_not_found")
 
 
 def _not_written(what: str) -> InvalidFieldError:

@@ -15,11 +15,9 @@ from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
-from bitnet_chat.server.openai.requests import MOST_STOPS, MOST_TOOLS, thinking
+from bitnet_chat.server.reply_fields import seed_of, stops_of, thinking, tools_of
 
 _MOST = 2**31 - 1
-_SEEDS = 2**32 - 1
-"""Number of seeds of an engine; larger ones are reduced. The next number means a random seed to llama.cpp."""
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
@@ -54,9 +52,7 @@ class OllamaRequest:
 def chat_request(fields: Fields) -> OllamaRequest:
     """Parse the body of ``/api/chat``. Raises InvalidFieldError."""
     messages = fields.objects("messages") or []
-    tools = tuple(_tool(each) for each in fields.objects("tools") or ())
-    if len(tools) > MOST_TOOLS:
-        raise fields.wrong("tools", f"has {len(tools)} tools; the maximum is {MOST_TOOLS}")
+    tools = tools_of(fields)
     return _request(fields, lambda: conversation_of(messages) if messages else Conversation(), tools)
 
 
@@ -121,21 +117,6 @@ def _request(fields: Fields, said: Callable[[], Conversation], tools: tuple[Tool
     )
 
 
-def _tool(fields: Fields) -> Tool:
-    fields.choice("type", ("function",))
-    fields.accept("items")
-    function = fields.needed_inner("function")
-    name = function.needed_text("name")
-    if not name:
-        raise function.wrong("name", "is empty")
-    parameters = function.inner("parameters")
-    function.accept("strict", "cache_control")
-    tool = Tool(name, function.text("description") or "", {} if parameters is None else parameters.values)
-    function.finish()
-    fields.finish()
-    return tool
-
-
 # Options
 
 
@@ -149,7 +130,6 @@ class _Options:
 def _options(fields: Fields) -> tuple[_Options, int]:
     """Return the options of the reply, and the tokens of the context window (0: any)."""
     limit = fields.whole("num_predict", -2, _MOST)
-    seed = fields.whole("seed", -(2**63), 2**63 - 1)
     top_k = fields.whole("top_k", -1, _MOST)
     window = fields.whole("num_ctx", 0, _MOST) or 0
     options = _Options(
@@ -159,12 +139,12 @@ def _options(fields: Fields) -> tuple[_Options, int]:
             top_p=fields.number("top_p", 0, 1),
             top_k=None if top_k is None else max(0, top_k),
             min_p=fields.number("min_p", 0, 1),
-            seed=None if seed is None or seed < 0 else seed % _SEEDS,
+            seed=seed_of(fields, random_below_zero=True),
             repeat_penalty=fields.number("repeat_penalty", 0, 100),
             presence_penalty=fields.number("presence_penalty", -100, 100),
             frequency_penalty=fields.number("frequency_penalty", -100, 100),
         ),
-        stop=_stop(fields),
+        stop=stops_of(fields),
     )
     for field in ("num_thread", "num_batch", "num_gpu", "main_gpu", "low_vram", "use_mmap", "use_mlock", "numa"):
         fields.accept(field)
@@ -179,16 +159,6 @@ def _options(fields: Fields) -> tuple[_Options, int]:
         fields.refuse(field, False)
     fields.finish()
     return options, window
-
-
-def _stop(fields: Fields) -> tuple[str, ...]:
-    value = fields.get("stop")
-    stops = (fields.texts("stop") or []) if isinstance(value, list | None) else [fields.text("stop") or ""]
-    if len(stops) > MOST_STOPS:
-        raise fields.wrong("stop", f"has {len(stops)} texts; the maximum is {MOST_STOPS}")
-    if "" in stops:
-        raise fields.wrong("stop", "has an empty text")
-    return tuple(stops)
 
 
 def _format(fields: Fields) -> ResponseFormat | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from bitnet_chat.server.openai.responses import (
     ChunkHeader,
     OpenAIChatEncoder,
     OpenAICompletionEncoder,
+    WholeReply,
     error_body,
 )
 from bitnet_chat.server.requests import is_urgent, read, while_connected
@@ -28,6 +30,7 @@ from bitnet_chat.server.responses import EventStream, json_response, to_json
 from bitnet_chat.server.routing import route
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
+from bitnet_chat.util.merging import merged
 
 Encoder = OpenAIChatEncoder | OpenAICompletionEncoder
 
@@ -84,23 +87,56 @@ class _OpenAIApi:
             one_call=asked.one_call,
             urgent=is_urgent(request.headers.get("priority")),
         )
-        generation = self._scheduler.begin(reply_request)
-        ready = generation.started.wait() if asked.stream else generation.ended()
-        await while_connected(request, ready, generation.stop)
-        headers = generation.headers
-        head = ChunkHeader(f"{prefix}-{generation.id}", int(generation.created), generation.model)
-        encoder = encoder_of(head, usage=asked.usage)
-        if (error := generation.failure) is not None and (generation.is_empty or not asked.stream):
+        generations = self._scheduler.begin_variants(reply_request, asked.count)
+        first = generations[0]
+
+        def stop() -> None:
+            for each in generations:
+                each.stop()
+
+        ready = first.started.wait() if asked.stream else asyncio.gather(*(each.ended() for each in generations))
+        await while_connected(request, ready, stop)
+        headers = first.headers
+        head = ChunkHeader(f"{prefix}-{first.id}", int(first.created), first.model)
+        encoders = [encoder_of(head, usage=asked.usage, index=index) for index in range(asked.count)]
+        error = next((each.failure for each in generations if each.failure is not None), None)
+        if error is not None and (not asked.stream or (first.failure is not None and first.is_empty)):
+            stop()
             return error_response(error, request.scope["path"], headers)
         if asked.stream:
-            return EventStream(_chunks(generation, encoder, notices), gone=generation.stop, headers=headers)
-        assert isinstance(generation.end, Completed)
-        notices += generation.notices
-        whole = encoder.whole(generation.end, generation.thinking, generation.calls, notices)
-        return json_response(to_json(whole), headers=headers)
+            return EventStream(_chunks(generations, encoders, notices), gone=stop, headers=headers)
+        replies = [
+            WholeReply(each.end, each.thinking, each.calls) for each in generations if isinstance(each.end, Completed)
+        ]
+        notices += first.notices
+        return json_response(to_json(encoders[0].whole(replies, notices)), headers=headers)
 
 
-async def _chunks(generation: ReplyBroadcast, encoder: Encoder, before: Sequence[str]) -> AsyncIterator[bytes]:
+async def _chunks(
+    generations: Sequence[ReplyBroadcast], encoders: Sequence[Encoder], before: Sequence[str]
+) -> AsyncIterator[bytes]:
+    """The chunks of all choices as they come. An error of one ends the stream."""
+    streams = [_of_choice(*pair, before) for pair in zip(generations, encoders, strict=True)]
+    if len(streams) == 1:  # without tasks
+        async for chunk in streams[0]:
+            yield chunk
+    else:
+        async with aclosing(merged(streams)) as chunks:
+            async for _, chunk in chunks:
+                yield chunk
+                if any(each.failure is not None for each in generations) and chunk.startswith(_ERROR):
+                    return
+    ends = [each.end for each in generations if isinstance(each.end, Completed) and each.failure is None]
+    if len(ends) == len(generations):
+        for chunk in encoders[0].usage(ends):
+            yield chunk
+        yield DONE
+
+
+_ERROR = b'data: {"error":'
+
+
+async def _of_choice(generation: ReplyBroadcast, encoder: Encoder, before: Sequence[str]) -> AsyncGenerator[bytes]:
     for chunk in encoder.first():
         yield chunk
     notices = [*before]
@@ -112,11 +148,9 @@ async def _chunks(generation: ReplyBroadcast, encoder: Encoder, before: Sequence
                 case Completed() | Failed() as end:
                     if (error := failure_of(end)) is not None:
                         yield b"data: %b\n\n" % error_json(error_body(to_api_error(error)))
-                        return
-                    assert isinstance(end, Completed)
-                    for chunk in encoder.last(end, notices):
-                        yield chunk
-                    yield DONE
+                    elif isinstance(end, Completed):
+                        for chunk in encoder.last(end, notices):
+                            yield chunk
                 case said:
                     for chunk in encoder.piece(said):
                         yield chunk

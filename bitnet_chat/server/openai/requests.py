@@ -1,30 +1,23 @@
 """Requests of the OpenAI API, parsed and checked, with extensions of llama-server and others. Pure.
 
 A field that changes the reply is applied if possible. Otherwise it is ignored with a notice if the reply is usable
-without it (``verbosity``, an unknown sampler), and refused by name if it requests another kind of reply (``n``,
-``logprobs``, ``grammar``, audio). ``serve --strict`` refuses both.
+without it (``verbosity``, an unknown sampler), and refused by name if it requests another kind of reply (``logprobs``,
+``grammar``, audio). ``serve --strict`` refuses both.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backend import MOST_VARIANTS, ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
+from bitnet_chat.server.reply_fields import name_of, needed_function, seed_of, stops_of, thinking, tools_of
 
 _MOST_TOKENS = 2**31 - 1
-_SEEDS = 2**32 - 1
-"""Number of seeds of an engine; larger ones are reduced. The next number means a random seed to llama.cpp."""
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""Function names that OpenAI allows. Other servers allow dots, slashes and more."""
-_NAME_LIMIT = 128
 _CHOICES = ("auto", "none", "required")
-MOST_TOOLS = 1000
-MOST_STOPS = 256
 _HARMLESS = (
     *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
     *("prediction", "cache_prompt", "id_slot", "n_keep", "add_generation_prompt", "continue_final_message"),
@@ -38,7 +31,7 @@ _ITS_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_toke
 
 @dataclass(frozen=True, slots=True)
 class OpenAIRequest:
-    """A request for a reply. ``usage``: whether a stream ends with the token usage."""
+    """A request for ``count`` replies. ``usage``: whether a stream ends with the token usage."""
 
     conversation: Conversation
     options: ReplyOptions
@@ -47,6 +40,7 @@ class OpenAIRequest:
     usage: bool
     one_call: bool = False
     """Whether the reply may contain at most one tool call."""
+    count: int = 1
 
 
 def chat_request(fields: Fields) -> OpenAIRequest:
@@ -66,18 +60,19 @@ def chat_request(fields: Fields) -> OpenAIRequest:
     fields.ignore("verbosity", "medium")
     fields.ignore("moderation")
     one_call = fields.flag("parallel_tool_calls") is False
+    count = _count(fields)
     _deal_with_the_rest(fields)
     fields.finish()
-    return OpenAIRequest(conversation_of(messages), options, model, stream, usage, one_call)
+    return OpenAIRequest(conversation_of(messages), options, model, stream, usage, one_call, count)
 
 
 def options_of(fields: Fields) -> ReplyOptions:
     """Parse the options of a reply, for any API with the same field names. Raises InvalidFieldError."""
-    tools = _tools(fields)
+    tools = tools_of(fields)
     return ReplyOptions(
         max_tokens=_max_tokens(fields, "max_completion_tokens", "max_tokens", "n_predict"),
         sampling=_sampling(fields),
-        stop=_stop(fields),
+        stop=stops_of(fields),
         tools=tools,
         tool_choice=_tool_choice(fields, tools),
         format=_format(fields),
@@ -100,21 +95,29 @@ def completion_request(fields: Fields) -> OpenAIRequest:
         prompt = fields.needed_text("prompt")
     if not prompt:
         raise fields.wrong("prompt", "is empty")
-    options = ReplyOptions(max_tokens=_max_tokens(fields, "max_tokens"), sampling=_sampling(fields), stop=_stop(fields))
+    options = ReplyOptions(
+        max_tokens=_max_tokens(fields, "max_tokens"), sampling=_sampling(fields), stop=stops_of(fields)
+    )
     stream, usage = _stream(fields)
-    fields.refuse("best_of", 1)
+    count = _count(fields)
+    fields.refuse("best_of", 1, count)
     fields.refuse("echo", False)
     fields.refuse("logprobs")
     fields.refuse("suffix", "")
     _deal_with_the_rest(fields)
     fields.finish()
-    return OpenAIRequest(Conversation().with_user(prompt), options, model, stream, usage)
+    return OpenAIRequest(Conversation().with_user(prompt), options, model, stream, usage, count=count)
+
+
+def _count(fields: Fields) -> int:
+    """Return the number of replies. ``n_cmpl`` is the name in llama-server."""
+    given = (fields.whole(name, 1, MOST_VARIANTS) for name in ("n", "n_cmpl"))
+    return next((count for count in list(given) if count is not None), 1)
 
 
 def _deal_with_the_rest(fields: Fields) -> None:
     """Handle the remaining fields, which all requests share."""
     fields.accept(*_HARMLESS)
-    fields.refuse("n", 1, why="must be 1")
     fields.refuse("n_probs", 0)
     fields.refuse("logit_bias", {}, [])
     fields.ignore("service_tier", "auto", "default")
@@ -164,19 +167,13 @@ def template_of(fields: Fields) -> Mapping[str, object]:
     return found
 
 
-def thinking(*, on: bool) -> dict[str, object]:
-    """Return the arguments of a chat template for thoughts; templates use two names."""
-    return {"enable_thinking": on, "thinking": on}
-
-
 def _sampling(fields: Fields) -> Sampling:
-    seed = fields.whole("seed", -(2**63), 2**63 - 1)
     return Sampling(
         temperature=fields.number("temperature", 0, 2),
         top_p=fields.number("top_p", 0, 1),
         top_k=fields.whole("top_k", 0, _MOST_TOKENS),  # this name, min_p and repeat_penalty are those of llama-server
         min_p=fields.number("min_p", 0, 1),
-        seed=None if seed is None else seed % _SEEDS,
+        seed=seed_of(fields),
         repeat_penalty=_first(fields.number(name, 0.01, 2) for name in ("repeat_penalty", "repetition_penalty")),
         presence_penalty=fields.number("presence_penalty", -2, 2),
         frequency_penalty=fields.number("frequency_penalty", -2, 2),
@@ -187,70 +184,13 @@ def _first(values: Iterable[float | None]) -> float | None:
     return next((value for value in list(values) if value is not None), None)
 
 
-def _stop(fields: Fields) -> tuple[str, ...]:
-    value = fields.get("stop")
-    stops = (fields.texts("stop") or []) if isinstance(value, list | None) else [fields.needed_text("stop")]
-    if len(stops) > MOST_STOPS:
-        raise fields.wrong("stop", f"has {len(stops)} texts; the maximum is {MOST_STOPS}")
-    if "" in stops:
-        raise fields.wrong("stop", "has an empty text")
-    return tuple(stops)
-
-
-def _tools(fields: Fields) -> tuple[Tool, ...]:
-    tools = [_tool(each) for each in fields.objects("tools") or ()]
-    if len(tools) > MOST_TOOLS:
-        raise fields.wrong("tools", f"has {len(tools)} tools; the maximum is {MOST_TOOLS}")
-    if twice := _twice(tool.name for tool in tools):
-        raise fields.wrong("tools", f"contains the name {twice} twice")
-    return tuple(tools)
-
-
-def _twice(names: Iterable[str]) -> str:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return ""
-
-
-def _tool(fields: Fields) -> Tool:
-    kind = fields.needed_text("type")
-    if kind != "function":
-        raise fields.wrong("type", f"is {kind!r}: only function is supported", code="unsupported_parameter")
-    function = fields.needed_inner("function")
-    name = _named(function)
-    parameters = function.inner("parameters")
-    if parameters is not None and parameters.values.get("type", "object") != "object":
-        raise parameters.wrong("type", "must be object")
-    function.accept("strict", "cache_control")  # calls are read and checked here in any case
-    fields.accept("cache_control")
-    tool = Tool(name, function.text("description") or "", {} if parameters is None else parameters.values)
-    function.finish()
-    fields.finish()
-    return tool
-
-
-def _named(fields: Fields) -> str:
-    name = fields.needed_text("name")
-    if fields.notes is None and not _NAME.fullmatch(name):
-        raise fields.wrong("name", "must be 1 to 64 letters, digits, _ or -")
-    if not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
-        raise fields.wrong("name", f"must be 1 to {_NAME_LIMIT} characters")
-    return name
-
-
 def _tool_choice(fields: Fields, tools: tuple[Tool, ...]) -> str:
     if not isinstance(fields.get("tool_choice"), dict):
         choice = fields.choice("tool_choice", _CHOICES) or "auto"
     else:
         named = fields.needed_inner("tool_choice")
-        kind = named.needed_text("type")
-        if kind != "function":
-            raise named.wrong("type", f"is {kind!r}: only function is supported", code="unsupported_parameter")
-        function = named.needed_inner("function")
-        choice = _named(function)
+        function = needed_function(named)
+        choice = name_of(function)
         if choice in _CHOICES:
             raise function.wrong("name", f"is {choice}, which is a reserved value of tool_choice")
         if choice not in [tool.name for tool in tools]:
@@ -277,7 +217,7 @@ def _format(fields: Fields) -> ResponseFormat | None:
     elif kind == "json_schema":
         described = given.needed_inner("json_schema")
         if described.get("name") is not None or described.notes is None:
-            _named(described)
+            name_of(described)
         schema = described.needed_inner("schema").values
         if (description := described.text("description")) is not None:
             schema = {"description": description, **schema}

@@ -10,7 +10,7 @@ from bitnet_chat.conversation.openai_codec import encode_tool_call, well_formed_
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, TextDelta, ThinkingDelta
 from bitnet_chat.server.errors import APIError, openai_form, without_tools
-from bitnet_chat.server.responses import detailed_usage, to_json
+from bitnet_chat.server.responses import common_usage, to_json
 from bitnet_chat.version import __version__
 
 DONE = b"data: [DONE]\n\n"
@@ -89,12 +89,21 @@ def details(end: Completed, notices: Sequence[str]) -> dict[str, object]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class WholeReply:
+    """A complete reply."""
+
+    end: Completed
+    thinking: str = ""
+    calls: Sequence[ToolCall] = ()
+
+
 class OpenAIChatEncoder:
     """Encodes replies of ``/v1/chat/completions``."""
 
-    def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
-        """``usage``: whether a stream reports it."""
-        self._head, self._wants_usage = head, usage
+    def __init__(self, head: ChunkHeader, *, usage: bool, index: int = 0) -> None:
+        """``usage``: whether a stream reports it. ``index``: number of the choice in the chunks."""
+        self._head, self._wants_usage, self._index = head, usage, index
         self._text, self._thought = (
             _ChunkTemplate(self._chunk({name: ""})) for name in ("content", "reasoning_content")
         )
@@ -117,41 +126,45 @@ class OpenAIChatEncoder:
         return []
 
     def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
-        chunks = [self._chunk({}, finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]
-        if self._wants_usage:
-            chunks.append(event({**self._head.of("chat.completion.chunk", []), "usage": detailed_usage(end.stats)}))
-        return chunks
+        return [self._chunk({}, finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]
+
+    def usage(self, ends: Sequence[Completed]) -> list[bytes]:
+        """Return the chunk with the usage of all choices, if the stream reports it."""
+        usage = common_usage([end.stats for end in ends])
+        return [event({**self._head.of("chat.completion.chunk", []), "usage": usage})] if self._wants_usage else []
 
     def _chunk(self, delta: object, finish: str | None = None, more: Mapping[str, object] | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        choice = {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish}
         usage = {"usage": None} if self._wants_usage else {}
         return event({**self._head.of("chat.completion.chunk", [choice]), **usage, **(more or {})})
 
-    def whole(
-        self, end: Completed, thinking: str, calls: Sequence[ToolCall], notices: Sequence[str]
-    ) -> dict[str, object]:
-        message: dict[str, object] = {
-            "role": "assistant",
-            "content": None if calls and not end.text else end.text,
-            "refusal": None,
-        }
-        if thinking:
-            message["reasoning_content"] = thinking
-        if calls:
-            message["tool_calls"] = [encode_tool_call(well_formed_call(call)) for call in calls]
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(end.reason)}
+    def whole(self, replies: Sequence[WholeReply], notices: Sequence[str]) -> dict[str, object]:
+        ends = [each.end for each in replies]
         return {
-            **self._head.of("chat.completion", [choice]),
-            "usage": detailed_usage(end.stats),
-            "bitnet_chat": details(end, notices),
+            **self._head.of("chat.completion", [_message(index, each) for index, each in enumerate(replies)]),
+            "usage": common_usage([end.stats for end in ends]),
+            "bitnet_chat": details(ends[0], notices),
         }
+
+
+def _message(index: int, reply: WholeReply) -> dict[str, object]:
+    message: dict[str, object] = {
+        "role": "assistant",
+        "content": None if reply.calls and not reply.end.text else reply.end.text,
+        "refusal": None,
+    }
+    if reply.thinking:
+        message["reasoning_content"] = reply.thinking
+    if reply.calls:
+        message["tool_calls"] = [encode_tool_call(well_formed_call(call)) for call in reply.calls]
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason(reply.end.reason)}
 
 
 class OpenAICompletionEncoder:
     """Encodes replies of ``/v1/completions``, which has no thoughts and tools."""
 
-    def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
-        self._head, self._wants_usage = head, usage
+    def __init__(self, head: ChunkHeader, *, usage: bool, index: int = 0) -> None:
+        self._head, self._wants_usage, self._index = head, usage, index
         self._text = _ChunkTemplate(self._chunk(""))
 
     def first(self) -> list[bytes]:
@@ -161,24 +174,27 @@ class OpenAICompletionEncoder:
         return [self._text.of(event.text)] if isinstance(event, TextDelta) else []
 
     def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
-        chunks = [self._chunk("", finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]
-        if self._wants_usage:
-            chunks.append(event({**self._head.of("text_completion", []), "usage": detailed_usage(end.stats)}))
-        return chunks
+        return [self._chunk("", finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]
+
+    def usage(self, ends: Sequence[Completed]) -> list[bytes]:
+        usage = common_usage([end.stats for end in ends])
+        return [event({**self._head.of("text_completion", []), "usage": usage})] if self._wants_usage else []
 
     def _chunk(self, text: str, finish: str | None = None, more: Mapping[str, object] | None = None) -> bytes:
         usage = {"usage": None} if self._wants_usage else {}
-        return event({**self._head.of("text_completion", [_choice(text, finish)]), **usage, **(more or {})})
+        return event(
+            {**self._head.of("text_completion", [_choice(self._index, text, finish)]), **usage, **(more or {})}
+        )
 
-    def whole(
-        self, end: Completed, thinking: str, calls: Sequence[ToolCall], notices: Sequence[str]
-    ) -> dict[str, object]:
+    def whole(self, replies: Sequence[WholeReply], notices: Sequence[str]) -> dict[str, object]:
+        ends = [each.end for each in replies]
+        choices = [_choice(index, end.text, finish_reason(end.reason)) for index, end in enumerate(ends)]
         return {
-            **self._head.of("text_completion", [_choice(end.text, finish_reason(end.reason))]),
-            "usage": detailed_usage(end.stats),
-            "bitnet_chat": details(end, notices),
+            **self._head.of("text_completion", choices),
+            "usage": common_usage([end.stats for end in ends]),
+            "bitnet_chat": details(ends[0], notices),
         }
 
 
-def _choice(text: str, finish: str | None) -> dict[str, object]:
-    return {"text": text, "index": 0, "logprobs": None, "finish_reason": finish}
+def _choice(index: int, text: str, finish: str | None) -> dict[str, object]:
+    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bitnet_chat.backends.variants import MOST
+from bitnet_chat.journal.votes import MOST_REPLIES
 from bitnet_chat.server.openapi.openai import (
     ALWAYS,
     SAMPLING,
@@ -48,6 +50,7 @@ _STATE = one_of("whole", "cut_off", "answering", "unanswered")
 _CALL = reply_object(
     {"id": TEXT, "type": {"const": "function"}, "function": reply_object({"name": TEXT, "arguments": TEXT})}
 )
+_SAVED_STATE = described(FLAG, "Whether an engine continues the chat from a saved state, without reading it again.")
 _TIMES: dict[str, Schema] = {
     "created": described(NUMBER, "Seconds since 1970."),
     "updated": described(NUMBER, "Seconds since 1970."),
@@ -64,6 +67,8 @@ _MESSAGE: dict[str, Schema] = {
     "stats": OBJECT,
     "tool_calls": array(_CALL),
     "tool_call_id": nullable(TEXT),
+}
+_PLACE: dict[str, Schema] = {
     "siblings": array(
         _ROW, description="The ids of all messages with the same parent, oldest first; empty without others."
     ),
@@ -88,6 +93,11 @@ SCHEMAS: dict[str, Schema] = {
                 "edit": described(_ROW, "The id of the message that content replaces."),
                 "messages": array(ref("Message"), description="The whole conversation."),
                 "regenerate": described(FLAG, "Regenerate the last reply."),
+                "variants": described(between(1, MOST, WHOLE), "Number of replies; not with continue."),
+                "compare": described(
+                    FLAG, "With regenerate: the events and the chat name the earlier reply, for a comparison of both."
+                ),
+                "blind": described(FLAG, "With compare: clients hide the models until the vote."),
                 "continue": described(FLAG, "Continue a reply that was cut."),
                 "system": TEXT,
                 "stream": described(FLAG, "false: the response is 202, and the reply is read from the events."),
@@ -109,11 +119,12 @@ SCHEMAS: dict[str, Schema] = {
             "model": TEXT,
             "state": _STATE,
             "live": described(FLAG, "Whether a reply is running."),
+            "saved_state": _SAVED_STATE,
         },
         {"snippet": TEXT},
     ),
     "Chats": reply_object({"chats": array(ref("ChatEntry"))}),
-    "ChatMessage": reply_object(_MESSAGE, {"html": TEXT, "name": nullable(TEXT)}),
+    "ChatMessage": reply_object(_MESSAGE | _PLACE, {"html": TEXT, "name": nullable(TEXT)}),
     "Chat": reply_object(
         {
             "id": _ROW,
@@ -122,17 +133,63 @@ SCHEMAS: dict[str, Schema] = {
             "model": TEXT,
             "system": TEXT,
             "state": _STATE,
+            "saved_state": _SAVED_STATE,
             "messages": array(ref("ChatMessage")),
             "passed_over": array(
                 ref("ChatMessage"),
                 description="Messages of the user that got no reply before the next one was sent. They stand among the"
                 " others by their ids, can be edited, and no model sees them.",
             ),
-            "live": nullable(reply_object({"generation": TEXT, "message": nullable(WHOLE), "place": AMOUNT})),
+            "votes": array(ref("Vote"), description="Oldest first."),
+            "live": nullable(
+                reply_object(
+                    {
+                        "generation": TEXT,
+                        "message": nullable(WHOLE),
+                        "place": AMOUNT,
+                        "variants": array(
+                            ref("LiveVariant"),
+                            description="Of several variants, all; the first is also the last message of the chat.",
+                        ),
+                        "compare": nullable(
+                            described(
+                                reply_object({"message": _ROW, "blind": FLAG}),
+                                "The earlier reply that the running one is compared with.",
+                            )
+                        ),
+                    }
+                )
+            ),
+        }
+    ),
+    "LiveVariant": reply_object({**_MESSAGE, "place": AMOUNT}, {"html": TEXT, "name": nullable(TEXT)}),
+    "NewVote": request_object(
+        {
+            "replies": array(
+                _ROW, minItems=2, maxItems=MOST_REPLIES, description="In the order in which they were shown."
+            )
+        },
+        {
+            "chosen": described(_ROW, "The preferred one; null: none is better."),
+            "blind": described(FLAG, "Whether the models were hidden until the choice."),
+        },
+    ),
+    "Vote": reply_object(
+        {
+            "id": _ROW,
+            "conversation": _ROW,
+            "created": described(NUMBER, "Seconds since 1970."),
+            "blind": FLAG,
+            "replies": array(reply_object({"message": _ROW, "model": TEXT, "engine": TEXT})),
+            "chosen": nullable(_ROW),
         }
     ),
     "TreeMessage": reply_object(
-        {**_MESSAGE, "parent": described(nullable(_ROW), "The id of the message before it; null for a first one.")},
+        {
+            **_MESSAGE,
+            **_PLACE,
+            "parent": described(nullable(_ROW), "The id of the message before it; null for a first one."),
+        },
         {"name": nullable(TEXT)},
     ),
     "ChatTree": reply_object(
@@ -143,17 +200,28 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "NewHead": request_object({"message": described(_ROW, "The id of a message of any branch.")}, {}),
-    "Begun": reply_object({"generation": TEXT, "user_message": nullable(WHOLE), "message": nullable(WHOLE)}),
+    "Begun": reply_object(
+        {
+            "generation": TEXT,
+            "user_message": nullable(WHOLE),
+            "message": nullable(WHOLE),
+            "messages": array(nullable(WHOLE), description="Of all variants."),
+        }
+    ),
     "Stopped": reply_object({"stopped": described(FLAG, "Whether a reply was running.")}),
 }
 
 _ID = parameter("path", "id", _ROW, "Of the chat.")
 _RENDER = parameter("query", "render", one_of("html"), "Replies also as sanitized HTML.")
-_EVENTS = "Events: start, chunk, thinking, tool_call, notice, html, then complete or error."
+_EVENTS = (
+    "Events: start, progress, chunk, thinking, tool_call, notice, html, then complete or error. With several variants"
+    " each of them has all of these, with its number, from 0, as variant."
+)
 _EVENT = reply_object(
     {
         "event": one_of(
-            "start", "chunk", "thinking", "tool_call", "notice", "html", "complete", "error", "chat", "message"
+            *("start", "progress", "chunk", "thinking", "tool_call", "notice", "html", "complete", "error"),
+            *("chat", "saved_state", "message"),
         ),
         "data": described(TEXT, "JSON; empty for an event with only the time before a reconnect."),
     },
@@ -195,6 +263,7 @@ PATHS: dict[str, Schema] = {
             {"200": answer("It.", ref("Chat")), **_refusals(400, 404)},
             _ID,
             _RENDER,
+            parameter("query", "message", _ROW, "The last message of the branch to show instead of the current one."),
         ),
         "patch": operation(
             "renameChat",
@@ -237,6 +306,17 @@ PATHS: dict[str, Schema] = {
             _ID,
             _RENDER,
             body=body(ref("NewHead")),
+        )
+    },
+    "/chats/{id}/votes": {
+        "post": operation(
+            "vote",
+            "Chats",
+            "Store the choice between variants of a reply, and switch to the branch through the chosen one",
+            {"200": answer("The chat with this branch.", ref("Chat")), **_refusals(*WITH_BODY, 404, 409, 503)},
+            _ID,
+            _RENDER,
+            body=body(ref("NewVote")),
         )
     },
     "/chats/{id}/tree": {

@@ -103,7 +103,9 @@ _STREAM: dict[str, Schema] = {
     "stream_options": described(open_object({}, {"include_usage": FLAG}), "Requires stream: true."),
 }
 _ONLY: dict[str, Schema] = {
-    "n": {"enum": [1]},
+    **dict.fromkeys(
+        ("n", "n_cmpl"), described(between(1, 8, WHOLE), "Number of replies, from one prefill if possible.")
+    ),
     "n_probs": {"enum": [0]},
     "logit_bias": any_of({"type": "object", "maxProperties": 0}, {"type": "array", "maxItems": 0}),
     **{

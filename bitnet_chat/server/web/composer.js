@@ -1,7 +1,7 @@
 // The input field of a message. Events: "send" (the text), "stop", "recall" (edit the last message).
 // Each conversation has a draft of its own, which is stored, so that no typed text is lost.
 
-import { keep, recall } from "./kept.js"
+import { keep, recall } from "./local_storage.js"
 
 export class Composer extends EventTarget {
   constructor(form) {

@@ -24,6 +24,16 @@ export function made(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true)
 }
 
+// A name that is not of this page, such as that of a model: characters without a glyph become visible, and its direction
+// does not change the text around it.
+export function named(name) {
+  return element("bdi", readable(name))
+}
+
+export function readable(name) {
+  return name.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, each => `<U+${each.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`)
+}
+
 export function element(name, text = "", className = "") {
   const made = document.createElement(name)
   if (text) made.textContent = text

@@ -1,6 +1,6 @@
 // One message on the page: a user message, or a reply, complete or running.
 
-import { element, fragmentOf, made } from "./html.js"
+import { element, fragmentOf, made, named } from "./html.js"
 import { frameCode, newFrame } from "./listing.js"
 
 const OUTCOMES = {
@@ -103,6 +103,7 @@ export class Reply extends Variants {
     this.node.querySelector(".calls").hidden = true
     this.node.querySelector(".notices").replaceChildren()
     this.node.querySelector(".outcome").hidden = true
+    this.verdict = null
     this.node.querySelector(".facts").textContent = ""
   }
 
@@ -188,6 +189,7 @@ export class Reply extends Variants {
 
   end(finish, model, stats) {
     this.finish = finish
+    this.model = model
     this.live = false
     const outcome = this.node.querySelector(".outcome")
     const words = finish === "stop" && this.silent ? "Empty reply." : OUTCOMES[finish] ?? ""
@@ -195,7 +197,17 @@ export class Reply extends Variants {
     outcome.textContent = words
     outcome.hidden = !words
     this.offer()
-    this.node.querySelector(".facts").textContent = factsOf(model, stats)
+    this.node.querySelector(".facts").replaceChildren(...factsOf(model, stats))
+  }
+
+  // The choice between this reply and others; null: none.
+  set verdict(vote) {
+    const line = this.node.querySelector(".verdict"), others = vote?.replies.filter(each => each.message !== this.id) ?? []
+    line.hidden = !vote
+    if (!vote) return
+    const words = vote.chosen === null ? "Not better or worse than " : vote.chosen === this.id ? "Chosen over " : "Not chosen over "
+    const names = others.flatMap((each, index) => [index ? ", " : "", named(each.model || "another reply")])
+    line.replaceChildren(words, ...names, vote.blind ? ", without knowing the models." : ".")
   }
 
   get silent() {
@@ -210,6 +222,7 @@ export class Reply extends Variants {
     button("continue").hidden = this.silent || WHOLE.includes(this.finish)
     button("retry").hidden = !(failed || bare)
     button("regenerate").hidden = !button("retry").hidden
+    this.node.querySelector(".menu").hidden = button("regenerate").hidden
   }
 
   // `kept`: the text so far is stored, and so is the message before it.
@@ -243,11 +256,11 @@ export function saidOf({ message, remedy }) {
 }
 
 function factsOf(model, stats) {
-  const facts = [model].filter(Boolean)
+  const facts = []
   const rate = stats.tokens_per_second ?? rateOf(stats)
   if (rate) facts.push(`${rate.toFixed(1)} tok/s`)
   if (stats.time_to_first_token != null) facts.push(`first token after ${seconds(stats.time_to_first_token)}`)
-  return facts.join(" · ")
+  return model ? [named(model), facts.map(each => ` · ${each}`).join("")] : [facts.join(" · ")]
 }
 
 function rateOf({ tokens, seconds, time_to_first_token: first }) {

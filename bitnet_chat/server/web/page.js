@@ -1,10 +1,11 @@
 // The page: selects the open conversation, and connects its parts. The address has the conversation: "#12" is
 // conversation 12, "#new" or an empty fragment is a new one.
 
+import { forget } from "./choice.js"
 import { Composer } from "./composer.js"
 import { copy } from "./clipboard.js"
-import { workerUrl } from "./html.js"
-import { keep, recall } from "./kept.js"
+import { element, named, readable, workerUrl } from "./html.js"
+import { keep, recall } from "./local_storage.js"
 import { textOf } from "./listing.js"
 import { saidOf } from "./message.js"
 import { ask, Away, Refused, server, tryAgain } from "./server.js"
@@ -17,6 +18,8 @@ const composer = new Composer($("composer"))
 const sidebar = new Sidebar($("list"), $("search"), $("confirm"))
 const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("bitnet-chat") : null
 const narrow = matchMedia("(max-width: 48rem)")
+const MOST_BESIDE = 8 // replies side by side
+const ROUTER = "auto" // the name by which the server chooses a model
 let models = []
 const asking = new Set() // conversations with a request that the server has not confirmed yet
 
@@ -34,6 +37,7 @@ async function go() {
   composer.busy = asking.has(composer.place)
   sidebar.show(id)
   setTitle(null)
+  $("at-once").hidden = true
   usage([null, null])
   try {
     const told = await thread.open(id)
@@ -108,7 +112,7 @@ async function again(body) {
   if (id === null || thread.answering || asking.has(id)) return
   setAsking(id, true)
   try {
-    await ask("POST", `/chats/${id}/messages`, { ...body, stream: false, ...(models.length > 1 && { model }) })
+    await ask("POST", `/chats/${id}/messages`, { ...(models.length > 1 && { model }), ...body, stream: false })
   } catch (error) {
     complain(error)
   } finally {
@@ -128,6 +132,36 @@ async function switchTo(message, by) {
     thread.focused = null
     complain(error)
   }
+}
+
+// Several replies side by side: the branch through the chosen one becomes the current one on all pages. `reply` null: no
+// reply is better.
+async function choose(reply) {
+  const { id, choice } = thread
+  if (!choice || thread.answering || asking.has(id) || (reply && reply.id === null)) return
+  const { rows, compared, blind } = choice
+  setAsking(id, true)
+  forget(id)
+  try {
+    if (compared && !rows.includes(null)) {
+      const told = await ask("POST", `/chats/${id}/votes`, { replies: rows, chosen: reply?.id ?? null, blind })
+      sayVote(told.votes.at(-1))
+    }
+    await ask("POST", `/chats/${id}/head`, { message: (reply ?? compared).id })
+    if (thread.choice === choice) await thread.open(id)
+    listChanged()
+    composer.area.focus()
+  } catch (error) {
+    choice.remember()
+    complain(error)
+  } finally {
+    setAsking(id, false)
+  }
+}
+
+function sayVote({ replies, chosen }) {
+  const names = replies.map(each => readable(each.model || "another reply")), won = replies.findIndex(each => each.message === chosen)
+  $("spoken").textContent = won < 0 ? `Neither: ${names.join(", ")}.` : `Chosen: ${names[won]}. Not chosen: ${names.filter((_, index) => index !== won).join(", ")}.`
 }
 
 async function stop() {
@@ -183,7 +217,7 @@ function usage([used, size, exact]) {
 async function loadModels() {
   const [told, health] = await Promise.all([ask("GET", "/v1/models"), fetch("/health").then(response => response.json())])
   models = told.data.map(model => model.id)
-  $("model").replaceChildren(...models.map(name => new Option(name, name)))
+  $("model").replaceChildren(...models.map(name => new Option(readable(name), name)))
   $("model").disabled = models.length < 2
   chooseModel(recall("model"))
   showHealth(health)
@@ -207,11 +241,17 @@ function listChanged() {
 
 // The parts
 
-thread.addEventListener("start", () => { setBusy(); $("rate").textContent = ""; sidebar.refresh() })
+thread.addEventListener("start", () => {
+  setBusy()
+  $("rate").textContent = ""
+  sidebar.refresh()
+  if (document.activeElement === document.body) thread.choice?.node.focus({ preventScroll: true }) // from the menu
+})
 thread.addEventListener("end", () => { setBusy(); $("rate").textContent = ""; listChanged() })
 thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `~${detail.toFixed(1)} tok/s` })
 thread.addEventListener("usage", ({ detail }) => usage(detail))
 thread.addEventListener("titled", ({ detail }) => setTitle(detail))
+thread.addEventListener("saved", ({ detail }) => { $("at-once").hidden = !detail; sidebar.markSaved(thread.id, detail) })
 thread.addEventListener("deleted", ({ detail }) => leave(detail))
 sidebar.addEventListener("titled", ({ detail }) => setTitle(detail))
 sidebar.addEventListener("removed", ({ detail }) => { leave(detail); tabs?.postMessage("list") })
@@ -232,14 +272,56 @@ function leave(id) {
 $("thread").addEventListener("click", event => {
   const button = event.target.closest("[data-do]"), message = button?.closest(".message")?.message
   if (!button) return
+  closeMenu(button.closest(".menu"))
   if (button.dataset.do === "copy-code") copy(textOf(button.closest(".listing")), button)
   else if (button.dataset.do === "copy") copy(message.content, button)
   else if (button.dataset.do === "edit" && !thread.answering) composer.edit(message)
   else if (["regenerate", "retry"].includes(button.dataset.do)) again({ regenerate: true })
   else if (button.dataset.do === "continue") again({ continue: true })
+  else if (button.dataset.do === "variants") again({ regenerate: true, variants: Number(button.dataset.count) })
+  else if (button.dataset.do === "compare") {
+    again({ regenerate: true, compare: true, blind: button.closest(".menu").querySelector("input").checked, model: button.value })
+  } else if (button.dataset.do === "beside") thread.showBeside().catch(complain)
+  else if (button.dataset.do === "choose") choose(button.closest(".column").reply)
+  else if (button.dataset.do === "choose-none") choose(null)
   else if (button.dataset.do === "previous") switchTo(message, -1)
   else if (button.dataset.do === "next") switchTo(message, 1)
 })
+// The menu of a reply
+
+$("thread").addEventListener("toggle", event => {
+  const menu = event.target.closest(".menu")
+  if (menu?.open) fillMenu(menu, menu.closest(".message").message)
+}, true)
+$("thread").addEventListener("focusout", event => {
+  const menu = event.target.closest(".menu")
+  if (menu && event.relatedTarget && !menu.contains(event.relatedTarget)) closeMenu(menu)
+})
+document.addEventListener("pointerdown", event => {
+  for (const menu of document.querySelectorAll(".menu[open]")) if (!menu.contains(event.target)) closeMenu(menu)
+})
+
+function fillMenu(menu, reply) {
+  const others = menu.querySelector(".comparisons")
+  menu.querySelector("[data-do=beside]").hidden = !(reply.siblings?.length > 1 && reply.siblings.length <= MOST_BESIDE)
+  const names = models.filter(name => name !== reply.model && name !== ROUTER)
+  others.hidden = !names.length
+  if (!names.length) return
+  const blind = Object.assign(element("input"), { type: "checkbox", checked: others.querySelector("input")?.checked ?? true })
+  const label = element("label")
+  label.append(blind, "Hide the models until the choice")
+  others.replaceChildren(label, ...names.map(name => {
+    const button = Object.assign(element("button", "Compare with "), { type: "button", value: name })
+    button.dataset.do = "compare"
+    button.append(named(name))
+    return button
+  }))
+}
+
+function closeMenu(menu) {
+  if (menu) menu.open = false
+}
+
 $("new-chat").addEventListener("click", newChat)
 $("model").addEventListener("change", () => keep("model", $("model").value))
 $("away").querySelector("button").addEventListener("click", tryAgain)
@@ -290,12 +372,23 @@ addEventListener("keydown", event => {
     if (narrow.matches) openDrawer()
     $("search").focus()
     $("search").select()
+  } else if (/^\d$/.test(event.key) && thread.choice && !event.ctrlKey && !event.metaKey && !event.altKey && !typesInto(event.target)) {
+    const number = Number(event.key)
+    if (number ? number <= thread.choice.shown.length : thread.choice.compared) choose(number ? thread.choice.shown[number - 1] : null)
+  } else if (event.key === "Escape" && document.querySelector(".menu[open]")) {
+    const menu = document.querySelector(".menu[open]")
+    closeMenu(menu)
+    menu.querySelector("summary").focus()
   } else if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) {
     if (document.body.classList.contains("drawer-open")) closeDrawer()
     else if (composer.answering) stop()
     else if (document.activeElement === $("search")) composer.area.focus()
   }
 })
+
+function typesInto(target) {
+  return target.matches?.("input, textarea, select")
+}
 
 // The theme
 

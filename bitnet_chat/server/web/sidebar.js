@@ -43,6 +43,14 @@ export class Sidebar extends EventTarget {
     for (const item of this.node.querySelectorAll("li")) this.markOpen(item)
   }
 
+  // `saved`: an engine continues the conversation without reading it again.
+  markSaved(id, saved) {
+    const chat = this.chats.find(each => each.id === id)
+    if (chat) chat.saved_state = saved
+    const mark = this.node.querySelector(`li[data-id="${id}"] .at-once`)
+    if (mark) mark.hidden = !saved
+  }
+
   draw(words) {
     const focused = document.activeElement?.closest?.("#list li")?.dataset.id
     const parts = []
@@ -72,6 +80,7 @@ export class Sidebar extends EventTarget {
     link.href = `#${chat.id}`
     item.querySelector(".name").textContent = title
     item.querySelector(".snippet").textContent = chat.snippet ?? ""
+    item.querySelector(".at-once").hidden = !chat.saved_state
     item.querySelector(".dot").hidden = !chat.live
     item.querySelector("[data-do=rename]").setAttribute("aria-label", `Rename ${title}`)
     item.querySelector("[data-do=delete]").setAttribute("aria-label", `Delete ${title}`)

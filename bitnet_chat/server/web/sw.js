@@ -4,7 +4,7 @@
 const CACHE = "bitnet-chat-page"
 const SHELL = [
   new Request("/", { headers: { Accept: "text/html" } }), "/manifest.webmanifest",
-  ...["page.css", "reply.css", "theme.js", "page.js", "composer.js", "clipboard.js", "html.js", "kept.js", "listing.js",
+  ...["page.css", "reply.css", "theme.js", "page.js", "choice.js", "composer.js", "clipboard.js", "html.js", "listing.js", "local_storage.js",
     "message.js", "server.js", "sidebar.js", "thread.js", "icon.svg", "icon-192.png", "icon-512.png", "icon-maskable.png"].map(name => `/page/${name}`),
 ]
 

@@ -1,6 +1,7 @@
 // The open conversation: its messages, and the events of the server.
-// Events: "start", "end", "rate", "usage", "titled", "deleted".
+// Events: "start", "end", "rate", "usage", "titled", "saved" (the state of the engine, or not), "deleted".
 
+import { Choice, forget, pending } from "./choice.js"
 import { Reply, UserMessage } from "./message.js"
 import { ask, gone, Refused } from "./server.js"
 
@@ -13,7 +14,7 @@ export class Thread extends EventTarget {
     Object.assign(this, { node, scroller, toEnd, spoken })
     this.id = null
     this.messages = []
-    this.reply = null // the running one
+    this.reply = null // the running one; a Choice of several
     this.focused = null // the place of a message and the direction of its button, across a switch of branches
     this.follows = true
     this.top = this.height = 0 // of the scroller, at the last look
@@ -26,6 +27,12 @@ export class Thread extends EventTarget {
 
   get answering() {
     return this.reply !== null
+  }
+
+  // The choice that is not made yet.
+  get choice() {
+    const last = this.messages.at(-1)
+    return last instanceof Choice ? last : null
   }
 
   // Shows a conversation (null: none) and follows its events. Returns the response of the server. The events are
@@ -43,11 +50,14 @@ export class Thread extends EventTarget {
     loading.asked = true
     try {
       const told = await ask("GET", `/chats/${id}?render=html`)
+      const beside = told.live ? null : await this.besideOf(told)
       if (this.loading !== loading) return loading.resolve(null)
       this.loading = null
       this.away = false
       this.take(told)
+      if (beside) this.putBeside(beside)
       if (told.title) this.tell("titled", told.title)
+      this.tell("saved", told.saved_state)
       for (const [take, detail] of loading.events) take.call(this, detail)
       loading.resolve(told)
     } catch (error) {
@@ -78,6 +88,39 @@ export class Thread extends EventTarget {
     this.node.replaceChildren()
   }
 
+  // The replies that this browser has shown side by side before the page was loaded, if none was chosen.
+  async besideOf({ id, messages }) {
+    const last = messages.at(-1), kept = pending(id)
+    if (!kept || !kept.rows.every(row => last?.siblings.includes(row))) {
+      forget(id)
+      return null
+    }
+    const replies = (await Promise.all(kept.rows.map(row => this.stored(row)))).filter(Boolean)
+    return replies.length > 1 ? { ...kept, replies } : null
+  }
+
+  // A reply of any branch; null for another kind of message.
+  async stored(row) {
+    const told = await ask("GET", `/chats/${this.id}?render=html&message=${row}`), last = told.messages.at(-1)
+    return last?.role === "assistant" ? Reply.of(last) : null
+  }
+
+  putBeside({ replies, compared, blind }) {
+    const earlier = replies.find(reply => reply.id === compared) ?? null
+    const choice = new Choice(this.id, replies.filter(reply => reply !== earlier), { compared: earlier, blind })
+    this.messages.splice(-1, 1, choice)
+    this.node.replaceChildren(...this.messages.map(message => message.node))
+    this.mark()
+    this.stick()
+  }
+
+  // Shows all variants of the last reply side by side.
+  async showBeside() {
+    const { id, messages } = this, last = messages.at(-1)
+    const replies = (await Promise.all(last.siblings.map(row => this.stored(row)))).filter(Boolean)
+    if (replies.length > 1 && this.id === id && this.messages === messages && !this.answering) this.putBeside({ replies })
+  }
+
   take(told) {
     const shown = told.messages.filter(each => each.role === "user" || each.role === "assistant")
     for (const each of told.passed_over) { // ids grow along a conversation
@@ -89,6 +132,7 @@ export class Thread extends EventTarget {
     this.setReply(null)
     this.messages = shown.map(each => (each.role === "user" ? new UserMessage(each.id, each.content) : Reply.of(each)))
     this.messages.forEach((message, index) => { message.variants = shown[index] })
+    this.judge(told.votes)
     this.node.replaceChildren(...this.messages.map(message => message.node))
     if (focused) this.messages[focused.place]?.focus(focused.by)
     const last = this.messages.at(-1)
@@ -113,14 +157,15 @@ export class Thread extends EventTarget {
       else take.call(this, detail)
     })
     on("start", this.started)
-    on("html", ({ block, html }) => this.reply?.show(block, html))
+    on("html", told => this.target(told)?.show(told.block, told.html))
     on("html", this.speak)
-    on("chunk", ({ text }) => { this.grow(text) })
-    on("thinking", ({ text }) => { this.reply?.think(text); this.count() })
-    on("tool_call", ({ id, name, arguments: given }) => this.reply?.call(id, name, given))
-    on("notice", ({ text }) => this.reply?.note(text))
+    on("chunk", told => { this.grow(told) })
+    on("thinking", told => { this.target(told)?.think(told.text); this.count() })
+    on("tool_call", told => this.target(told)?.call(told.id, told.name, told.arguments))
+    on("notice", told => this.target(told)?.note(told.text))
     on("complete", this.completed)
     on("chat", this.changed)
+    on("saved_state", told => this.tell("saved", told.saved_state))
     events.addEventListener("open", () => { this.opened = true })
     events.addEventListener("error", event => {
       if (this.events !== events) return
@@ -156,6 +201,7 @@ export class Thread extends EventTarget {
       this.away = true
       return
     }
+    this.tell("saved", told.saved_state)
     if (events && this.reply && told.live?.generation === this.generation) return // the reply continued meanwhile
     const ended = this.messages.at(-1)?.finish != null && told.live === null
     if (events && !this.reply && ended && told.messages.at(-1)?.id === this.messages.at(-1)?.id) return
@@ -164,7 +210,17 @@ export class Thread extends EventTarget {
 
   // Events of the server
 
-  started({ generation, user, message, continues, parent }) {
+  // The running reply that an event belongs to.
+  target({ variant }) {
+    return this.reply instanceof Choice ? this.reply.target(variant) : this.reply
+  }
+
+  started({ generation, model, user, message, continues, parent, variant, variants, compare }) {
+    if (variant > 0) { // the first one has made a place for all
+      if (this.choice) this.choice.begin(variant, message, model)
+      return
+    }
+    if (variants === 1 && !compare) forget(this.id)
     const kept = this.placeBehind(parent)
     const before = this.messages.slice(kept)
     this.replaces = before.length > 0
@@ -173,10 +229,17 @@ export class Thread extends EventTarget {
       const known = before.find(each => each.role === "user" && each.id === user.id && each.content === user.content)
       messages.push(known ?? new UserMessage(user.id, user.content))
     }
-    const old = before.find(each => each.role === "assistant")
-    const reply = old && (continues || old.id === message) ? old : new Reply(message)
-    reply.unknown = continues && (reply.partly || old === undefined)
-    reply.begin(message, continues && !reply.unknown)
+    const replies = before.flatMap(each => (each instanceof Choice ? each.shown : [each])).filter(each => each.role === "assistant")
+    let reply
+    if (variants > 1 || compare) {
+      reply = this.begunChoice(variants, compare, replies)
+      reply.begin(0, message, model)
+    } else {
+      const [old] = replies
+      reply = old && (continues || old.id === message) ? old : new Reply(message)
+      reply.unknown = continues && (reply.partly || old === undefined)
+      reply.begin(message, continues && !reply.unknown)
+    }
     messages.push(reply)
     this.messages = messages
     this.node.replaceChildren(...messages.map(each => each.node))
@@ -189,6 +252,17 @@ export class Thread extends EventTarget {
     this.stick()
   }
 
+  // `compare`: { message, blind } of the reply that is compared with the new one; null: the new ones are variants.
+  // `known`: the replies on the page.
+  begunChoice(variants, compare, known) {
+    const replies = Array.from({ length: variants }, () => new Reply(null))
+    if (!compare) return new Choice(this.id, replies)
+    const earlier = known.find(each => each.id === compare.message) ?? new Reply(compare.message)
+    const choice = new Choice(this.id, replies, { compared: earlier, blind: compare.blind })
+    if (earlier.finish === null) this.stored(compare.message).then(reply => reply && choice.replaceCompared(reply), () => {})
+    return choice
+  }
+
   // Number of messages up to the one with this id. That one may be a tool result, which is not shown; ids grow along a
   // conversation.
   placeBehind(id) {
@@ -197,9 +271,10 @@ export class Thread extends EventTarget {
     return behind < 0 ? this.messages.length : behind
   }
 
-  grow(text) {
-    if (!this.reply) return
-    this.reply.content += text
+  grow(told) {
+    const reply = this.target(told)
+    if (!reply) return
+    reply.content += told.text
     this.count()
     this.stick()
   }
@@ -215,7 +290,7 @@ export class Thread extends EventTarget {
   }
 
   completed(told) {
-    const { reply } = this
+    const reply = this.target(told)
     if (!reply) return
     if (told.message === null) {
       reply.stopped(told.finish_reason, told.model)
@@ -223,14 +298,23 @@ export class Thread extends EventTarget {
       reply.end(told.finish_reason, told.model, told)
     }
     if (told.context_used != null) this.tell("usage", [told.context_used, told.context_size, told.exact])
-    this.over()
+    this.overWith(reply, told.message)
     if (reply.unknown) this.fill(reply)
   }
 
   failed(told) {
-    const reply = this.reply
+    const reply = this.target(told)
     if (!reply) return
     reply.fail(told.error, told.finish_reason, told.message !== null)
+    this.overWith(reply, told.message)
+  }
+
+  // One reply has ended. `message`: its id; null: it is not stored.
+  overWith(reply, message) {
+    if (this.reply instanceof Choice) {
+      reply.id = message
+      if (!this.reply.ended) return this.stick()
+    }
     this.over()
   }
 
@@ -249,7 +333,15 @@ export class Thread extends EventTarget {
     if (this.id !== id || told === null) return
     const known = new Map([...told.messages, ...told.passed_over].map(each => [each.id, each]))
     for (const message of this.messages) message.variants = known.get(message.id)
+    this.judge(told.votes)
     this.stick()
+  }
+
+  // Shows the last choice between each reply and others.
+  judge(votes) {
+    for (const message of this.messages) {
+      if (message instanceof Reply) message.verdict = votes.findLast(vote => vote.replies.some(each => each.message === message.id)) ?? null
+    }
   }
 
   // Also the first event of each connection: no event is missed after it, and missed ones are detected by it.
@@ -260,6 +352,7 @@ export class Thread extends EventTarget {
       return
     }
     if (head && !this.reply) { // another branch is the current one
+      forget(this.id)
       this.open(this.id).catch(() => {})
       return
     }
@@ -287,13 +380,17 @@ export class Thread extends EventTarget {
 
   // The text for screen readers: each block when the next one begins, and the last one at the end.
   speak({ block }) {
-    if (block <= this.said) return
+    if (block <= this.said || this.reply instanceof Choice) return
     this.spoken.textContent = this.blocksText(this.said, block)
     this.said = block
   }
 
   speakRest() {
     if (!this.reply) return
+    if (this.reply instanceof Choice) {
+      this.spoken.textContent = "All replies are complete. Choose the one to continue with."
+      return
+    }
     const { blocks } = this.reply
     const outcome = this.reply.node.querySelector(".outcome")
     this.spoken.textContent = `${this.blocksText(this.said, blocks.length)} ${outcome.hidden ? "" : outcome.textContent}`

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from repl_console import RecordedOutput, ScriptedConsole
-from scripted_backend import STATS, Gate, ScriptedBackend, say
+from scripted_backend import STATS, Gate, JointBackend, ScriptedBackend, say
 
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
 from bitnet_chat.backends.factory import open_backend
@@ -234,12 +234,10 @@ def test_calls_are_made_for_the_picked_one_only() -> None:
     running(work, *replies, toolbox=box, allowed_tools=("look",), options=options)
 
 
-class Together(ScriptedBackend):
+class Together(JointBackend):
     """Generates variants at the same time."""
 
-    def variants(
-        self, conversation: Conversation, options: ReplyOptions, count: int
-    ) -> AsyncGenerator[VariantEvent] | None:
+    def together(self, conversation: Conversation, options: ReplyOptions, count: int) -> AsyncGenerator[VariantEvent]:
         async def events() -> AsyncGenerator[VariantEvent]:
             for number in range(count):
                 yield VariantEvent(number, Started())
