@@ -168,6 +168,7 @@ class Bench:
         samples = size.kinds.setdefault(kind, Samples())
         number = list(size.kinds).index(kind) + 10
         _, seconds, end = await _ask(backend, context, text or f"What is a token? Question {number}.")
+        print(f"{size.wanted} tokens, {kind}: {1e3 * seconds:,.0f} ms", file=sys.stderr, flush=True)
         samples.times.append(1e3 * seconds)
         samples.evaluated.append(end.stats.prompt_tokens or 0)
         if kind == _LIVE:
