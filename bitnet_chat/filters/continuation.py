@@ -53,12 +53,16 @@ class OverlapRemover:
 
     def __init__(self, end: str) -> None:
         self._end = encode(end)
-        self._skips_space = end[:1].isspace()
+        self._has_space = end[:1].isspace()
+        self._skips_space = False
+        """Whether white space is removed until other text comes."""
         self._held = b""
 
     def feed(self, text: str) -> str:
         """Return the text that is new."""
         if not self._end:
+            text = text.lstrip() if self._skips_space else text
+            self._skips_space = self._skips_space and not text
             return text
         self._held += encode(text)
         if self._held != self._end and self._end.startswith(self._held):
@@ -66,8 +70,8 @@ class OverlapRemover:
         held, end, self._held, self._end = self._held, self._end, b"", b""
         if held.startswith(end):
             return held.removeprefix(end).decode("utf-8", "surrogateescape")
-        rest = held.decode("utf-8", "surrogateescape")
-        return rest.lstrip() if self._skips_space else rest
+        self._skips_space = self._has_space
+        return self.feed(held.decode("utf-8", "surrogateescape"))
 
 
 class KnownReplyRemover:

@@ -56,6 +56,7 @@ class JournalStore(Protocol):
 
     def votes(self, conversation: int | None = None) -> builtins.list[Vote]:
         """List the votes between replies, oldest first. ``conversation``: its id; None: of all conversations."""
+        raise NotImplementedError
 
     def remove(self, ids: Sequence[int]) -> bool:
         """Delete conversations permanently, with their votes.

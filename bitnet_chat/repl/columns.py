@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 FRAME = 0.03
 """Minimum seconds between two drawings: tokens that arrive in this time are drawn together."""
+PAUSE = 1.0
+"""Seconds without a drawing after which all is drawn again: the spinner draws more often, unless the program was
+suspended."""
 
 
 class ReplyColumns:
@@ -34,7 +37,7 @@ class ReplyColumns:
         self._side = SideBySide(len(heads), size(), unicode=unicode)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._next = 0.0
+        self._next = self._loop.time()
         """Earliest time of the next drawing."""
 
         def cells() -> int:
@@ -73,10 +76,13 @@ class ReplyColumns:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        text = self._side.draw(self._size())
+        now = self._loop.time()
+        # After a suspension the cursor may be elsewhere.
+        text = self._side.redraw() if now - self._next > PAUSE else ""
+        text += self._side.draw(self._size())
         if text:
             self._sink.words(text)
-        self._next = self._loop.time() + FRAME
+        self._next = now + FRAME
 
 
 class _ColumnOutput:

@@ -77,6 +77,8 @@ class Comparison:
         self._view: VariantsView | None = None
         self._names = ["", ""]
         self._is_stopped = False
+        self._generating = 0
+        """The model that generates."""
 
     def interrupt(self) -> None:
         """Stop the replies. They are not voted on."""
@@ -103,20 +105,26 @@ class Comparison:
             self._recorder.vote(rows, None if chosen is None else self._rows[chosen], blind=self._blind)
         return Compared(tuple(replies), tuple(self._rows), chosen)
 
+    def _backend(self, model: int) -> Backend:
+        return self._backends[model]
+
+    def _stop(self) -> None:
+        self._backends[self._generating].interrupt()
+
     async def _openly(self, display: ReplyDisplay) -> list[VariantReply | None]:
         titles = [f"{number} {name}" for number, name in enumerate(self._names, 1)]
-        self._view = VariantsView(self._events(), lambda model: self._backends[model], titles, display)
+        self._view = VariantsView(self._events(), self._backend, titles, display, self._stop)
         return await self._view.run()
 
     async def _blindly(self, display: ReplyDisplay) -> list[VariantReply | None]:
-        self._view = VariantsView(self._events(), lambda model: self._backends[model], ["", ""], display, hidden=True)
+        self._view = VariantsView(self._events(), self._backend, ["", ""], display, self._stop, hidden=True)
         replies = await self._view.run()
         display.figures = False
         try:
             shown = self._replayed(replies)
-            self._view = VariantsView(
-                shown, lambda number: self._backends[self._shown[number]], ["reply 1", "reply 2"], display
-            )
+            shown_backend = [self._backends[model] for model in self._shown]
+            titles = ["reply 1", "reply 2"]
+            self._view = VariantsView(shown, shown_backend.__getitem__, titles, display, lambda: None)
             await self._view.run()
         finally:
             display.figures = True
@@ -133,7 +141,7 @@ class Comparison:
                 end = message.finish or FinishReason.STOP
                 yield VariantEvent(0, Completed(end, message.content, _stats_of(self._existing)))
                 continue
-            backend = self._backends[model]
+            backend, self._generating = self._backends[model], model
             async with aclosing(record_reply(backend, self._recorder, self._conversation, self._options)) as events:
                 async for event in events:
                     if isinstance(event, Completed):

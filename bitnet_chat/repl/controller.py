@@ -378,7 +378,7 @@ class ReplController:
         before, backend = await self._branches.last_reply(), self._backend
         events = record_variants(backend, self._recorder, conversation, self._settings.options, count)
         titles = [f"{number} of {count}" for number in range(1, count + 1)]
-        view = self._reply = VariantsView(events, lambda _: backend, titles, self._display)
+        view = self._reply = VariantsView(events, lambda _: backend, titles, self._display, backend.interrupt)
         try:
             replies = await view.run()
         finally:
@@ -430,6 +430,7 @@ class ReplController:
             self.variant = stored.turn_position
         else:
             self._recorder.sync(self.conversation)
+        self._backend.prepare(self.conversation)
         self._display.lines("The conversation is unchanged.")
 
     async def _compare(self, name: str, blind: bool) -> None:

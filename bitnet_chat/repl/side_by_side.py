@@ -99,14 +99,17 @@ class SideBySide:
         """End a column: all its rows are final."""
         self._columns[number].end()
 
+    def redraw(self) -> str:
+        """Return the output after which all live rows are drawn anew, at the position of the cursor."""
+        self._drawn = []
+        return f"\r{ERASE_BELOW}"
+
     def draw(self, size: tuple[int, int]) -> str:
         """Return the output that shows the present state in a window of this size."""
         out = []
         if size != self._size:
             resized, self._size = size[0] != self._size[0], size
-            if self._drawn:
-                out.append(ERASE_BELOW)
-                self._drawn = []
+            out.append(self.redraw() if self._drawn else "")
             if resized:
                 for column in self._columns:
                     column.resize(self._cells(len(self._columns)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat.conversation import ToolCall
@@ -38,15 +38,15 @@ class VariantReply:
         return isinstance(event, Completed) and not (not event.text and event.reason in DISCARDED_IF_EMPTY)
 
 
-@dataclass(slots=True)
 class _Received:
     """What was received of one reply."""
 
-    begun: bool = False
-    reply: VariantReply | None = None
-    text: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.begun = False
+        self.reply: VariantReply | None = None
+        self.text: list[str] = []
+        self.thoughts: list[str] = []
+        self.calls: list[ToolCall] = []
 
     @property
     def is_running(self) -> bool:
@@ -74,12 +74,13 @@ class VariantsView:
         backend: Callable[[int], Backend],
         titles: Sequence[str],
         display: ReplyDisplay,
+        stop: Callable[[], None],
         *,
         hidden: bool = False,
     ) -> None:
-        """``backend``: returns that of a reply. ``titles``: sanitized, one for each reply. ``hidden``: show only which
-        reply is generated."""
-        self._source, self._backend = source, backend
+        """``backend``: returns that of a reply. ``titles``: sanitized, one for each reply. ``stop``: interrupts the
+        running replies. ``hidden``: show only which reply is generated."""
+        self._source, self._stop = source, stop
         columns = None if hidden else display.columns(titles)
         self._layout: _Layout
         if hidden:
@@ -124,7 +125,7 @@ class VariantsView:
         now = self._loop.time()
         if self._interrupted is None:
             self._interrupted = now
-            self._backend(self._last).interrupt()
+            self._stop()
         elif now - self._interrupted >= ABANDON_AFTER and self._reading is not None:
             self._abandoned = True
             self._reading.cancel()
@@ -140,7 +141,7 @@ class VariantsView:
             async with aclosing(self._source) as events:
                 async for each in events:
                     if self._is_stopped() and not self._received[each.variant].begun:
-                        self._backend(each.variant).interrupt()  # the interrupt came between two replies
+                        self._stop()  # the interrupt came between two replies
                     self._last = each.variant
                     self._take(each.variant, each.event)
                     is_running = any(received.is_running for received in self._received)
@@ -196,6 +197,8 @@ class _Beside:
             if number in self._ended:
                 continue
             presenter = self._presenters.get(number)
+            if presenter is None and all(before in self._ended for before in range(number)):  # its model may load
+                presenter = self._presenters[number] = ReplyPresenter(self._backend(number), display)
             self._columns.status(number, " waiting" if presenter is None else display.frame(*presenter.activity()))
 
     def close(self) -> None:

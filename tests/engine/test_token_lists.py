@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -96,6 +97,20 @@ class Tokens:
             return list((await response.json())["tokens"])
 
 
+@asynccontextmanager
+async def token_server(settings: Settings, engine: EngineBinary) -> AsyncIterator[Tokens]:
+    """``engine``: the classic one, which has a llama-server beside it."""
+    server = LlamaServer(replace(settings, engine=str(engine.path), backend="llama-server"))
+    backend = server.backend()
+    try:
+        await backend.service.ready()
+        process = server.server.process
+        assert process is not None
+        yield Tokens(process.url, process.key)
+    finally:
+        await backend.close()
+
+
 def model_of(folder: Path, family: str, kind: str, name: str) -> Path:
     source, bos, eos, adds_bos = FAMILIES[family]
     last, end = ENDS[family]
@@ -163,7 +178,7 @@ def test_what_is_evaluated_is_the_rendered_conversation(
         def spawned(process: EngineProcess) -> None:
             tapes[process] = process.trace_listener = Tape(process.argv)
 
-        backend = LocalEngineBackend(settings_of(engine), on_spawn=spawned)
+        backend = LocalEngineBackend(replace(settings, engine=str(engine.path)), on_spawn=spawned)
         conversation = Conversation().with_system(system)
         for turn, message in enumerate(MESSAGES):
             asked = conversation.with_user(message)
@@ -191,22 +206,11 @@ def test_what_is_evaluated_is_the_rendered_conversation(
             )
         await backend.close()
 
-    def settings_of(engine: EngineBinary, **more: object) -> Settings:
-        return replace(settings, engine=str(engine.path), **more)  # type: ignore[arg-type]
-
     async def main() -> None:
-        server = LlamaServer(settings_of(classic, backend="llama-server"))
-        backend = server.backend()
-        await backend.service.ready()
-        process = server.server.process
-        assert process is not None
-        tokens = Tokens(process.url, process.key)
-        try:
+        async with token_server(settings, classic) as tokens:
             for system, start in ((SYSTEMS[0], 0), (SYSTEMS[1], 2), (SYSTEMS[0], 4)):
                 if not (system and family == "gemma"):  # which has no place for one
                     await protocol(classic_engine, tokens, system, start)
-        finally:
-            await backend.close()
 
     asyncio.run(asyncio.wait_for(main(), 120))
 
@@ -227,18 +231,12 @@ def test_native_engines_evaluate_the_rendered_conversation(
         process.trace_listener = tapes[-1]
 
     async def main() -> None:
-        server = LlamaServer(replace(settings, engine=str(classic.path), backend="llama-server"))
-        serving = server.backend()
-        await serving.service.ready()
-        process = server.server.process
-        assert process is not None
-        tokens = Tokens(process.url, process.key)
-        for native in natives:
-            tapes.clear()
-            backend = LocalEngineBackend(replace(settings, engine=str(native.path)), on_spawn=spawned)
-            await read(backend, tokens)
-            await backend.close()
-        await serving.close()
+        async with token_server(settings, classic) as tokens:
+            for native in natives:
+                tapes.clear()
+                backend = LocalEngineBackend(replace(settings, engine=str(native.path)), on_spawn=spawned)
+                await read(backend, tokens)
+                await backend.close()
 
     async def read(backend: LocalEngineBackend, tokens: Tokens) -> None:
         other: NativeClient | None = None
@@ -277,23 +275,17 @@ def test_a_modern_engine_evaluates_as_many(
     _, bos, _, adds_bos = FAMILIES[family]
 
     async def main() -> None:
-        server = LlamaServer(replace(settings, engine=str(classic.path), backend="llama-server"))
-        serving = server.backend()
-        await serving.service.ready()
-        process = server.server.process
-        assert process is not None
-        tokens = Tokens(process.url, process.key)
-        backend = LocalEngineBackend(replace(settings, engine=str(modern.path)))
-        conversation = Conversation()
-        for turn, message in enumerate(MESSAGES):
-            conversation = conversation.with_user(message)
-            *_, end = [event async for event in backend.reply(conversation, ReplyOptions(max_tokens=8))]
-            assert isinstance(end, Completed), end
-            prompt = RENDERED[f"{family}/"][turn]
-            expected = await tokens.of(prompt.removeprefix(bos) if adds_bos else prompt, whole=True)
-            assert end.stats.prompt_size == len(expected), (turn, end)
-            conversation = conversation.with_assistant(end.text, end.reason)
-        await backend.close()
-        await serving.close()
+        async with token_server(settings, classic) as tokens:
+            backend = LocalEngineBackend(replace(settings, engine=str(modern.path)))
+            conversation = Conversation()
+            for turn, message in enumerate(MESSAGES):
+                conversation = conversation.with_user(message)
+                *_, end = [event async for event in backend.reply(conversation, ReplyOptions(max_tokens=8))]
+                assert isinstance(end, Completed), end
+                prompt = RENDERED[f"{family}/"][turn]
+                expected = await tokens.of(prompt.removeprefix(bos) if adds_bos else prompt, whole=True)
+                assert end.stats.prompt_size == len(expected), (turn, end)
+                conversation = conversation.with_assistant(end.text, end.reason)
+            await backend.close()
 
     asyncio.run(asyncio.wait_for(main(), 120))

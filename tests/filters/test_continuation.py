@@ -43,6 +43,16 @@ def test_an_engine_that_goes_on_in_another_way_is_told_as_it_is() -> None:
     assert OverlapRemover("").feed(" Next") == " Next"
 
 
+@given(st.text("a \n", max_size=4), st.text("a \n", max_size=8), st.lists(st.integers(1, 4), max_size=8))
+def test_a_continuation_is_the_same_in_any_pieces(loose: str, text: str, sizes: list[int]) -> None:
+    text += "."
+    seam, told, start = OverlapRemover(loose), "", 0
+    for size in [*sizes, len(text)]:
+        told += seam.feed(text[start : start + size])
+        start += size
+    assert told == OverlapRemover(loose).feed(text)
+
+
 @pytest.mark.parametrize(
     ("reply", "kept", "rest"),
     [

@@ -42,7 +42,7 @@ class Run:
         self.backend = ScriptedBackend(self.script, name="present")
         self.others: list[ScriptedBackend] = []
         self.other = other or say("of the other")
-        self.width = width
+        self.width, self.gated = width, False
         options = settings.pop("options", ReplyOptions())
         made = ReplSettings(model="m", options=options, **settings)  # type: ignore[arg-type]
         size = (lambda: (self.width, 24)) if width else None
@@ -57,7 +57,7 @@ class Run:
     def switch(self, name: str) -> ScriptedBackend:
         if name == "missing":
             raise UsageError("the model missing was not found")
-        self.others.append(ScriptedBackend(lambda _: self.other, name=name))
+        self.others.append(ScriptedBackend(lambda _: self.other, name=name, gated=self.gated))
         return self.others[-1]
 
     @property
@@ -449,6 +449,19 @@ def test_an_interrupt_keeps_the_parts(blind: str) -> None:
         assert "part" in [node.record.message.content for node in Journal().tree(1).nodes.values()]
 
     running(work, say("zero"), other=[Started(), TextDelta("part"), Gate()])
+
+
+def test_an_interrupt_while_the_other_model_loads() -> None:
+    async def work(run: Run) -> None:
+        await run.talk.submit("hello")
+        run.gated = True
+        turn = asyncio.create_task(run.talk.submit("/compare other"))
+        await run.output.until("2 other")
+        run.talk.interrupt()
+        await turn
+        assert run.texts == await run.stored() == ["hello", "zero"] and of_other(run)[-1] == "close"
+
+    running(work, say("zero"))
 
 
 def test_the_other_model_stays_loaded_with_a_spare_one() -> None:

@@ -146,3 +146,47 @@ def test_only_what_changes_is_drawn() -> None:
     assert side.draw((80, 24)) == ""
     side.feed(1, "x")
     assert side.draw((80, 24)) == "\x1b[42Gx\r"
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(2, 12))
+def test_a_width_that_changes_loses_nothing(data: st.DataObject, lines: int) -> None:
+    """Wide characters too. The letters of each column are its own: their order shows that all are there."""
+    letters = ["abc数据 \n", "xyz模型 \n"]
+    texts = [data.draw(st.text(st.sampled_from(each), max_size=150)) for each in letters]
+    screen, side = Screen(90, lines), SideBySide(2, (80, lines))
+    left = [list(pieces(data.draw, text)) for text in texts]
+    columns = 80
+    while any(left):
+        number = data.draw(st.sampled_from([number for number in range(2) if left[number]]))
+        side.feed(number, left[number].pop(0))
+        columns = data.draw(st.sampled_from([columns, columns, 90, 60, 45]))
+        screen.write(side.draw((columns, lines)))
+        if data.draw(st.integers(0, 9)) == 0:
+            screen.write(side.redraw())
+    for number in range(2):
+        side.end(number)
+    screen.write(side.draw((columns, lines)))
+    whole = "".join(screen.rows)
+    for each, text in zip(letters, texts, strict=True):
+        assert "".join(char for char in whole if char in each.strip()) == solid(text)
+
+
+def test_styles_end_with_their_rows_and_go_on_after_a_resize() -> None:
+    side = SideBySide(1, (12, 24))
+    side.feed(0, "\x1b[1mone two three four")
+    first = side.draw((12, 24))
+    assert f"\x1b[1mone two{OFF}" in first
+    assert f"\x1b[1mthree four{OFF}" in side.draw((17, 24))
+
+
+def test_a_low_window_shows_the_last_rows() -> None:
+    screen, side = Screen(80, 4), SideBySide(2, (80, 4))
+    side.feed(0, "".join(f"line {number}\n" for number in range(9)))
+    side.status(1, "waiting")
+    screen.write(side.draw((80, 4)))
+    assert [row[:12].rstrip() for row in screen.rows] == ["… 8 rows abo", "line 8", "", ""]
+    side.end(0)
+    side.end(1)
+    screen.write(side.draw((80, 4)))
+    assert [row.split("│")[0].strip() for row in screen.rows if row] == [f"line {number}" for number in range(9)]

@@ -68,9 +68,19 @@ def fake_engine(folder: Path) -> Path:
 
 def engines_of(pid: int) -> list[psutil.Process]:
     """The processes that the program has started, and those that they have."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [each for each in psutil.Process(pid).children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
-    return []
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [each for each in children if _runs(each)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    """False for one that ends while it is looked at: the others stay in the list."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def assert_gone(processes: Sequence[psutil.Process]) -> None:

@@ -280,7 +280,7 @@ class RemoteBackend:
         self._check_tools(asked, target)
         await retry.trimmer.make_room(retry.question, retry.options, target)
         if self._states is not None:
-            await self._choose_continuation(self._states, retry, target, asked)
+            await request.within(self._choose_continuation(self._states, retry, target, asked))
             prompt = Conversation(retry.fit.messages(retry.question))
             is_exact = retry.question.is_repeated
             await request.within(self._states.recall(target, prompt, asked.offered, is_exact=is_exact))

@@ -178,7 +178,8 @@ class NativeClient:
 
     def new_id(self, number: int = 1) -> int:
         """Return the first of ``number`` unused request ids."""
-        return [next(self._ids) for _ in range(number)][0]
+        first, *_ = (next(self._ids) for _ in range(number))
+        return first
 
     def send(self, request: Request) -> None:
         """Send a request."""
