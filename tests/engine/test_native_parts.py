@@ -25,7 +25,7 @@ from bitnet_chat.engine.native.active_reply import ReplyTextDecoder, RunningRepl
 from bitnet_chat.engine.native.child import PieceCache
 from bitnet_chat.engine.native.client import command
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
-from bitnet_chat.engine.native.library import LoadError, Sequences, batch_size, common, mean
+from bitnet_chat.engine.native.library import LoadError, Sequences, batch_size, common, mean, part_ends
 from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, ProtocolError, Token
 
 
@@ -130,8 +130,8 @@ def test_a_line_that_cannot_be_read_names_its_request_if_it_can() -> None:
     ("name", "size", "threads", "expected"),
     [
         ("toy.gguf", 2_000_000, 1, 512),
-        ("smol.gguf", 98_362_432, 1, 16),
-        ("smol.gguf", 98_362_432, 4, 32),
+        ("smol.gguf", 98_362_432, 1, 64),
+        ("smol.gguf", 98_362_432, 4, 256),
         ("2b.gguf", 1_200_000_000, 2, 16),
         ("70b.gguf", 40_000_000_000, 4, 16),
         ("70b-00001-of-00050.gguf", 90_000_000, 1, 16),
@@ -140,6 +140,15 @@ def test_a_line_that_cannot_be_read_names_its_request_if_it_can() -> None:
 )
 def test_batches_fit_the_model(name: str, size: int, threads: int, expected: int) -> None:
     assert batch_size(name, size, threads, 16) == expected
+
+
+def test_batches_shrink_with_the_context() -> None:
+    assert part_ends(0, 3000, 64) == []
+    assert part_ends(0, 3105, 64) == [3008 + 32, 3008 + 64, 3008 + 96]
+    assert part_ends(2990, 3100, 64) == [2990 + 64 + 32]
+    assert part_ends(9000, 9050, 64) == [9016, 9032, 9048]
+    assert part_ends(50, 40, 64) == part_ends(9000, 9000, 16) == []
+    assert part_ends(4000, 4020, 8) == [], "a batch below the minimum stays as it is"
 
 
 def test_a_mean_has_the_length_of_1() -> None:
