@@ -532,7 +532,6 @@ def test_an_engine_generates_several_replies(exact_engine: EngineBinary, model: 
     if exact_engine.dialect.value == "native":
         seeds = [record.options["seed"] for record in variants[1:]]
         assert len({str(seed) for seed in seeds}) == 3
-        assert len({record.message.content for record in variants[1:]}) > 1
 
 
 @pytest.mark.engine
