@@ -280,8 +280,9 @@ class Terminal:
 
     def leave(self) -> None:
         """Ctrl-D: the program and its engine end."""
-        self.until(lambda: bool(self.engines))  # the prompt is there before the engine, also when one is replaced
-        engines = self.engines
+        engines: list[psutil.Process] = []
+        # The prompt is there before the engine, also when one is replaced: looked at once, for it may end meanwhile.
+        self.until(lambda: bool(engines.extend(self.engines) or engines))
         self.send(CTRL_D)
         assert self.end() == 0, self.text
         assert_gone(engines)
