@@ -103,11 +103,6 @@ class ReplyBroadcast:
         return None if self.end is None else failure_of(self.end)
 
     @property
-    def is_running(self) -> bool:
-        """Whether it has begun, and has not ended."""
-        return self.started.is_set() and self.end is None
-
-    @property
     def is_empty(self) -> bool:
         """Whether the reply has no text, thoughts and tool calls so far."""
         return not (self.text or self.thinking or self.calls)
