@@ -127,8 +127,18 @@ def tree(data: Path) -> Picture:
         return Picture(terminal.rest(), "bitnet-chat")
 
 
+def variants(data: Path) -> Picture:
+    """Two replies side by side, and the question which one continues the conversation."""
+    engine = ("--engine", "llama.cpp", "--temp", "0.9", "-n", "60")
+    with closing(Terminal(*engine, data=data, rows=22)) as terminal:
+        terminal.say("Describe a river in two sentences.")
+        terminal.type("/regen 2\r")
+        terminal.until(lambda: any("Which reply" in line for line in terminal.lines))
+        return Picture(terminal.rest(), "bitnet-chat")
+
+
 PICTURES: dict[str, Callable[[Path], Picture]] = {
-    each.__name__: each for each in (screenshot, markdown, history, context, guard, doctor, resume, tree)
+    each.__name__: each for each in (screenshot, markdown, history, context, guard, doctor, resume, tree, variants)
 }
 
 

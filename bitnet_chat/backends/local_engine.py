@@ -333,6 +333,7 @@ class LocalEngineBackend:
             rpc=self._rpc,
             overrides=prepared.overrides,
             states=self._store.ready_folder() if self._store is not None else None,
+            variants=header.shares_context,
             extra=share.extra,
         )
         self._facts = replace(

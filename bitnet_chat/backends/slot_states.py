@@ -31,7 +31,6 @@ from bitnet_chat.engine.saved_states import (
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import ContextOrigin, ContextSource
 from bitnet_chat.prompt_cache.record import SavedState
-from bitnet_chat.templates.segments import PLACEHOLDER
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 _TURN_LIMIT = 0.5
@@ -269,6 +268,8 @@ async def _read_alone(
 ) -> int | None:
     """Have a slot read the part of a prompt before its first message. Returns its tokens; None: the template has no
     place for a message. Raises as requests do."""
+    from bitnet_chat.templates.segments import PLACEHOLDER  # and the parser of templates, when it is needed
+
     messages, _ = target.specials.protect_messages(conversation.with_user(PLACEHOLDER).messages)
     tools, _ = target.specials.protect_tools(tuple(tools))
     body: dict[str, Any] = {"messages": [encode_message(each) for each in messages]}

@@ -37,6 +37,8 @@ _BOS_PRE = (
     *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
     *("jina-v5-nano", "tekken", "chameleon"),
 )
+_PER_SEQUENCE = ("attention.sliding_window", "ssm.", "wkv.")
+"""Beginnings of keys of models whose layers keep a state, or a part of the context, for each sequence."""
 _STRIPPING_MODELS = re.compile("phi-?3")
 
 
@@ -69,6 +71,9 @@ class ModelHeader:
 
     split: tuple[int, int] | None = None
     """Number and count of the part; None for a whole model."""
+    shares_context: bool = True
+    """Whether several sequences can share the memory of one context: False with sliding windows or recurrent layers,
+    for which each sequence takes memory of its own."""
 
     @property
     def strips_after_special(self) -> bool:
@@ -131,6 +136,10 @@ def header(cursor: GGUFReader, contents: GGUFContents) -> ModelHeader:
         file_type=kind if type(kind := values.get("general.file_type")) is int else None,
         vocabulary_size=tokens.length if tokens is not None and tokens.kind == STRING else 0,
         split=_split(values.get("split.no"), values.get("split.count"), cursor.path.name),
+        shares_context=not any(
+            key.startswith(tuple(f"{architecture}.{each}" for each in _PER_SEQUENCE))
+            for key in (*values, *contents.arrays)
+        ),
     )
 
 

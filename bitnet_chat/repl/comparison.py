@@ -93,7 +93,7 @@ class Comparison:
         if self._is_stopped or not all(reply is not None and reply.is_whole for reply in replies):
             self._reveal(replies, display)
             return Compared(tuple(replies), tuple(self._rows))
-        answer = await console.choose("Which reply is better?", 2, "neither")
+        answer = await console.choose("Which reply is better?", 2, "neither", "no vote")
         self._reveal(replies, display)
         chosen = self._shown[answer - 1] if answer else None
         if answer is None:

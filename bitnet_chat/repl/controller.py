@@ -390,8 +390,8 @@ class ReplController:
             return
         first = whole[0]
         if len(whole) > 1:
-            question = "Which reply continues the conversation?"
-            chosen = await self._console.choose(question, count, f"the {'first' if first == 0 else 'next'} one")
+            what = f"number {first + 1}"
+            chosen = await self._console.choose("Which reply continues the conversation?", count, what, what)
             first = chosen - 1 if chosen and chosen - 1 in whole else first
         rows = await self._branches.replies(count)
         await self._adopt_reply(conversation, replies[first], rows[first] if rows else None)

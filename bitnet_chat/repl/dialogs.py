@@ -229,12 +229,13 @@ async def decide(question: str, input: Input | None = None, output: Output | Non
 
 
 async def choose(
-    question: str, count: int, neither: str, input: Input | None = None, output: Output | None = None
+    question: str, count: int, enter: str, escape: str, input: Input | None = None, output: Output | None = None
 ) -> int | None:
-    """Let the user choose one of ``count`` replies. Returns its number, from 1; 0 for Enter, whose meaning is
-    ``neither``; None for Esc, Ctrl-C and Ctrl-D. Other keys are ignored.
+    """Let the user choose one of ``count`` replies. Returns its number, from 1; 0 for Enter; None for Esc, Ctrl-C and
+    Ctrl-D. Other keys are ignored. ``enter``, ``escape``: what these keys mean.
     """
-    hint = f"1 to {count} · Enter {neither} · Esc cancels"
+    others = f"Enter {enter} · Esc {escape}" if enter != escape else f"Enter or Esc {enter}"
+    hint = f"1 to {count} · {others}"
     keys = {str(number): number for number in range(1, count + 1)} | {"enter": 0}
     return await _ask(question, keys, f"  {hint}", input, output)
 

@@ -45,9 +45,9 @@ class UserInterface(Protocol):
         the reply, and ``no`` without a terminal.
         """
 
-    async def choose(self, question: str, count: int, neither: str) -> int | None:
+    async def choose(self, question: str, count: int, enter: str, escape: str) -> int | None:
         """Let the user choose one of ``count`` replies. Keys typed before the question are ignored. Returns its number,
-        from 1; 0 for Enter, whose meaning is ``neither``; None if the choice is cancelled, and without a terminal.
+        from 1; 0 for Enter; None for Esc, and without a terminal. ``enter``, ``escape``: what these keys mean.
         """
 
     async def confirm(self, question: str) -> bool:

@@ -224,10 +224,10 @@ class PlainUI:
         words: tuple[Verdict, ...] = ("yes", "no", "always")
         return next((word for word in words if line and word.startswith(line)), None)
 
-    async def choose(self, question: str, count: int, neither: str) -> int | None:
+    async def choose(self, question: str, count: int, enter: str, escape: str) -> int | None:
         if not self._is_terminal:
             return None
-        line = await self._answer(f"{question} 1 to {count}, 0 for {neither}, or an empty line to cancel: ")
+        line = await self._answer(f"{question} 1 to {count}, 0: {enter}, an empty line: {escape}: ")
         if line.isascii() and line.isdigit() and len(line) < 3 and int(line) <= count:
             return int(line)
         if line:

@@ -177,10 +177,10 @@ class TerminalUI:
 
         return await decide(question, self._input, self._output)
 
-    async def choose(self, question: str, count: int, neither: str) -> int | None:
+    async def choose(self, question: str, count: int, enter: str, escape: str) -> int | None:
         from bitnet_chat.repl.dialogs import choose
 
-        return await choose(question, count, neither, self._input, self._output)
+        return await choose(question, count, enter, escape, self._input, self._output)
 
     async def confirm(self, question: str) -> bool:
         from bitnet_chat.repl.dialogs import confirm

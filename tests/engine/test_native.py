@@ -535,6 +535,13 @@ def test_variants_share_the_window(varied: NativeClient) -> None:
     assert varied.complete([(ENDLESS, False)], max_tokens=3, **GREEDY).ended.tokens == 3
 
 
+@pytest.mark.parametrize("options", [{"variants": 1}, {"batch_size": 4}, {"sequences": 2}], ids=str)
+def test_a_child_without_variants(start: Start, options: dict[str, int]) -> None:
+    with start(**options) as child:
+        assert "variants" not in child.ready.can
+        assert child.complete(chat("Hello."), max_tokens=3, **GREEDY).ended.tokens == 3
+
+
 @pytest.mark.parametrize("count", [0, 9, 1.5])
 def test_a_number_of_variants_that_is_refused(child: NativeClient, count: Any) -> None:
     with pytest.raises(NativeClientError, match="count of the request 'complete' must be an integer from 1 to 8"):

@@ -14,8 +14,9 @@ import pytest
 from backend_replies import end_of, events_of, with_backend
 from program import ENTER, Start, assert_gone, run, start
 
-from bitnet_chat.backend import ReplyOptions, ResponseFormat
+from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.local_engine import LocalEngineBackend
+from bitnet_chat.backends.variants import variants_of
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -182,3 +183,25 @@ def test_an_engine_by_its_name_and_a_report_of_it(native: EngineBinary, model: P
         shown = run("replay", "--speed", "0", str(report)).stdout.decode()
         assert f"> {message}\n{reply}\n" in shown, shown
         assert ("hello" in report.read_text() + shown) is bool(options)
+
+
+def test_several_replies_are_the_single_ones(any_native: EngineBinary, model: Path) -> None:
+    """At once or one after another, as the library can; the engine goes on with any of them in the same process."""
+
+    async def body(backend: LocalEngineBackend) -> None:
+        for temperature in (0.0, 0.9):
+            sampling = Sampling(temperature=temperature, seed=3)
+            options = ReplyOptions(max_tokens=20, sampling=sampling)
+            alone = [(await ask(backend, STORY, options.for_variant(number))).text for number in range(3)]
+            ends: dict[int, Completed] = {}
+            async for each in variants_of(backend, STORY, options, 3):
+                if isinstance(each.event, Completed):
+                    ends[each.variant] = each.event
+            assert [ends[number].text for number in range(3)] == alone
+            assert all(end.stats.exact and end.stats.tokens <= 20 for end in ends.values())
+            for end in ends.values():
+                followed = await ask(backend, STORY.with_assistant(end.text).with_user("hello"))
+                new, size = followed.stats.prompt_tokens, followed.stats.prompt_size
+                assert new is not None and size is not None and new <= size - (end.stats.prompt_size or 0) + 2
+
+    protocol(any_native, model, body)

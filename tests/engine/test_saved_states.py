@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_states import GREEDY, PERSONA, STORY, ask, breaking, files, home, is_long, is_short, prompts, run, saved
+from kept_states import GREEDY, LONG, PERSONA, STORY, ask, breaking, files, home, is_long, is_short, prompts, run, saved
 
 from bitnet_chat import paths
 from bitnet_chat.backend import JournalPlace, ReplyOptions
@@ -24,7 +24,7 @@ from bitnet_chat.context.summary import with_summary
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.saved_states import EngineStates, StateJob, shared_messages
-from bitnet_chat.events import TextDelta
+from bitnet_chat.events import Completed, ContextSource, TextDelta
 from bitnet_chat.prompt_cache.store import StateStore
 
 __all__ = ["home"]
@@ -381,15 +381,22 @@ def test_a_conversation_goes_on_as_before_after_its_system_prompt_was_saved(engi
 
 
 def test_a_system_prompt_that_is_read_before_a_message_is_saved(engines: Engines, home: Path) -> None:
+    """As a persona at the start of a chat."""
+
     async def body() -> None:
-        backend = engines.open()
-        backend.start(Conversation().with_system(PERSONA))
-        await has_read(backend, Conversation().with_system(PERSONA))
-        await saved(backend)
-        assert prompts(home) == len(files(home, "state")) == 1
-        _, stats = await ask(backend, guided("Hello."))
-        assert is_short(stats)
-        await backend.close()
+        for number in range(2):
+            backend = engines.open(system=PERSONA)
+            backend.start()
+            await has_read(backend, Conversation().with_system(PERSONA))
+            if not number:
+                await saved(backend)
+            assert prompts(home) == 1
+            events = [event async for event in backend.reply(guided("Hello."), ReplyOptions(max_tokens=4))]
+            end = events[-1]
+            assert isinstance(end, Completed) and end.origin is not None and is_short(end.stats)
+            assert end.origin.source is (ContextSource.STATE if number else ContextSource.COLD)
+            assert (end.origin.restored > LONG) is bool(number)
+            await backend.close()
 
     run(body)
 

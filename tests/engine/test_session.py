@@ -33,6 +33,13 @@ HUGE = "huge" + " a" * 1200
 """More than half of the scripted engine's window."""
 
 
+async def answered(backend: LocalEngineBackend, conversation: Conversation) -> Conversation:
+    """The conversation with the reply to it."""
+    end = (await events_of(backend, conversation))[-1]
+    assert isinstance(end, Completed), end
+    return conversation.with_assistant(end.text)
+
+
 class Harness(ScriptedEngine):
     """A backend on the scripted engine."""
 
@@ -269,7 +276,7 @@ def test_an_engine_that_aborts_has_no_debugger_write_into_its_reply(harness: Har
 def test_a_death_in_mid_reply_keeps_what_was_said(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = said("say first")
-        conversation = conversation.with_assistant((await events_of(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        conversation = await answered(backend, conversation)
         conversation = conversation.with_user("kill so far so good")
         events = await events_of(backend, conversation)
         last = events[-1]
@@ -309,7 +316,7 @@ def test_the_budget_comes_back_with_time() -> None:
 def test_a_death_while_idle_is_noticed_and_mended_before_the_next_message(harness: Harness) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind").with_user("say one")
-        conversation = conversation.with_assistant((await events_of(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        conversation = await answered(backend, conversation)
         first = backend._session.process
         assert first is not None
         os.kill(harness.launches[0]["pid"], 9)
@@ -329,7 +336,7 @@ def test_a_full_context_ends_the_reply_and_the_oldest_turns_make_room(harness: H
         conversation = Conversation().with_system("pinned")
         for number in range(4):
             conversation = conversation.with_user(f"say number {number}")
-            conversation = conversation.with_assistant((await events_of(backend, conversation))[-1].text)  # type: ignore[union-attr]
+            conversation = await answered(backend, conversation)
         conversation = conversation.with_user("full and then it was")
         events = await events_of(backend, conversation)
         last = events[-1]
@@ -375,7 +382,7 @@ def test_a_message_that_can_never_fit_drops_nothing(harness: Harness) -> None:
         conversation = Conversation()
         for number in range(3):
             conversation = conversation.with_user(f"say number {number}")
-            conversation = conversation.with_assistant((await events_of(backend, conversation))[-1].text)  # type: ignore[union-attr]
+            conversation = await answered(backend, conversation)
         events = await events_of(backend, conversation.with_user(HUGE))
         assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflowError)
         assert notices_in(events) == []

@@ -75,6 +75,14 @@ def test_what_a_header_says(tmp_path: Path) -> None:
     assert (header.context_length, header.bos, header.eos, header.adds_bos) == (4096, "<s>", "</s>", True)
     assert header.control_tokens == {"<s>", "</s>"}
     assert header.chat_template == "{{ messages }}"
+    assert header.shares_context
+
+
+@pytest.mark.parametrize("key", ["llama.attention.sliding_window", "llama.ssm.conv_kernel"])
+def test_layers_whose_memory_grows_with_the_sequences(tmp_path: Path, key: str) -> None:
+    path, pairs = tmp_path / "windows.gguf", [*PAIRS, pair(key, 4, struct.pack("<I", 512))]
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs))
+    assert not read_header(path).shares_context
 
 
 @pytest.mark.parametrize("length", range(4, len(WHOLE) - 1, 7))

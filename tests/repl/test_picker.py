@@ -110,7 +110,7 @@ def test_the_choice_of_a_reply(keys: str, number: int | None) -> None:
         with create_pipe_input() as keyboard:
             keyboard.send_text(keys)
             async with asyncio.timeout(60):
-                return await choose("Which reply is better?", 3, "neither", keyboard, DummyOutput())
+                return await choose("Which reply is better?", 3, "neither", "no vote", keyboard, DummyOutput())
 
     assert asyncio.run(chosen()) == number
 

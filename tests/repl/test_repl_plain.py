@@ -119,14 +119,14 @@ def test_a_reply_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch, capsys
     async def work() -> None:
         monkeypatch.setattr(sys, "stdin", io.StringIO("2\n0\n\n3\nx\n"))
         loop = PlainUI(ScriptedBackend(by_message), ReplSettings(model="m"), False, None)
-        assert await loop.choose("Which?", 2, "neither") is None  # not a terminal: nothing is read
+        assert await loop.choose("Which?", 2, "neither", "no vote") is None  # not a terminal: nothing is read
         loop._is_terminal = True
         async with asyncio.timeout(20):
-            assert [await loop.choose("Which?", 2, "neither") for _ in range(5)] == [2, 0, None, None, None]
+            assert [await loop.choose("Which?", 2, "neither", "no vote") for _ in range(5)] == [2, 0, None, None, None]
 
     asyncio.run(work())
     shown = capsys.readouterr().err
-    assert shown.count("Which? 1 to 2, 0 for neither, or an empty line to cancel: ") == 5
+    assert shown.count("Which? 1 to 2, 0: neither, an empty line: no vote: ") == 5
     assert "3 is not the number of a reply." in shown
 
 

@@ -19,7 +19,7 @@ from serving import Served, ServedProcess, served_process, serving
 
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
-from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.errors import EngineDiedError, FinishReason, ModelError, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta
 from bitnet_chat.server.ollama.requests import chat_request as ollama_request
@@ -82,6 +82,28 @@ def test_whole_and_streamed(client: openai.OpenAI, reply: str) -> None:
 
 
 def test_several_replies(client: openai.OpenAI, reply: str) -> None:
+    """One after another."""
+    have_several_replies(client, reply)
+
+
+@pytest.mark.engine
+def test_several_replies_at_once(native: EngineBinary, tmp_path: Path) -> None:
+    with (
+        served_process("--temp", "0", "--engine", str(native.path), home=tmp_path) as process,
+        openai.OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT) as client,
+    ):
+        reply = client.chat.completions.create(model="", messages=QUESTION).choices[0].message.content
+        assert reply
+        have_several_replies(client, reply)
+        with_seeds = [
+            client.chat.completions.create(model="", messages=QUESTION, temperature=1, seed=4 + number).choices[0]
+            for number in range(2)
+        ]
+        both = client.chat.completions.create(model="", messages=QUESTION, temperature=1, seed=4, n=2).choices
+        assert [each.message.content for each in both] == [each.message.content for each in with_seeds]
+
+
+def have_several_replies(client: openai.OpenAI, reply: str) -> None:
     whole = client.chat.completions.create(model="", messages=QUESTION, temperature=0, n=3)
     assert [(each.index, each.message.content, each.finish_reason) for each in whole.choices] == [
         (index, reply, "stop") for index in range(3)

@@ -17,8 +17,8 @@ import pytest
 from browsing import Chromium, browsing, chromium, free_port, or_skip, window
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import scripted_source, serving
+from test_chats_saved_states import keep
 from test_page_rendering import HOSTILE, SAMPLE
-from test_saved_states import keep
 
 from bitnet_chat import paths
 from bitnet_chat.conversation import Conversation, ToolCall

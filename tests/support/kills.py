@@ -23,10 +23,11 @@ from random import Random
 from typing import Any, Literal
 
 STORY = " ".join(f"I have {number} questions about the terminal, the model and the engine." for number in range(12))
+MORE = "What is a river?"
 QUESTION = "Please write a short story about a river."
 VICTIMS = ("engine", "program", "both")
 History = Literal["none", "resumed", "live"]
-"""What precedes the question: nothing, a turn of another process, or a turn of the process that is killed."""
+"""What precedes the question: nothing, a turn of another process, or two turns of the process that is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ class _Child:
         from bitnet_chat.conversation import Conversation
 
         spec, stored = self._spec, self._journal.latest()
-        questions = (STORY, QUESTION) if spec.history != "none" else (QUESTION,)
+        questions = {"none": (QUESTION,), "resumed": (STORY, QUESTION), "live": (STORY, MORE, QUESTION)}[spec.history]
         conversation = stored.conversation if stored is not None else Conversation()
         if stored is not None:
             self._recorder.resume(stored)
@@ -192,8 +193,9 @@ class _Child:
         for number, question in enumerate(questions[:1] if spec.is_first else questions):
             is_new = len(conversation.turns) == 2 * number
             conversation = conversation.with_user(question) if is_new else conversation
-            conversation = await self._answered(conversation, is_last=number == len(questions) - 1)
-            if is_new and number == 0 and self._backend.status().facts.takes_seeds and len(questions) > 1:
+            is_last = number == len(questions) - 1
+            conversation = await self._answered(conversation, is_last=is_last)
+            if is_new and not is_last and self._backend.status().facts.takes_seeds:
                 while not self._backend.status().state_saved:  # noqa: ASYNC110 -- which nothing reports
                     await asyncio.sleep(0.05)
         await self._recorder.close()

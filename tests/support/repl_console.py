@@ -55,7 +55,7 @@ class ScriptedConsole:
         self.choices: list[int | None] = []
         self.on_choose: Callable[[], None] = lambda: None
 
-    async def choose(self, question: str, count: int, neither: str) -> int | None:
+    async def choose(self, question: str, count: int, enter: str, escape: str) -> int | None:
         self.questions.append(question)
         self.on_choose()
         return self.choices.pop(0)

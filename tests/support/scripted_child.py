@@ -88,6 +88,10 @@ class Reply(threading.Thread):
             while (reason := self.say(" ".join(f"word{number}" for number in range(50)))) == "stop":
                 time.sleep(0.001)
             return reason
+        if verb == "wait":  # until it is stopped
+            self.say(rest)
+            self.stopped.wait()
+            return "interrupted"
         if verb == "read":  # read DONE …: and then nothing, until it is stopped
             done = int(rest.partition(" ")[0])
             tell("prefill", id=self.id, done=0, total=done * 2, cached=0)

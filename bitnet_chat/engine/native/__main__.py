@@ -19,7 +19,15 @@ from typing import NoReturn
 
 from bitnet_chat.engine.native.child import NativeServer
 from bitnet_chat.engine.native.library import Library, LibrarySettings, LoadError
-from bitnet_chat.engine.native.protocol import Loading, Message, NativeFailed, NativeReady, ProtocolError, encode
+from bitnet_chat.engine.native.protocol import (
+    MOST_VARIANTS,
+    Loading,
+    Message,
+    NativeFailed,
+    NativeReady,
+    ProtocolError,
+    encode,
+)
 
 _ADAPTERS = {"llama.cpp": "llama_cpp", "ik_llama.cpp": "ik_llama_cpp"}
 _FLUSH = 5.0
@@ -94,6 +102,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, LibrarySettings]:
     add("--threads", type=_count, default=0, metavar="N", help="threads (default: the physical cores)")
     add("--batch-size", type=_count, default=0, metavar="N", help="tokens of a prompt evaluated at once")
     add("--parallel", type=_count, default=1, metavar="N", help="sequences: number of parallel replies (default: 1)")
+    add("--variants", type=_count, default=MOST_VARIANTS, metavar="N", help="most replies from one prompt (default: 8)")
     add("--embeddings", action="store_true", help="embeddings instead of replies")
     add("--state-folder", type=Path, metavar="DIR", help="folder of saved states")
     add("--override", action="append", default=[], metavar="KEY=TYPE:VALUE", help="metadata of the model; repeatable")
@@ -105,6 +114,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, LibrarySettings]:
         threads=given.threads,
         batch_size=given.batch_size,
         sequences=max(1, given.parallel),
+        variants=min(given.variants, MOST_VARIANTS),
         embeddings=given.embeddings,
         state_folder=given.state_folder,
         overrides=tuple(given.override),

@@ -68,6 +68,7 @@ def command(
     sequences: int | None = None,
     embeddings: bool = False,
     state_folder: Path | None = None,
+    variants: int | None = None,
     overrides: Sequence[str] = (),
 ) -> list[str]:
     """Return the command line of a child. ``engine``: has the dialect NATIVE. ``context_size``: tokens of one sequence.
@@ -83,6 +84,7 @@ def command(
         "--batch-size": batch_size,
         "--parallel": sequences,
         "--state-folder": state_folder,
+        "--variants": variants,
     }
     words = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
     words += [word for override in overrides for word in ("--override", override)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from bitnet_chat.engine.native.protocol import FailureKind, Piece
+from bitnet_chat.engine.native.protocol import MOST_VARIANTS, FailureKind, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
 """The reason why a library ended a reply: a token that ends it, ``max_tokens``, the end of the context window, or
@@ -40,8 +40,8 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LibrarySettings:
-    """The command line of the child. ``context_size``: tokens of one sequence. 0: the default of the library, or of
-    :func:`batch_size`.
+    """The command line of the child. ``context_size``: tokens of one sequence. ``variants``: maximum number of replies
+    from one prompt. 0: the default of the library, or of :func:`batch_size`.
     """
 
     folder: Path
@@ -50,6 +50,7 @@ class LibrarySettings:
     threads: int = 0
     batch_size: int = 0
     sequences: int = 1
+    variants: int = MOST_VARIANTS
     embeddings: bool = False
     state_folder: Path | None = None
     overrides: tuple[str, ...] = ()

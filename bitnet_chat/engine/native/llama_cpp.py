@@ -29,7 +29,7 @@ from bitnet_chat.engine.native.library import (
     Sequences,
     mean,
 )
-from bitnet_chat.engine.native.protocol import MOST_VARIANTS, FailureKind, Piece
+from bitnet_chat.engine.native.protocol import FailureKind, Piece
 from bitnet_chat.text.utf8 import well_formed
 
 _WHY: dict[str, FailureKind] = {
@@ -74,7 +74,7 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
     # Variants are slots that share the cells of the context. They need no memory of their own, and do not change how
     # a single reply is rounded.
     given.kv_unified = _has_variants(settings)
-    given.n_parallel = MOST_VARIANTS if given.kv_unified else settings.sequences
+    given.n_parallel = settings.variants if given.kv_unified else settings.sequences
     # A text to embed must fit into one batch.
     whole = (settings.context_size or _EMBEDDING_BATCH) if settings.embeddings else 0
     given.n_batch = given.n_ubatch = whole or settings.batch(MIN_BATCH)
@@ -92,7 +92,8 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
 
 def _has_variants(settings: LibrarySettings) -> bool:
     """A batch must have room for a token of each slot: the library aborts otherwise."""
-    return settings.sequences == 1 and not settings.embeddings and settings.batch(MIN_BATCH) >= MOST_VARIANTS
+    is_single = settings.sequences == 1 and not settings.embeddings
+    return is_single and 1 < settings.variants <= settings.batch(MIN_BATCH)
 
 
 class LlamaCpp:

@@ -43,6 +43,8 @@ class EngineOptions:
     """
     states: Path | None = None
     """Folder of saved states; None if none are kept."""
+    variants: bool = True
+    """Whether a native engine may be started for several replies at once."""
     extra: tuple[str, ...] = ()
     """Flags given after ``--``, last on the command line."""
 

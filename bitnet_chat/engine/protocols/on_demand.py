@@ -80,6 +80,7 @@ def protocol_for(
             context_size=options.context_size or None,
             threads=options.threads,
             state_folder=options.states,
+            variants=None if options.variants else 1,
             overrides=options.overrides,
         )
         return NativeProtocol(argv, options, segments, thinking, saves=options.states is not None)
