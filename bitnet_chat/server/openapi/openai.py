@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitnet_chat.backend import MOST_VARIANTS
 from bitnet_chat.server.openapi.schema import (
     AMOUNT,
     FLAG,
@@ -104,7 +105,7 @@ _STREAM: dict[str, Schema] = {
 }
 _ONLY: dict[str, Schema] = {
     **dict.fromkeys(
-        ("n", "n_cmpl"), described(between(1, 8, WHOLE), "Number of replies, from one prefill if possible.")
+        ("n", "n_cmpl"), described(between(1, MOST_VARIANTS, WHOLE), "Number of replies, from one prefill if possible.")
     ),
     "n_probs": {"enum": [0]},
     "logit_bias": any_of({"type": "object", "maxProperties": 0}, {"type": "array", "maxItems": 0}),
@@ -157,7 +158,7 @@ def _whole(kind: str, choice: Schema) -> Schema:
             "created": WHOLE,
             "model": TEXT,
             "system_fingerprint": TEXT,
-            "choices": array(choice, minItems=1, maxItems=1),
+            "choices": array(choice, minItems=1, maxItems=MOST_VARIANTS),
             "usage": ref("Usage"),
             "bitnet_chat": ref("ReplyDetails"),
         }
@@ -228,7 +229,7 @@ SCHEMAS: dict[str, Schema] = {
         "chat.completion",
         reply_object(
             {
-                "index": {"const": 0},
+                "index": AMOUNT,
                 "message": reply_object(
                     {"role": {"const": "assistant"}, "content": nullable(TEXT), "refusal": NULL},
                     {"reasoning_content": TEXT, "tool_calls": array(_CALL)},
@@ -258,7 +259,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Completion": _whole(
         "text_completion",
-        reply_object({"text": TEXT, "index": {"const": 0}, "logprobs": NULL, "finish_reason": _FINISH}),
+        reply_object({"text": TEXT, "index": AMOUNT, "logprobs": NULL, "finish_reason": _FINISH}),
     ),
     "Model": reply_object({"id": TEXT, "object": {"const": "model"}, "created": WHOLE, "owned_by": TEXT}),
     "Models": reply_object({"object": {"const": "list"}, "data": array(ref("Model"), minItems=1)}),
