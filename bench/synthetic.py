@@ -19,7 +19,7 @@ from bitnet_chat.engine.protocols import EncodedMessage, LaunchCommand
 from bitnet_chat.engine.protocols.classic import ClassicFramer
 from bitnet_chat.engine.protocols.modern import ModernFramer
 from bitnet_chat.engine.session import Session
-from bitnet_chat.engine_frames import RESET, USER_INPUT, Framer, ReplyText, TurnEnd
+from bitnet_chat.engine_output import RESET, USER_INPUT, Framer, ReplyText, TurnEnd
 from bitnet_chat.events import Completed, TextDelta
 from bitnet_chat.text.utf8 import Utf8Decoder
 

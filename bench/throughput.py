@@ -19,7 +19,7 @@ from terminal import Terminal, plain
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.log import EngineLog, LogStatsParser
 from bitnet_chat.engine.protocols import LaunchCommand
-from bitnet_chat.engine_frames import USER_INPUT, ReplyText
+from bitnet_chat.engine_output import USER_INPUT, ReplyText
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _GOAL = 95.0

@@ -69,7 +69,7 @@ class Requirement:
             if engine is not None:
                 known_answers.require(engine)
             return
-        from bitnet_chat.models.pull import pull
+        from bitnet_chat.models.model_download import pull
         from bitnet_chat.models.registry import entries, parse
 
         began = time.monotonic()

@@ -189,12 +189,12 @@ def _answers(binary: EngineBinary) -> str:
     """Check the known answers of the small models with ternary weights that the engine supports. Returns the result as
     text; empty without such models.
     """
-    from bitnet_chat.engine import answer_verdicts
+    from bitnet_chat.engine import known_answer_results
     from bitnet_chat.engine_checks import known_answers
 
     if not binary.can_chat:
         return ""
-    models = [each for each in answer_verdicts.offered(binary) if each.weights in _TERNARY]
+    models = [each for each in known_answer_results.offered(binary) if each.weights in _TERNARY]
     wrong = [each for each in known_answers.check(binary, models) if each.wrong]
     if wrong:
         return "; ".join(f"WRONG with {each.model.name}: {each.wrong}" for each in wrong)

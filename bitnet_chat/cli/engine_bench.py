@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from bitnet_chat import config
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.engine import answer_verdicts, speeds
+from bitnet_chat.engine import known_answer_results, speeds
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.selection import EngineOption, EngineRequest, contenders, judge
 from bitnet_chat.engine.speeds import EngineSpeed
@@ -59,7 +59,7 @@ def run(flags: argparse.Namespace) -> int:
     finally:
         line.close()
     kind = {each: "IQ2_BN" if each.converts else info.quantization for each in found}
-    speeds.keep({(answer_verdicts.key(each.engine), kind[each]): speed for each, speed in measured.items()})
+    speeds.keep({(known_answer_results.key(each.engine), kind[each]): speed for each, speed in measured.items()})
     rows = [_row(each, kind[each], measured.get(each), problems.get(each, "")) for each in found]
     if flags.json:
         print(json_text({"model": str(model), "engines": rows}, indent=2))
@@ -80,7 +80,7 @@ def _check_known_answers(wish: EngineRequest, types: Collection[str]) -> None:
     for each in wish.candidates():
         if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
             known_answers.check(
-                each.binary, [one for one in answer_verdicts.offered(each.binary) if one.weights in types]
+                each.binary, [one for one in known_answer_results.offered(each.binary) if one.weights in types]
             )
 
 

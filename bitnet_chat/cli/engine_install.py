@@ -69,12 +69,12 @@ def run(flags: argparse.Namespace) -> int:
 
 def _check_known_answers(folder: Path) -> None:
     """Check the known answers of a prebuilt engine once after its installation. ``doctor`` checks a compiled one."""
-    from bitnet_chat.engine import answer_verdicts
+    from bitnet_chat.engine import known_answer_results
     from bitnet_chat.engine_checks import known_answers
     from bitnet_chat.util.progress import ProgressClock
 
     engine = packages.at(folder)
-    if engine is None or answer_verdicts.kept(engine):
+    if engine is None or known_answer_results.kept(engine):
         return
     line = ProgressLine(sys.stderr)
     clock = ProgressClock(line)

@@ -24,7 +24,7 @@ from bitnet_chat.util.progress import Progress, ProgressLine, size
 
 if TYPE_CHECKING:
     from bitnet_chat.engine.selection import EngineRequest
-    from bitnet_chat.models.hub import OfferedModel
+    from bitnet_chat.models.hugging_face import OfferedModel
     from bitnet_chat.models.registry import ModelSource
 
 
@@ -172,7 +172,7 @@ def _row(item: CatalogItem, width: int, path: str = "") -> str:
 
 
 def _pull(flags: argparse.Namespace) -> int:
-    from bitnet_chat.models.pull import pull
+    from bitnet_chat.models.model_download import pull
     from bitnet_chat.models.registry import entries, parse
     from bitnet_chat.models.resolve import present
 
@@ -180,12 +180,12 @@ def _pull(flags: argparse.Namespace) -> int:
         return 0
     source = parse(flags.model, entries(), flags.name)
     if source.repo and not source.file:
-        from bitnet_chat.models import hub
+        from bitnet_chat.models import hugging_face
 
-        models = hub.offered(hub.files(source))
+        models = hugging_face.offered(hugging_face.files(source))
         if not source.quantization:
             return _show_offered(source, models, flags)
-        source = hub.pick(source, models)
+        source = hugging_face.pick(source, models)
     line = ProgressLine(sys.stderr)
     told: set[str] = set()
 

@@ -15,7 +15,7 @@ from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.conversation.stdin_encoding import decode_lines
 from bitnet_chat.engine.protocols.native import is_stop, prompt_of
-from bitnet_chat.engine_frames import (
+from bitnet_chat.engine_output import (
     EngineError,
     Frame,
     PrefillProgress,

@@ -20,10 +20,10 @@ from bitnet_chat.cli.parser import Parser
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.trace import format, recorder
+from bitnet_chat.trace.conversation_masking import engine_arguments, mask, mask_session
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind
-from bitnet_chat.trace.masking import engine_arguments, mask, mask_session
 from bitnet_chat.trace.playback import option
-from bitnet_chat.trace.redaction import Redactor
+from bitnet_chat.trace.secret_redaction import Redactor
 from bitnet_chat.util.files import write_exclusive
 
 FORMAT = 1

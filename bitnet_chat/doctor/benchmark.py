@@ -15,10 +15,10 @@ from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.engine import answer_verdicts
-from bitnet_chat.engine.answer_verdicts import AnswerVerdict
+from bitnet_chat.engine import known_answer_results
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.install import packages
+from bitnet_chat.engine.known_answer_results import AnswerVerdict
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.threads import Processors, Threads
 from bitnet_chat.engine_checks import known_answers
@@ -163,7 +163,7 @@ def check_answers(winner: EngineBinary | None) -> Iterator[Finding]:
     for engine in packages.installed():
         yield judge_answers(engine, known_answers.check(engine))
     if winner is not None and winner.make is EngineVariant.BITNET and winner.can_chat:
-        models = [each for each in answer_verdicts.offered(winner) if each.weights == "I2_S"]
+        models = [each for each in known_answer_results.offered(winner) if each.weights == "I2_S"]
         yield judge_answers(winner, known_answers.check(winner, models))
 
 

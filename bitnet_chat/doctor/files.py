@@ -96,8 +96,8 @@ def states(limit: str, *, wanted: bool) -> Finding:
 
 def set_aside() -> Iterator[Finding]:
     """Report damaged journals that were moved aside."""
+    from bitnet_chat.journal.damaged_file import recovery_advice
     from bitnet_chat.journal.database import SET_ASIDE
-    from bitnet_chat.journal.salvage import recovery_advice
 
     found = sorted(paths.data_dir().glob(f"journal.db{SET_ASIDE}*"))
     for path in found:

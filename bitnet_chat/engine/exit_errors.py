@@ -12,7 +12,7 @@ from bitnet_chat.engine.log import EngineLog, most_telling
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.process_faults import EngineFault
-from bitnet_chat.engine_frames import EngineError
+from bitnet_chat.engine_output import EngineError
 from bitnet_chat.errors import BitnetChatError, ContextOverflowError, EngineDiedError, ModelError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.reply import ReplyAccumulator
 from bitnet_chat.engine.supervisor import EngineSupervisor
-from bitnet_chat.engine_frames import EngineError, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.engine_output import EngineError, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 

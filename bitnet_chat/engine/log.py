@@ -24,7 +24,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-from bitnet_chat.engine_frames import ReplyFigures
+from bitnet_chat.engine_output import ReplyFigures
 
 _LINES = 200
 """Number of lines that are kept."""

@@ -25,7 +25,7 @@ from bitnet_chat.engine.process_faults import EngineFault, closed_output, log_in
 from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineProtocol, LaunchCommand
 from bitnet_chat.engine.protocols.log_format import LogDetector, log_line
 from bitnet_chat.engine.transport import Transport, TransportKind, spawn
-from bitnet_chat.engine_frames import EngineError, Frame, Ready, ReplyFigures, TurnEnd, UnexpectedOutput
+from bitnet_chat.engine_output import EngineError, Frame, Ready, ReplyFigures, TurnEnd, UnexpectedOutput
 from bitnet_chat.errors import EngineDiedError, InvalidTransitionError
 from bitnet_chat.filters.thinking import ThinkingFramer
 from bitnet_chat.text.utf8 import Utf8Decoder

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.tokenizer import TokenLimit
 from bitnet_chat.engine.log import LogStatsParser
-from bitnet_chat.engine_frames import EngineError, TurnEnd
+from bitnet_chat.engine_output import EngineError, TurnEnd
 from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import KnownReplyRemover, OverlapRemover
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine import answer_verdicts, conversion, discovery, speeds
+from bitnet_chat.engine import conversion, discovery, known_answer_results, speeds
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
@@ -240,7 +240,7 @@ def _contender(
     candidate: EngineCandidate, engine: EngineBinary, fit: _Fit, request: EngineRequest, measured: speeds.Speeds
 ) -> EngineOption:
     quantization = "IQ2_BN" if fit.converts else fit.quantization
-    speed = measured.get((answer_verdicts.key(engine), quantization))
+    speed = measured.get((known_answer_results.key(engine), quantization))
     return EngineOption(engine, candidate.source, _obstacle(engine, fit, request), fit.converts, speed)
 
 
@@ -250,7 +250,7 @@ def _obstacle(engine: EngineBinary, fit: _Fit, request: EngineRequest) -> str:
         return "a prebuilt engine accepts no llama.cpp flags"
     if fit.obstacle:
         return fit.obstacle
-    kept = answer_verdicts.kept(engine)
+    kept = known_answer_results.kept(engine)
     for kind in _CONVERTED_TYPES if fit.converts else fit.types:
         for name in (kind, f"{kind} ({fit.architecture})"):
             if kept.get(name):
@@ -286,7 +286,7 @@ class _Fits:
 
     def of(self, engine: EngineBinary) -> _Fit:
         """Return the fit of an engine, from the cache if possible. Raises ModelError."""
-        key = f"{answer_verdicts.key(engine)}||{self._key}"
+        key = f"{known_answer_results.key(engine)}||{self._key}"
         with contextlib.suppress(KeyError, TypeError):
             content = self._all[key]
             return replace(_Fit(**content), types=tuple(map(str, content["types"])))

@@ -26,7 +26,7 @@ from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
 from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.engine.transport import TransportKind
-from bitnet_chat.engine_frames import EngineError, Frame, PrefillProgress, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.engine_output import EngineError, Frame, PrefillProgress, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.errors import (
     BitnetChatError,
     ContextOverflowError,

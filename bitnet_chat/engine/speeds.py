@@ -28,7 +28,8 @@ class EngineSpeed:
 
 
 Speeds = Mapping[tuple[str, str], EngineSpeed]
-"""Speeds by the key of an engine (:func:`bitnet_chat.engine.answer_verdicts.key`) and the quantization of the model."""
+"""Speeds by the key of an engine (:func:`bitnet_chat.engine.known_answer_results.key`) and the quantization of the
+model."""
 
 _FILE, _FORMAT = "speeds.json", 1
 

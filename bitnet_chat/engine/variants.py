@@ -14,7 +14,7 @@ from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EncodedMessage
 from bitnet_chat.engine.reply import ReplyAccumulator
 from bitnet_chat.engine.session import Attempts, Session, turn_events
-from bitnet_chat.engine_frames import Frame, ReplyFigures, TurnEnd, VariantFrame
+from bitnet_chat.engine_output import Frame, ReplyFigures, TurnEnd, VariantFrame
 from bitnet_chat.errors import BitnetChatError, EmptyMessageError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta, ThinkingDelta, VariantEvent
 

@@ -1,6 +1,6 @@
 """A check that an engine computes each type of weights correctly: known answers of small models.
 
-The models and answers, and the stored results, are in :mod:`bitnet_chat.engine.answer_verdicts`.
+The models and answers, and the stored results, are in :mod:`bitnet_chat.engine.known_answer_results`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bitnet_chat.engine.answer_verdicts import ANSWERS, LENGTH, AnswerVerdict, keep, kept, offered
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.known_answer_results import ANSWERS, LENGTH, AnswerVerdict, keep, kept, offered
 from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
 from bitnet_chat.errors import BitnetChatError, BuildError, EngineDiedError
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum, auto
 
-from bitnet_chat.engine_frames import Frame, Framer, ReplyText, ThinkingText, TurnEnd, VariantFrame, held_length
+from bitnet_chat.engine_output import Frame, Framer, ReplyText, ThinkingText, TurnEnd, VariantFrame, held_length
 
 # The tags in the templates of the test suite of llama.cpp (models/templates), most frequent first.
 _TAGS = (
@@ -116,7 +116,7 @@ class ThinkingSplitter:
 
 
 class ThinkingFramer:
-    """A :class:`~bitnet_chat.engine_frames.Framer` that splits thinking from the replies of ``inner``.
+    """A :class:`~bitnet_chat.engine_output.Framer` that splits thinking from the replies of ``inner``.
 
     ``is_open``: replies to messages begin with thinking, without an opening tag.
     """

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.engine_frames import held_length
+from bitnet_chat.engine_output import held_length
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 

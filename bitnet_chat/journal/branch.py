@@ -17,8 +17,8 @@ from bitnet_chat.journal.codec import decode_text, decode_tool_calls, encode_too
 from bitnet_chat.journal.columns import Columns, number
 from bitnet_chat.journal.database import rows_as_dicts
 from bitnet_chat.journal.records import MessageRecord, ReplyState, StoredConversation
-from bitnet_chat.journal.recovery import joined_chunks
 from bitnet_chat.journal.tree import Links, MessageTree, TreeNode
+from bitnet_chat.journal.unfinished_replies import joined_chunks
 from bitnet_chat.util.process_identity import is_alive
 
 if TYPE_CHECKING:

@@ -204,8 +204,8 @@ class Journal(DatabaseJournal):
     def _open_connection(self, *, to_write: bool = False) -> Iterator[Connection | None]:
         import sqlite3
 
+        from bitnet_chat.journal.damaged_file import open_file, set_aside
         from bitnet_chat.journal.database import describe_error, identity_of, is_damage
-        from bitnet_chat.journal.salvage import open_file, set_aside
 
         identity = None
         try:

@@ -11,8 +11,8 @@ from bitnet_chat.journal.codec import contains_all, decode_text, snippet
 from bitnet_chat.journal.columns import LATEST, Columns, number
 from bitnet_chat.journal.database import rows_as_dicts, transaction
 from bitnet_chat.journal.records import JournalEntry, ReplyState, SearchHit
-from bitnet_chat.journal.recovery import settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
+from bitnet_chat.journal.unfinished_replies import settle
 from bitnet_chat.journal.votes import MOST_REPLIES, Vote, VotedReply
 from bitnet_chat.util.process_identity import is_alive
 

@@ -23,7 +23,7 @@ from bitnet_chat.journal.codec import encode_text, encode_tool_calls
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.database import transaction
 from bitnet_chat.journal.records import ReplyState, StoredConversation, title_of
-from bitnet_chat.journal.recovery import Piece, join_pieces
+from bitnet_chat.journal.unfinished_replies import Piece, join_pieces
 from bitnet_chat.util.process_identity import this_process
 
 if TYPE_CHECKING:

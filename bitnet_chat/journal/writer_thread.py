@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.journal import commands
 from bitnet_chat.journal.commands import AddText, Command, Verify
+from bitnet_chat.journal.damaged_file import open_file, set_aside
 from bitnet_chat.journal.database import DatabaseState, clear_unsaved, describe_error, is_damage, mark_unsaved, state_of
 from bitnet_chat.journal.records import ConversationSlot
-from bitnet_chat.journal.recovery import Piece, join_pieces, settle
-from bitnet_chat.journal.salvage import open_file, set_aside
 from bitnet_chat.journal.transactions import ConversationStore
+from bitnet_chat.journal.unfinished_replies import Piece, join_pieces, settle
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

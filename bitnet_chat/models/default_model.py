@@ -125,7 +125,7 @@ def first_model(*, ask: bool = True, limit: int = 0) -> DefaultModel | None:
     which takes a few seconds at most. ``ask``: False for a start that must not wait; the hub then counts as
     unreachable. ``limit``: largest acceptable download in bytes, 0 for any. Raises UsageError for an invalid registry.
     """
-    from bitnet_chat.models import hub
+    from bitnet_chat.models import hugging_face
     from bitnet_chat.models.registry import entries
     from bitnet_chat.models.resolve import bundled, options, present
     from bitnet_chat.util import resources
@@ -137,7 +137,7 @@ def first_model(*, ask: bool = True, limit: int = 0) -> DefaultModel | None:
     return choose_first(
         known,
         here,
-        hub=needed and hub.answers(),
+        hub=needed and hugging_face.answers(),
         index=os.environ.get("PIP_NO_INDEX", "").lower() not in ("1", "true", "yes", "on"),
         free=free,
         disk=disk,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
-from bitnet_chat.models import hub
+from bitnet_chat.models import hugging_face
 from bitnet_chat.models.names import part, stem_of
 
 _MAX_ENTRIES, _MAX_DEPTH, _MAX_MODELS = 5000, 8, 40
@@ -169,7 +169,7 @@ def _lmstudio_folders() -> list[Path]:
 
 def _hub_folders() -> list[Path]:
     chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    home = hub.home()
+    home = hugging_face.home()
     return [Path(chosen)] if chosen else [home / "hub"] if home is not None else []
 
 

@@ -231,8 +231,8 @@ class ModelSource:
     """The source of a model, and its name.
 
     The source is ``repo`` and ``file`` of the hub, a ``url``, or a ``wheel`` of the package index and the ``file`` in
-    it. The file of a ``repo`` without ``file`` is chosen later, see :func:`bitnet_chat.models.hub.pick`. A file or URL
-    of the first of several parts means all parts.
+    it. The file of a ``repo`` without ``file`` is chosen later, see :func:`bitnet_chat.models.hugging_face.pick`. A
+    file or URL of the first of several parts means all parts.
     """
 
     name: str

@@ -10,7 +10,7 @@ from bitnet_chat.engine.protocols import native
 from bitnet_chat.engine.protocols.classic import ClassicFramer, LoggedClassicFramer
 from bitnet_chat.engine.protocols.modern import PROMPT, ModernFramer
 from bitnet_chat.engine.protocols.native import NativeFramer
-from bitnet_chat.engine_frames import RESET, USER_INPUT, Frame, Framer
+from bitnet_chat.engine_output import RESET, USER_INPUT, Frame, Framer
 from bitnet_chat.errors import UsageError
 from bitnet_chat.filters.thinking import ThinkingFramer, leaves_open
 from bitnet_chat.text.utf8 import Utf8Decoder

@@ -39,7 +39,7 @@ from bitnet_chat.backends.wrappers.tool_prompting import PromptToolAdapter
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.process import EngineProcess
-from bitnet_chat.engine_frames import Frame
+from bitnet_chat.engine_output import Frame
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta
 from bitnet_chat.journal import Journal, JournalRecorder

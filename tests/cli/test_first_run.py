@@ -18,7 +18,7 @@ from bitnet_chat.cli.first_run import question
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.install import packages, wheels
 from bitnet_chat.errors import BuildError
-from bitnet_chat.models import hub
+from bitnet_chat.models import hugging_face
 from bitnet_chat.models.default_model import SMALL
 from bitnet_chat.requirements import Requirement, find_missing
 from bitnet_chat.util import resources
@@ -112,7 +112,7 @@ def test_with_the_hub_a_larger_one_is_offered_and_the_small_one_in_its_place(
     large: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(hub, "answers", lambda: not asked.append("hub"))
+    monkeypatch.setattr(hugging_face, "answers", lambda: not asked.append("hub"))
     _, model = find_missing(Settings(), "", largest=3_000_000_000)
     assert (model.label, model.size, model.smaller and model.smaller.label) == (large, 2_999_000_000, SMALL)
     assert asked == ["hub"]
@@ -174,8 +174,8 @@ def get_model(arguments):
 
 engine.run, models.run = get_engine, get_model
 if os.environ.get("FAKE_HUB"):
-    from bitnet_chat.models import hub
-    hub.answers = lambda: True
+    from bitnet_chat.models import hugging_face
+    hugging_face.answers = lambda: True
 sys.exit(main())
 """
 _QUESTION = f"and {SMALL} (93 MB)? [Y/n]"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.engine.protocols.classic import LoggedClassicFramer
-from bitnet_chat.engine_frames import RESET, USER_INPUT, Frame, Ready, ReplyText, TurnEnd, UnexpectedOutput
+from bitnet_chat.engine_output import RESET, USER_INPUT, Frame, Ready, ReplyText, TurnEnd, UnexpectedOutput
 from bitnet_chat.text.utf8 import Utf8Decoder, encode
 
 SUFFIX = "<|eot_id|>Assistant: "

@@ -11,9 +11,9 @@ from bitnet_reference import Model
 
 from bitnet_chat.doctor.benchmark import judge_answers
 from bitnet_chat.doctor.finding import FindingStatus
-from bitnet_chat.engine import answer_verdicts, small_model
-from bitnet_chat.engine.answer_verdicts import ANSWERS, AnswerVerdict, kept, offered
+from bitnet_chat.engine import known_answer_results, small_model
 from bitnet_chat.engine.binary import Dialect, EngineBinary, HelpOptions
+from bitnet_chat.engine.known_answer_results import ANSWERS, AnswerVerdict, kept, offered
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.small_model import SmallModel
 from bitnet_chat.engine_checks import known_answers
@@ -103,7 +103,7 @@ def test_what_was_asked_is_kept_for_a_build(tmp_path: Path, monkeypatch: pytest.
     assert not kept(engine)
     check(engine, [Q4_1])
     assert asked == ["Q4_1", "Q8_0", "Q4_1", "Q4_1"]
-    monkeypatch.setattr(answer_verdicts, "_TABLE", "answers of a later version")
+    monkeypatch.setattr(known_answer_results, "_TABLE", "answers of a later version")
     assert not kept(engine)
 
 

@@ -14,7 +14,7 @@ from recordings import FOLDER
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.engine.log import EngineLog, LogStatsParser
 from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
-from bitnet_chat.engine_frames import Frame, Ready, ReplyText, TurnEnd
+from bitnet_chat.engine_output import Frame, Ready, ReplyText, TurnEnd
 from bitnet_chat.repl.statistics import SessionStats
 from bitnet_chat.text.utf8 import Utf8Decoder
 

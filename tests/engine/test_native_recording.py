@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_chat import engine_frames
+from bitnet_chat import engine_output
 from bitnet_chat.cli.replay import _FramePrinter
 from bitnet_chat.engine.native.protocol import (
     Complete,
@@ -22,7 +22,7 @@ from bitnet_chat.engine.native.protocol import (
     encode,
 )
 from bitnet_chat.engine.protocols.native import NativeFramer
-from bitnet_chat.engine_frames import (
+from bitnet_chat.engine_output import (
     EngineError,
     Frame,
     PrefillProgress,
@@ -35,10 +35,10 @@ from bitnet_chat.engine_frames import (
 )
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.trace import format
+from bitnet_chat.trace.conversation_masking import mask_session
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
-from bitnet_chat.trace.masking import mask_session
 from bitnet_chat.trace.playback import play
-from bitnet_chat.trace.redaction import Redactor
+from bitnet_chat.trace.secret_redaction import Redactor
 
 AROUND = ["<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"]
 FACTS: dict[str, Any] = {"argv": ["python", "-c", "…"], "framer": "native", "around": AROUND}
@@ -88,8 +88,8 @@ LIVED = (
 def test_a_recording_is_played_as_it_was_lived() -> None:
     assert played(session(*LIVED)) == [
         ReplyFigures(context_size=512),
-        engine_frames.Ready(),
-        engine_frames.Ready(),
+        engine_output.Ready(),
+        engine_output.Ready(),
         PrefillProgress(0, 12),
         PrefillProgress(12, 12),
         *(ReplyText(text) for text in ("Zebu", "lon \udcff 世🙂", " Quag")),

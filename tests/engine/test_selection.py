@@ -16,11 +16,11 @@ from bitnet_chat.backends.local_engine import LocalEngineBackend, advised_sampli
 from bitnet_chat.cli import engine as cli
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import answer_verdicts, conversion, discovery, speeds
-from bitnet_chat.engine.answer_verdicts import ANSWERS
+from bitnet_chat.engine import conversion, discovery, known_answer_results, speeds
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
+from bitnet_chat.engine.known_answer_results import ANSWERS
 from bitnet_chat.engine.selection import (
     EngineOption,
     EngineRequest,
@@ -144,7 +144,7 @@ def test_a_bitnet_build_gets_the_file_as_it_is(
     at_hand(native, build, bitnet)
     chosen = select(EngineRequest(), i2_s)
     assert chosen.contender.engine is build and not chosen.contender.converts
-    answer_verdicts.keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
+    known_answer_results.keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
     assert select(EngineRequest(), i2_s).contender.engine is bitnet
 
 
@@ -250,10 +250,10 @@ def test_bench_measures_each_engine_and_is_used(
     assert rows[0]["prefill"] > 0 and rows[0]["decode"] > 0 and not rows[0]["problem"]
     assert rows[1]["problem"] == "its results with Q4_1 weights are wrong"
     assert "Measuring llama.cpp" in err
-    assert speeds.known().keys() == {(answer_verdicts.key(native), "Q4_1")}
+    assert speeds.known().keys() == {(known_answer_results.key(native), "Q4_1")}
     known_answers.check(bitnet, [SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
     rates = {native: EngineSpeed(10, 10), bitnet: EngineSpeed(20, 20)}
-    speeds.keep({(answer_verdicts.key(each), "Q8_0"): speed for each, speed in rates.items()})
+    speeds.keep({(known_answer_results.key(each), "Q8_0"): speed for each, speed in rates.items()})
     assert select(EngineRequest(), small(tmp_path, "Q8_0")).contender.engine is bitnet
 
 
@@ -273,7 +273,7 @@ def test_what_is_kept_may_be_broken() -> None:
         for name in ("speeds.json", "known-answers.json"):
             (paths.data_dir() / name).write_text(content)
         assert speeds.known() == {}
-        assert answer_verdicts.kept(EngineBinary(Path(__file__), Dialect.CLASSIC, "1", HelpOptions())) == {}
+        assert known_answer_results.kept(EngineBinary(Path(__file__), Dialect.CLASSIC, "1", HelpOptions())) == {}
 
 
 def test_probe_tells_known_answers(bitnet: EngineBinary, capsys: pytest.CaptureFixture[str]) -> None:

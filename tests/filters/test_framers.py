@@ -14,7 +14,7 @@ from recordings import Recording, Step
 
 from bitnet_chat.engine.protocols.classic import ClassicFramer
 from bitnet_chat.engine.protocols.modern import PROMPT, ModernFramer
-from bitnet_chat.engine_frames import (
+from bitnet_chat.engine_output import (
     ERROR,
     INFO,
     REASONING,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.engine_output import Frame, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.filters.thinking import (
     DuplicatePrefixFilter,
     ThinkingFramer,

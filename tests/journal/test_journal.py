@@ -24,8 +24,8 @@ from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
+from bitnet_chat.journal.damaged_file import open_file
 from bitnet_chat.journal.records import TITLE_LENGTH, title_of
-from bitnet_chat.journal.salvage import open_file
 from bitnet_chat.journal.transactions import ConversationStore, ReplyOrigin
 from bitnet_chat.util.process_identity import is_alive, this_process
 from bitnet_chat.version import __version__

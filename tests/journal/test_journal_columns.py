@@ -20,7 +20,7 @@ from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason, JournalError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import Journal, JournalRecorder
-from bitnet_chat.journal.salvage import open_file
+from bitnet_chat.journal.damaged_file import open_file
 
 VALUES = {
     "NULL": "NULL",

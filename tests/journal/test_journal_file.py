@@ -16,9 +16,9 @@ import pytest
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, JournalTooNewError, UsageError
-from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, salvage, schema
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, damaged_file, schema
+from bitnet_chat.journal.damaged_file import open_file, read_back
 from bitnet_chat.journal.database import describe_error
-from bitnet_chat.journal.salvage import open_file, read_back
 
 
 def say(journal: Journal, text: str = "hello") -> list[str]:
@@ -251,7 +251,7 @@ def test_another_program_sets_it_aside_meanwhile(tmp_path: Path, monkeypatch: py
         say(Journal(path), "of the other")
         return read_back(tmp_path / "aside", new)
 
-    monkeypatch.setattr(salvage, "read_back", slowly)
+    monkeypatch.setattr(damaged_file, "read_back", slowly)
     assert titles(Journal(path)) == ["of the other"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["aside", "journal.db"]
 

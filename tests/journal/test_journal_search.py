@@ -14,7 +14,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.journal import Journal, JournalRecorder, search
 from bitnet_chat.journal.codec import contains_all, searchable, snippet
-from bitnet_chat.journal.salvage import open_file
+from bitnet_chat.journal.damaged_file import open_file
 
 TEXTS = {
     1: "The quick brown fox doesn't jump over C++ code at 3.14 km/h; see utf-8 and foo_bar.",

@@ -21,8 +21,8 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, schema, writer_thread
 from bitnet_chat.journal.commands import AddText, BeginReply, EndReply, Follow, Sync
+from bitnet_chat.journal.damaged_file import open_file
 from bitnet_chat.journal.database import unsaved_since
-from bitnet_chat.journal.salvage import open_file
 from bitnet_chat.journal.transactions import ConversationStore, ReplyOrigin
 from bitnet_chat.journal.writer_thread import DELAY, PendingText, WriterThread
 

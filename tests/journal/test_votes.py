@@ -27,9 +27,9 @@ from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Stats, TextDelta
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
+from bitnet_chat.journal.damaged_file import read_back
 from bitnet_chat.journal.journal import DatabaseJournal
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.journal.salvage import read_back
 from bitnet_chat.journal.transactions import MessageRows
 from bitnet_chat.journal.votes import Count, ModelVotes, PairVotes, Vote, VotedReply, by_model, by_pair
 

@@ -12,9 +12,9 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.cli import main
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import default_model, hub, store
+from bitnet_chat.models import default_model, hugging_face, store
 from bitnet_chat.models.default_model import DefaultModel, choose_first
-from bitnet_chat.models.pull import pull
+from bitnet_chat.models.model_download import pull
 from bitnet_chat.models.registry import RegistryEntry, entries, own_file, parse
 from bitnet_chat.models.resolve import ModelOption
 from bitnet_chat.util import resources
@@ -95,7 +95,7 @@ def test_with_nothing_at_all_the_toy() -> None:
 
 def test_the_hub_is_asked_only_where_it_matters(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(hub, "answers", lambda: asked.append(True) or True)
+    monkeypatch.setattr(hugging_face, "answers", lambda: asked.append(True) or True)
     monkeypatch.setattr(resources, "available", lambda: 64 * GB)
     monkeypatch.setattr(default_model, "disk_free", lambda: 500 * GB)
     monkeypatch.delenv("PIP_NO_INDEX", raising=False)

@@ -23,7 +23,7 @@ from bitnet_chat.doctor import model as doctor
 from bitnet_chat.engine import exit_errors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.log import EngineLog
-from bitnet_chat.engine_frames import EngineError
+from bitnet_chat.engine_output import EngineError
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, ModelError
 from bitnet_chat.events import Failed
 from bitnet_chat.models import engine_support

@@ -22,11 +22,11 @@ from bitnet_chat.doctor import model as doctor
 from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.models import download, engine_support, hub, store
+from bitnet_chat.models import engine_support, file_download, hugging_face, store
 from bitnet_chat.models.gguf import read_header
-from bitnet_chat.models.hub import OfferedFile
+from bitnet_chat.models.hugging_face import OfferedFile
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.pull import PulledModel, pull
+from bitnet_chat.models.model_download import PulledModel, pull
 from bitnet_chat.models.registry import ModelSource, parse
 from bitnet_chat.models.template_selection import prepare
 from bitnet_chat.server.model_manager import ModelManager
@@ -51,7 +51,7 @@ def server(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mod
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     defaults = {"more": 0, "pause": lambda s: None, "silence": 20.0}
-    monkeypatch.setattr(download.Download.__init__, "__kwdefaults__", defaults)
+    monkeypatch.setattr(file_download.Download.__init__, "__kwdefaults__", defaults)
     with serving(pieces[0]) as server:
         server.behaviour.files = {
             "README.md": b"a text",
@@ -94,7 +94,7 @@ def sha256(content: bytes) -> str:
     ],
 )
 def test_the_quantization_in_a_name(path: str, expected: str) -> None:
-    assert hub.quantization_of(path) == expected
+    assert hugging_face.quantization_of(path) == expected
 
 
 # By quantization.
@@ -128,8 +128,8 @@ def test_a_quantization_picks_the_model(
 
 
 def _pick(wanted: str, *names: str) -> str:
-    models = hub.offered([OfferedFile(name, 5) for name in names])
-    return hub.pick(ModelSource("", "u/r", quantization=wanted), models).file
+    models = hugging_face.offered([OfferedFile(name, 5) for name in names])
+    return hugging_face.pick(ModelSource("", "u/r", quantization=wanted), models).file
 
 
 def test_what_a_quantization_means() -> None:

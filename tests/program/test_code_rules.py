@@ -42,7 +42,7 @@ def inside(path: Path, *places: str) -> bool:
     return any(f"{name_of(path)}.".startswith(f"bitnet_chat.{place}.") for place in places)
 
 
-PURE = ("text", "engine_frames", "filters", "templates", "context", "conversation", "markdown")
+PURE = ("text", "engine_output", "filters", "templates", "context", "conversation", "markdown")
 PURE += ("prompt_cache.budget", "prompt_cache.key", "prompt_cache.names")
 PROTOCOLS = ("engine.protocols.classic", "engine.protocols.modern", "engine.protocols.native")
 DECIDING = [path for path in MODULES if inside(path, *PURE, *PROTOCOLS) and not inside(path, "templates.sandbox")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bitnet_chat.engine.protocols.classic import ClassicFramer
 from bitnet_chat.engine.protocols.modern import ModernFramer
-from bitnet_chat.engine_frames import Frame, Framer, ReplyText, ThinkingText, UnexpectedOutput
+from bitnet_chat.engine_output import Frame, Framer, ReplyText, ThinkingText, UnexpectedOutput
 
 FOLDER = Path(__file__).parents[1] / "data" / "recordings"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jsonl"))

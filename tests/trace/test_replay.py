@@ -13,14 +13,14 @@ from program import run
 
 from bitnet_chat.cli import replay
 from bitnet_chat.conversation.stdin_encoding import decode_lines
-from bitnet_chat.engine_frames import Frame, ReplyText, TurnEnd
+from bitnet_chat.engine_output import Frame, ReplyText, TurnEnd
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.utf8 import Utf8Decoder
 from bitnet_chat.trace import format
+from bitnet_chat.trace.conversation_masking import mask_session
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
-from bitnet_chat.trace.masking import mask_session
 from bitnet_chat.trace.playback import play
-from bitnet_chat.trace.redaction import Redactor
+from bitnet_chat.trace.secret_redaction import Redactor
 
 ARGV = ["llama-completion", "--simple-io", "--color", "on", "--in-prefix", "USER:", "--in-suffix", "BOT:"]
 ORDERED = of_facts(0.0, TraceEntryKind.SPAWN, 1, {"argv": ARGV})

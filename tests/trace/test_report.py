@@ -18,12 +18,12 @@ from bitnet_chat.cli.report import of_session
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine_frames import Frame, ReplyText, TurnEnd
+from bitnet_chat.engine_output import Frame, ReplyText, TurnEnd
 from bitnet_chat.trace import format, recorder
+from bitnet_chat.trace.conversation_masking import chat_arguments, mask_session
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
-from bitnet_chat.trace.masking import chat_arguments, mask_session
 from bitnet_chat.trace.playback import play
-from bitnet_chat.trace.redaction import Redactor
+from bitnet_chat.trace.secret_redaction import Redactor
 
 FLAGS = ("--temp", "0", "--threads", "1")
 QUESTION = "I am Zebulon Quagmire, zebulon@quagmire.org; my key_token=abcdefgh1, how do I leave?"

@@ -21,10 +21,10 @@ from program import TIMEOUT, command, environment, fake_engine, run
 
 from bitnet_chat.errors import UsageError
 from bitnet_chat.trace import format, recorder
+from bitnet_chat.trace.conversation_masking import chat_arguments, marks, mask, mask_log, mask_session
 from bitnet_chat.trace.format import MAGIC, TraceEntry, TraceEntryKind, of_facts, pack, unpack
-from bitnet_chat.trace.masking import chat_arguments, marks, mask, mask_log, mask_session
 from bitnet_chat.trace.recorder import TraceRecorder
-from bitnet_chat.trace.redaction import Redactor
+from bitnet_chat.trace.secret_redaction import Redactor
 
 NOBODY = Redactor()
 SURROGATES = "".join(map(chr, range(0xDC80, 0xDD00)))

@@ -12,7 +12,7 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.conversation import Message, ToolCall
-from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText
+from bitnet_chat.engine_output import Frame, ReplyText, ThinkingText
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import KnownReplyRemover, OverlapRemover, paragraph_break

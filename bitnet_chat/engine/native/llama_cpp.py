@@ -229,7 +229,7 @@ class _CompletionStream:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be evaluated, after a part of the prompt."""
+        """Whether the evaluation ends after this part of the prompt."""
         return self._sink.is_cut or self._error is not None
 
     def take_part(self, chunk: str) -> bool:

@@ -1,7 +1,7 @@
 """Dialects of engines: how an engine is started, how messages are written to it, and how its output is parsed.
 
 A dialect (:class:`EngineProtocol`) does no I/O: it returns command lines and bytes to write. The output is parsed by
-the :class:`bitnet_chat.engine_frames.Framer` in the :class:`LaunchCommand`.
+the :class:`bitnet_chat.engine_output.Framer` in the :class:`LaunchCommand`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine_frames import Framer
+from bitnet_chat.engine_output import Framer
 from bitnet_chat.models.known_faults import OVERRIDE
 
 __all__ = ["GO_ON", "EncodedMessage", "EngineOptions", "EngineProtocol", "LaunchCommand"]

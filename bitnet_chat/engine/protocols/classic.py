@@ -51,7 +51,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineOptions, LaunchCommand, common_flags, left_out
-from bitnet_chat.engine_frames import (
+from bitnet_chat.engine_output import (
     ERROR,
     RESET,
     USER_INPUT,
@@ -85,7 +85,7 @@ class ClassicState(Enum):
 
 
 class ClassicFramer:
-    """Parses the output of a classic engine process, without its log. See :class:`bitnet_chat.engine_frames.Framer`.
+    """Parses the output of a classic engine process, without its log. See :class:`bitnet_chat.engine_output.Framer`.
 
     ``in_prefix``, ``in_suffix``: the texts of the flags. ``ordered``: see the module.
     """

@@ -36,7 +36,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.protocols import EncodedMessage, EngineOptions, LaunchCommand, common_flags, left_out
-from bitnet_chat.engine_frames import (
+from bitnet_chat.engine_output import (
     ERROR,
     INFO,
     REASONING,
@@ -88,7 +88,7 @@ class _ModernState(Enum):
 
 class ModernFramer:
     """Parses the output of a modern engine process, with its log if available. See
-    :class:`bitnet_chat.engine_frames.Framer`.
+    :class:`bitnet_chat.engine_output.Framer`.
     """
 
     def __init__(self) -> None:

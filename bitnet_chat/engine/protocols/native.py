@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import count
 
-from bitnet_chat import engine_frames
+from bitnet_chat import engine_output
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
@@ -41,7 +41,7 @@ from bitnet_chat.engine.native.protocol import (
     encode,
 )
 from bitnet_chat.engine.protocols import EncodedMessage, EngineOptions, LaunchCommand
-from bitnet_chat.engine_frames import (
+from bitnet_chat.engine_output import (
     EngineError,
     Frame,
     PrefillProgress,
@@ -222,7 +222,7 @@ _REASONS: dict[EndReason, FinishReason] = {
 
 
 class NativeFramer:
-    """Converts the messages of a native engine process to frames. See :class:`bitnet_chat.engine_frames.Framer`."""
+    """Converts the messages of a native engine process to frames. See :class:`bitnet_chat.engine_output.Framer`."""
 
     kind = KIND
 
@@ -269,7 +269,7 @@ class NativeFramer:
             case Loading():
                 return []
             case NativeReady():
-                return [ReplyFigures(context_size=message.context_size or None), engine_frames.Ready()]
+                return [ReplyFigures(context_size=message.context_size or None), engine_output.Ready()]
             case NativeFailed(id=None):
                 return [EngineError(message.what, message.why)]
             case Prefill() if message.id == self._id:
@@ -290,10 +290,10 @@ class NativeFramer:
             case NativeReplyEnded() | Saved() | Restored():
                 self._id = None
                 tokens = message.prompt_size if isinstance(message, NativeReplyEnded) else message.tokens
-                return [engine_frames.Ready(tokens=tokens)]
+                return [engine_output.Ready(tokens=tokens)]
             case NativeFailed():
                 self._id = None
-                return [engine_frames.Ready(message.what)]
+                return [engine_output.Ready(message.what)]
         return [UnexpectedOutput(f"{type(message).__name__} of a command")]
 
     def _frames_of_variant(self, message: Message, first: int) -> list[Frame]:

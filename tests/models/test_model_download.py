@@ -23,8 +23,8 @@ from model_server import COMMIT, ModelServer, serving
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.models import download, hub, store
-from bitnet_chat.models.pull import PulledModel, pull
+from bitnet_chat.models import file_download, hugging_face, store
+from bitnet_chat.models.model_download import PulledModel, pull
 from bitnet_chat.models.registry import ModelSource, RegistryEntry, parse
 
 KNOWN = {
@@ -42,7 +42,7 @@ def content(model: Path) -> bytes:
 def server(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download.Download.__init__, "__kwdefaults__", {"pause": lambda s: None, "silence": 20.0})
+    monkeypatch.setattr(file_download.Download.__init__, "__kwdefaults__", {"pause": lambda s: None, "silence": 20.0})
     with serving(content) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.base)
         yield server
@@ -316,7 +316,7 @@ def test_a_file_that_comes_packed_is_refused(server: ModelServer) -> None:
 def test_a_connection_that_falls_silent_counts_as_cut(
     server: ModelServer, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download.Download.__init__, "__kwdefaults__", {"pause": lambda s: None, "silence": 0.3})
+    monkeypatch.setattr(file_download.Download.__init__, "__kwdefaults__", {"pause": lambda s: None, "silence": 0.3})
     server.behaviour.hold = threading.Event()
     server.behaviour.cuts = [700_000]
     assert fetch(server).model.path.read_bytes() == content
@@ -355,18 +355,18 @@ def test_a_disk_that_fills_up_keeps_the_part(server: ModelServer, content: bytes
 
 
 def test_no_space_left(server: ModelServer, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = download.Download._write
+    whole = file_download.Download._write
 
-    def full(self: download.Download, file: Any, chunk: bytes) -> None:
+    def full(self: file_download.Download, file: Any, chunk: bytes) -> None:
         if file.tell() > 500_000:
             with self._on_disk():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         whole(self, file, chunk)
 
-    monkeypatch.setattr(download.Download, "_write", full)
+    monkeypatch.setattr(file_download.Download, "_write", full)
     with pytest.raises(ModelError, match=r"is full \(No space left"):
         fetch(server)
-    monkeypatch.setattr(download.Download, "_write", whole)
+    monkeypatch.setattr(file_download.Download, "_write", whole)
     assert fetch(server).model.path.read_bytes() == content
     assert "Range" in server.gets[-1].headers
 
@@ -462,7 +462,7 @@ def test_a_redirect_away_from_the_web_is_not_followed(server: ModelServer) -> No
 
 def test_a_redirect_from_a_safe_address_to_an_unsafe_one_is_not_followed() -> None:
     request = urllib.request.Request("https://example.org/tiny.gguf?key=hush")
-    go = download._Redirects().redirect_request
+    go = file_download._Redirects().redirect_request
     with pytest.raises(ModelError, match="a URL of the scheme 'http'") as caught:
         go(request, io.BytesIO(), 302, "Found", {}, "http://example.org/tiny.gguf")
     assert "hush" not in str(caught.value)
@@ -499,7 +499,7 @@ def test_what_the_hub_refuses(server: ModelServer, refusal: tuple[int, str], wor
     for text in ("hf:user/repo/tiny.gguf", "hf:user/repo"):
         source = parse(text, {})
         with pytest.raises(ModelError, match=words if source.file else words.replace("/tiny\\.gguf", "")):
-            hub.locate(source) if source.file else hub.files(source)
+            hugging_face.locate(source) if source.file else hugging_face.files(source)
 
 
 def test_a_repository_that_was_renamed(server: ModelServer, content: bytes) -> None:
@@ -514,9 +514,9 @@ def test_the_token_is_for_the_hub_alone(server: ModelServer, monkeypatch: pytest
     with serving(b"GGUF") as elsewhere:
         server.behaviour.elsewhere = elsewhere.base.removeprefix("http://")
         server.behaviour.files = dict.fromkeys(("a.gguf", "b.gguf", "c.gguf"), b"GGUF")
-        (remote,) = hub.locate(parse("hf:user/repo/a.gguf", {})).remotes
+        (remote,) = hugging_face.locate(parse("hf:user/repo/a.gguf", {})).remotes
         assert remote.url.startswith(server.base) and remote.size == 0
-        assert len(hub.files(parse("hf:user/repo", {}))) == 2
+        assert len(hugging_face.files(parse("hf:user/repo", {}))) == 2
         assert not elsewhere.seen
 
 
@@ -529,29 +529,29 @@ def test_the_stored_token_is_used(server: ModelServer, home: Path, monkeypatch: 
 
 def test_the_hub_is_looked_for_through_the_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
-    assert not hub.answers()
+    assert not hugging_face.answers()
     monkeypatch.setenv("http_proxy", server.base)
-    assert hub.answers()
+    assert hugging_face.answers()
     assert server.seen[-1].path.startswith("http://hub.invalid")
 
 
 def test_a_hub_that_is_silent_is_not_waited_for(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert not hub.answers(timeout=0.2)
+        assert not hugging_face.answers(timeout=0.2)
 
 
 def test_a_hub_that_the_user_forbade_or_that_is_away(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hub.answers()
+    assert hugging_face.answers()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert not hub.answers()
+    assert not hugging_face.answers()
     with pytest.raises(ModelError, match="the request to the hub for"):
         pull(parse("hf:user/repo/tiny.gguf", {}))
     monkeypatch.setenv("HF_ENDPOINT", server.base)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     server.seen.clear()
-    assert not hub.answers()
+    assert not hugging_face.answers()
     for text in ("hf:user/repo/tiny.gguf", "hf:user/repo"):
         with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
-            hub.locate(parse(text, {})) if "gguf" in text else hub.files(parse(text, {}))
+            hugging_face.locate(parse(text, {})) if "gguf" in text else hugging_face.files(parse(text, {}))
     assert not server.seen

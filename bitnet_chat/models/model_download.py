@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.errors import BuildError, ModelError, UsageError
-from bitnet_chat.models import hub, store
-from bitnet_chat.models.download import Download, RemoteFile, require_room
+from bitnet_chat.models import hugging_face, store
+from bitnet_chat.models.file_download import Download, RemoteFile, require_room
 from bitnet_chat.models.info import ModelInfo, read_parts
 from bitnet_chat.models.registry import ModelSource
 from bitnet_chat.models.store import InstalledModel, ModelRecord
@@ -125,7 +125,7 @@ def _restore_parts(name: str, files: Sequence[Path]) -> None:
 def _from_web(source: ModelSource, parts: Sequence[Path], on_bytes: OnBytes) -> _Downloaded:
     """Download from the hub or a URL."""
     if source.repo:
-        located = hub.locate(source)
+        located = hugging_face.locate(source)
         remotes, commit = located.remotes, located.commit
     else:
         remotes = tuple(

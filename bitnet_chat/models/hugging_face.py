@@ -24,7 +24,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.models.download import RemoteFile, number
+from bitnet_chat.models.file_download import RemoteFile, number
 from bitnet_chat.models.names import part, stem_of
 from bitnet_chat.models.registry import ModelSource, chosen, named
 from bitnet_chat.version import __version__

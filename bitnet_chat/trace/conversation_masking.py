@@ -1,8 +1,8 @@
 """Masking of private data in a trace: the entries stay the same, and each stream keeps its number of bytes. Pure.
 
-Names, home directories and keys are always masked (:mod:`bitnet_chat.trace.redaction`). Unless the text is requested,
-the conversation is masked too: input, output, and its words in logs, including the debug log of an engine, which
-contains every token.
+Names, home directories and keys are always masked (:mod:`bitnet_chat.trace.secret_redaction`). Unless the text is
+requested, the conversation is masked too: input, output, and its words in logs, including the debug log of an engine,
+which contains every token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.protocols.modern import PROMPT
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
 from bitnet_chat.trace.playback import is_modern, is_native, option
-from bitnet_chat.trace.redaction import Redactor
+from bitnet_chat.trace.secret_redaction import Redactor
 
 _STREAMS = (TraceEntryKind.OUT, TraceEntryKind.ERR)
 _WORD = re.compile(r"[^\W_]{3,}")
