@@ -15,6 +15,7 @@ export class Choice {
     this.replies = replies
     this.compared = compared
     this.blind = blind
+    this.isMade = false
     this.node = made("choice-template")
     this.node.message = this
     this.shown = compared ? [compared, ...replies] : [...replies]

@@ -138,8 +138,9 @@ async function switchTo(message, by) {
 // reply is better.
 async function choose(reply) {
   const { id, choice } = thread
-  if (!choice || thread.answering || asking.has(id) || (reply && reply.id === null)) return
+  if (!choice || choice.isMade || thread.answering || (reply && reply.id === null)) return
   const { rows, compared, blind } = choice
+  choice.isMade = true
   setAsking(id, true)
   forget(id)
   try {
@@ -152,6 +153,7 @@ async function choose(reply) {
     listChanged()
     composer.area.focus()
   } catch (error) {
+    choice.isMade = false
     choice.remember()
     complain(error)
   } finally {
