@@ -63,8 +63,8 @@ def test(arguments: "list[str]") -> int:
     if status:
         return status
     os.chdir(ROOT)
-    # The whole suite waits for engines and terminals most of its time: several workers keep one processor busy.
-    workers = str((os.cpu_count() or 1) * 3)
+    # The whole suite waits for engines and terminals much of its time: two workers keep one processor busy.
+    workers = str((os.cpu_count() or 1) * 2)
     pytest = ["-m", "pytest", *(arguments or ["--numprocesses", workers, "--dist", "worksteal"])]
     return become(PYTHON, pytest, without_python(os.environ))  # by variable: its workers know no flags of ours
 
