@@ -89,7 +89,7 @@ def test_a_recording_is_played_as_it_was_lived() -> None:
     assert played(session(*LIVED)) == [
         ReplyFigures(context_size=512),
         engine_output.Ready(),
-        engine_output.Ready(),
+        engine_output.Ready(tokens=9),
         PrefillProgress(0, 12),
         PrefillProgress(12, 12),
         *(ReplyText(text) for text in ("Zebu", "lon \udcff 世🙂", " Quag")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 import httpx
 import pytest
@@ -39,13 +40,15 @@ def test_a_handler_is_a_few_frames_from_uvicorn(path: str, body: dict[str, objec
 
     async def main() -> None:
         async with serving() as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
-            begin = served.scheduler.begin
+            for name in ("begin", "begin_variants"):
 
-            def watched(*arguments: object, **named: object) -> object:
-                seen.append(frames())
-                return begin(*arguments, **named)  # type: ignore[arg-type]
+                def watched(
+                    *arguments: object, begin: Any = getattr(served.scheduler, name), **named: object
+                ) -> object:
+                    seen.append(frames())
+                    return begin(*arguments, **named)
 
-            served.scheduler.begin = watched  # type: ignore[method-assign,assignment]
+                setattr(served.scheduler, name, watched)
             assert (await client.post(path, json=body)).status_code == 200
 
     asyncio.run(main())

@@ -86,7 +86,7 @@ class Reply(threading.Thread):
             return self.answer(other) if self.request.get("number") == int(number) else self.say("the others")
         if verb == "story":
             while (reason := self.say(" ".join(f"word{number}" for number in range(50)))) == "stop":
-                time.sleep(0.001)
+                self.stopped.wait(0.03)  # time to read the words, and to stop
             return reason
         if verb == "wait":  # until it is stopped
             self.say(rest)
