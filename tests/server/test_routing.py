@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -40,15 +40,16 @@ def test_a_handler_is_a_few_frames_from_uvicorn(path: str, body: dict[str, objec
 
     async def main() -> None:
         async with serving() as served, httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client:
-            for name in ("begin", "begin_variants"):
 
-                def watched(
-                    *arguments: object, begin: Any = getattr(served.scheduler, name), **named: object
-                ) -> object:
+            def watched(begin: Callable[..., object]) -> Callable[..., object]:
+                def noted(*arguments: object, **named: object) -> object:
                     seen.append(frames())
                     return begin(*arguments, **named)
 
-                setattr(served.scheduler, name, watched)
+                return noted
+
+            for name in ("begin", "begin_variants"):
+                setattr(served.scheduler, name, watched(getattr(served.scheduler, name)))
             assert (await client.post(path, json=body)).status_code == 200
 
     asyncio.run(main())
