@@ -143,12 +143,12 @@ def test_batches_fit_the_model(name: str, size: int, threads: int, expected: int
 
 
 def test_batches_shrink_with_the_context() -> None:
-    assert part_ends(0, 3000, 64) == []
-    assert part_ends(0, 3105, 64) == [3008 + 32, 3008 + 64, 3008 + 96]
-    assert part_ends(2990, 3100, 64) == [2990 + 64 + 32]
-    assert part_ends(9000, 9050, 64) == [9016, 9032, 9048]
-    assert part_ends(50, 40, 64) == part_ends(9000, 9000, 16) == []
-    assert part_ends(4000, 4020, 8) == [], "a batch below the minimum stays as it is"
+    assert part_ends(0, 3000, 256) == []
+    assert part_ends(0, 3500, 256) == [3072 + 128, 3072 + 256, 3072 + 384]
+    assert part_ends(2990, 3400, 256) == [2990 + 256 + 128]
+    assert part_ends(9000, 9150, 256) == [9064, 9128]
+    assert part_ends(9000, 9150, 64) == part_ends(9000, 9150, 16) == [], "not below a tile of the attention"
+    assert part_ends(50, 40, 256) == part_ends(9000, 9000, 256) == []
 
 
 def test_a_mean_has_the_length_of_1() -> None:

@@ -149,6 +149,8 @@ _RATE = 6.5e9
 """Size of a model in bytes, times the tokens of a prompt that one thread evaluates in 0.45 s: the smallest value that
 was measured.
 """
+_TILE = 64
+"""Tokens from which on llama.cpp computes flash attention in tiles."""
 _DEPTH = 3000
 """Tokens of context after which a small model takes twice as long for a batch as at the beginning."""
 MIN_BATCH = 16
@@ -176,11 +178,14 @@ def part_ends(evaluated: int, total: int, batch: int) -> list[int]:
     """Return the ends of the parts of a prompt that should be smaller than ``batch`` tokens, since the context before
     them makes them slow. They depend on the position alone, so that the same prompt is always rounded in the same way.
     ``evaluated``: number of its tokens in the cache.
+
+    No part is smaller than :data:`_TILE`: measured with SmolLM2-135M after 3,500 tokens, one thread, a part of 32
+    tokens takes as long (0.9 s) as one of 64.
     """
     ends, at = [], evaluated
     while at < total:
         doublings = (1 + at // _DEPTH).bit_length() - 1
-        size = max(min(batch, MIN_BATCH), batch >> doublings)
+        size = max(min(batch, _TILE), batch >> doublings)
         at += size
         if size < batch and at < total:
             ends.append(at)
