@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import urllib.request
@@ -249,31 +248,6 @@ def test_a_stop_ends_the_reading_of_a_prompt(start: Start) -> None:
         assert (again.prefill[-1].done, again.prefill[-1].total) == (len(tokens), len(tokens))
         child.complete([9, 8, 7], max_tokens=1)
         assert child.complete(tokens, max_tokens=3, **GREEDY).tokens == again.tokens
-
-
-def test_the_batches_of_a_long_prompt_become_smaller(engine: EngineBinary, model: Path, tmp_path: Path) -> None:
-    data, key = bytearray(model.read_bytes()), b".context_length"
-    struct.pack_into("<I", data, data.index(key) + len(key) + 4, 4096)  # after the type of the value
-    (tmp_path / "wide.gguf").write_bytes(data)
-    tokens = [5 + at * at % 400 for at in range(3200)]
-    words = command(engine, tmp_path / "wide.gguf", context_size=4096, threads=1, batch_size=128)
-    with NativeClient(words, timeout=TIMEOUT) as child:
-        whole = child.complete(tokens, max_tokens=3, **GREEDY)
-        assert (whole.ended.prompt_tokens, whole.ended.tokens) == (3200, 3)
-        done = [each.done for each in whole.prefill]
-        assert done[-1] == 3200 and done == sorted(done)
-        assert {each.total for each in whole.prefill} == {3200} and {each.cached for each in whole.prefill} == {0}
-        if child.ready.library == "llama.cpp":
-            assert {3072, 3136} <= set(done)
-        assert child.complete([9, 8, 7], max_tokens=1).ended.prompt_tokens == 3
-        again = child.begin(tokens, max_tokens=3, **GREEDY)
-        messages = child.messages(again)
-        until(messages, Prefill, lambda message: message.done >= 3072)
-        child.stop(again)
-        ended = list(messages)[-1]
-        assert isinstance(ended, NativeReplyEnded) and ended.reason == "interrupted"
-        rest = child.complete(tokens, max_tokens=3, **GREEDY)
-        assert rest.tokens == whole.tokens and rest.ended.prompt_tokens < 3200 - 3000
 
 
 def test_what_two_requests_share_is_read_once(child: NativeClient) -> None:

@@ -25,7 +25,7 @@ from bitnet_chat.engine.native.active_reply import ReplyTextDecoder, RunningRepl
 from bitnet_chat.engine.native.child import PieceCache
 from bitnet_chat.engine.native.client import command
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
-from bitnet_chat.engine.native.library import LoadError, Sequences, batch_size, common, mean, part_ends
+from bitnet_chat.engine.native.library import LoadError, Sequences, batch_size, common, mean
 from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, ProtocolError, Token
 
 
@@ -131,7 +131,8 @@ def test_a_line_that_cannot_be_read_names_its_request_if_it_can() -> None:
     [
         ("toy.gguf", 2_000_000, 1, 512),
         ("smol.gguf", 98_362_432, 1, 64),
-        ("smol.gguf", 98_362_432, 4, 256),
+        ("smol.gguf", 98_362_432, 2, 64),
+        ("smol.gguf", 98_362_432, 4, 128),
         ("2b.gguf", 1_200_000_000, 2, 16),
         ("70b.gguf", 40_000_000_000, 4, 16),
         ("70b-00001-of-00050.gguf", 90_000_000, 1, 16),
@@ -140,15 +141,6 @@ def test_a_line_that_cannot_be_read_names_its_request_if_it_can() -> None:
 )
 def test_batches_fit_the_model(name: str, size: int, threads: int, expected: int) -> None:
     assert batch_size(name, size, threads, 16) == expected
-
-
-def test_batches_shrink_with_the_context() -> None:
-    assert part_ends(0, 3000, 256) == []
-    assert part_ends(0, 3500, 256) == [3072 + 128, 3072 + 256, 3072 + 384]
-    assert part_ends(2990, 3400, 256) == [2990 + 256 + 128]
-    assert part_ends(9000, 9150, 256) == [9064, 9128]
-    assert part_ends(9000, 9150, 64) == part_ends(9000, 9150, 16) == [], "not below a tile of the attention"
-    assert part_ends(50, 40, 256) == part_ends(9000, 9000, 256) == []
 
 
 def test_a_mean_has_the_length_of_1() -> None:

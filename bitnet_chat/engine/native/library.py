@@ -150,46 +150,28 @@ _RATE = 6.5e9
 was measured.
 """
 _TILE = 64
-"""Tokens from which on llama.cpp computes flash attention in tiles."""
-_DEPTH = 3000
-"""Tokens of context after which a small model takes twice as long for a batch as at the beginning."""
+"""Tokens from which on llama.cpp computes flash attention in tiles: half of them take about as long."""
 MIN_BATCH = 16
 """Minimum batch size: llama.cpp is slower with smaller batches."""
 _PARTS = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 def batch_size(file_name: str, file_size: int, threads: int, least: int = MIN_BATCH) -> int:
-    """Return the number of prompt tokens that are evaluated at once: a power of two from ``least`` to
+    """Return the number of prompt tokens that are evaluated at once: ``least``, or a power of two from :data:`_TILE` to
     :data:`MAX_BATCH`. ``file_size``: bytes of the model, or of its first part.
 
-    A batch at the beginning of the window should take less than 0.5 s: progress is reported between two batches, and
-    llama.cpp checks only there whether a reply was stopped; :func:`part_ends` is for the rest of the window. Measured
-    with one thread, in batches of 16, 32, 64 and 128: SmolLM2-135M in Q4_1 evaluates 97, 98, 148 and 153 tokens/s; a
-    model with the shape of BitNet 2B4T in TQ2_0 21.8 in batches of 16 and 22.1 in batches of 128. ik_llama.cpp
-    evaluates 2B4T in IQ2_BN as fast in batches of 32 as of 256.
+    A batch should take less than 0.5 s at the beginning of the window: progress is reported between two batches, and
+    llama.cpp checks only there whether a reply was stopped. After 6,000 tokens it takes three times as long. Measured
+    with SmolLM2-135M in Q4_1, one thread, in batches of 16, 32, 64 and 128: 97, 98, 148 and 153 tokens/s; after 3,500
+    tokens in batches of 32 and 64: 36 and 93. A model with the shape of BitNet 2B4T in TQ2_0 evaluates 21.8 tokens/s in
+    batches of 16 and 22.1 in batches of 128. ik_llama.cpp evaluates 2B4T in IQ2_BN as fast in batches of 32 as of 256.
     """
     parts = _PARTS.search(file_name)
     size = max(file_size, 1) * (int(parts[1]) if parts else 1)
-    wanted = max(_RATE * threads / size, 1)
-    return max(least, min(MAX_BATCH, 1 << (int(wanted).bit_length() - 1)))
-
-
-def part_ends(evaluated: int, total: int, batch: int) -> list[int]:
-    """Return the ends of the parts of a prompt that should be smaller than ``batch`` tokens, since the context before
-    them makes them slow. They depend on the position alone, so that the same prompt is always rounded in the same way.
-    ``evaluated``: number of its tokens in the cache.
-
-    No part is smaller than :data:`_TILE`: measured with SmolLM2-135M after 3,500 tokens, one thread, a part of 32
-    tokens takes as long (0.9 s) as one of 64.
-    """
-    ends, at = [], evaluated
-    while at < total:
-        doublings = (1 + at // _DEPTH).bit_length() - 1
-        size = max(min(batch, _TILE), batch >> doublings)
-        at += size
-        if size < batch and at < total:
-            ends.append(at)
-    return ends
+    wanted = int(_RATE * threads / size)
+    if wanted < _TILE // 2:
+        return least
+    return max(least, _TILE, min(MAX_BATCH, 1 << ((wanted // 2).bit_length() - 1)))
 
 
 class Sequences:

@@ -27,9 +27,7 @@ from bitnet_chat.engine.native.library import (
     ReplySink,
     RequestError,
     Sequences,
-    common,
     mean,
-    part_ends,
 )
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 from bitnet_chat.text.utf8 import well_formed
@@ -109,9 +107,7 @@ class LlamaCpp:
         self._server, self._key = server, key
         self._address = server.listening_address.removeprefix("http://")
         self._slots, self._lock = Sequences(settings.sequences), threading.Lock()
-        self._restored: tuple[int, int] | None = None
-        """The slot with a restored state, and its number of tokens."""
-        self._batch = settings.batch(MIN_BATCH)
+        self._restored: int | None = None
         self.version = f"xllamacpp {library.__version__}"
         self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
         self._vocabulary = int(self._http("GET", "/v1/models")["data"][0]["meta"]["n_vocab"])
@@ -133,14 +129,8 @@ class LlamaCpp:
 
     def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
         stream = _CompletionStream(sink, len(generation.tokens))
-        with self._slot(generation, stream) as (slot, evaluated):
-            for end in part_ends(evaluated, len(generation.tokens), self._batch):
-                body = {"prompt": generation.tokens[:end], "n_predict": 0, **_common(slot)}
-                self._server.handle_completions(json.dumps(body), stream.take_part)
-                if stream.is_over:
-                    break
-            else:
-                self._server.handle_completions(json.dumps(_request(generation, slot)), stream.take)
+        with self._slot(generation, stream) as slot:
+            self._server.handle_completions(json.dumps(_request(generation, slot)), stream.take)
         return stream.outcome(generation.max_tokens)
 
     def complete_variants(
@@ -162,21 +152,20 @@ class LlamaCpp:
                     end(number)
             return not running or "error" in content
 
-        with self._slot(generation, streams[0]) as (slot, _):
+        with self._slot(generation, streams[0]) as slot:
             body = {**_request(generation, slot), "n_cmpl": len(sinks)}
             self._server.handle_completions(json.dumps(body), take)
         for number in list(running):
             end(number)
 
     @contextlib.contextmanager
-    def _slot(self, generation: GenerationRequest, stream: _CompletionStream) -> Iterator[tuple[int, int]]:
-        """Use a slot for the reply of ``stream``: its number, and how many tokens of the prompt it has evaluated."""
+    def _slot(self, generation: GenerationRequest, stream: _CompletionStream) -> Iterator[int]:
+        """Use a slot for the reply of ``stream``."""
         with self._lock:  # the next reply uses a restored slot, whose tokens the server does not report
-            restored, self._restored = self._restored, None
-            slot = self._slots.take(generation.tokens, restored[0] if restored else None)
-            known = common(self._slots.evaluated(slot), generation.tokens)
+            slot = self._slots.take(generation.tokens, self._restored)
+            self._restored = None
         try:
-            yield slot, restored[1] if restored and restored[0] == slot else known
+            yield slot
         finally:
             with self._lock:
                 self._slots.put(slot, (*generation.tokens[: stream.done], *stream.tokens))
@@ -203,7 +192,7 @@ class LlamaCpp:
             with self._lock:
                 self._slots.put(slot, ())
                 self._slots.release(slot)
-        self._restored = slot, restored
+        self._restored = slot
         return restored
 
     def _state(self, action: str, slot: int, file: str) -> Any:
@@ -223,19 +212,8 @@ class _CompletionStream:
         self._sink, self._size = sink, size
         self.done = self._count = 0
         self.tokens: list[int] = []
-        self._cached: int | None = None
         self._finish = ""
         self._error: Any = None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the evaluation ends after this part of the prompt."""
-        return self._sink.is_cut or self._error is not None
-
-    def take_part(self, chunk: str) -> bool:
-        """Handle a chunk of a request that only evaluates a part of the prompt."""
-        content = json.loads(chunk)
-        return ("error" in content or "prompt_progress" in content) and self.take_content(content)
 
     def take(self, chunk: str) -> bool:
         """Handle a chunk; True ends the completion."""
@@ -253,8 +231,7 @@ class _CompletionStream:
         choice = content["choices"][0]
         if progress := content.get("prompt_progress"):
             self.done = progress["processed"]
-            self._cached = progress["cache"] if self._cached is None else self._cached
-            return self._sink.prefill(self.done, self._size, self._cached)
+            return self._sink.prefill(self.done, progress["total"], progress["cache"])
         self.done = self._size
         self._finish = choice["finish_reason"] or self._finish
         # Tokens that end within a character are reported with the token that completes it, but are counted before.
@@ -295,7 +272,10 @@ def _request(generation: GenerationRequest, slot: int) -> dict[str, Any]:
     return {
         "prompt": generation.tokens,
         "n_predict": -1 if generation.max_tokens is None else max(1, generation.max_tokens),
-        **_common(slot),
+        "id_slot": slot,
+        "cache_prompt": True,
+        "stream": True,
+        "return_progress": True,
         # For the bytes of each token: the text of a chunk has U+FFFD for bytes that are not UTF-8.
         "logprobs": 1,
         "post_sampling_probs": True,
@@ -304,10 +284,6 @@ def _request(generation: GenerationRequest, slot: int) -> dict[str, Any]:
         **({"grammar": generation.grammar} if generation.grammar else {}),
         **({"json_schema": generation.schema} if generation.schema is not None else {}),
     }
-
-
-def _common(slot: int) -> dict[str, Any]:
-    return {"id_slot": slot, "cache_prompt": True, "stream": True, "return_progress": True}
 
 
 def _checked(answer: Any) -> Any:
