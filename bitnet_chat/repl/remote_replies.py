@@ -23,6 +23,7 @@ from bitnet_chat.repl import display
 from bitnet_chat.repl.display import ReplyDisplay
 
 if TYPE_CHECKING:
+    from bitnet_chat.journal import StoredConversation
     from bitnet_chat.repl.controller import ReplController
 
 
@@ -71,7 +72,10 @@ class RemoteReplyView:
         stored = await self._controller.catch_up()
         # Nothing is new after a switch in this client.
         if stored is not None and (stored.conversation, stored.turn_position) != before:
-            await self._show(lambda: display.show(self._display, stored, is_branch=True), at_once=True)
+            await self._show_branch(stored)
+
+    async def _show_branch(self, stored: StoredConversation) -> None:
+        await self._show(lambda: display.show(self._display, stored, is_branch=True), at_once=True)
 
     async def _reply(self, started: RemoteReplyStarted, events: AsyncIterator[Heard]) -> None:
         message = started.message
@@ -90,7 +94,7 @@ class RemoteReplyView:
             elif isinstance(event, ToolCall):
                 await self._show_notice(f"calls {event.name}")
             elif isinstance(event, Completed | Failed):
-                await self._end(event)
+                await self._end(event, started.row)
                 return
 
     async def _add_text(self, text: str, thinking: bool) -> None:
@@ -126,7 +130,7 @@ class RemoteReplyView:
 
         await self._show(both)
 
-    async def _end(self, event: Completed | Failed) -> None:
+    async def _end(self, event: Completed | Failed, row: int | None) -> None:
         write = self._take_pending()
         self._thinking = False
 
@@ -138,8 +142,11 @@ class RemoteReplyView:
                 self._display.error(event.error)
 
         self._screen.preview("")
-        await self._controller.catch_up()
+        stored = await self._controller.catch_up()
         await self._show(all_of_it, at_once=True)
+        # A switch just after the reply is in what was loaded, and its own event brings nothing new.
+        if stored is not None and row is not None and all(each.row != row for each in stored.shown):
+            await self._show_branch(stored)
 
     async def _show(self, write: Callable[[], None], *, at_once: bool = False) -> None:
         self._delayed.append(write)

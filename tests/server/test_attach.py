@@ -434,7 +434,8 @@ def test_following_hears_of_others_and_not_of_oneself() -> None:
                 source = EventSource(session, f"{served.url}/chats/{chat}/messages")
                 told = [each async for each in source.connect(method="POST", body={"content": "From elsewhere"})]
                 await until(Completed)
-                assert heard[0] == RemoteReplyStarted("From elsewhere")
+                assert isinstance(heard[0], RemoteReplyStarted) and heard[0].message == "From elsewhere"
+                assert isinstance(heard[0].row, int)
                 assert text_of([each for each in heard if isinstance(each, TextDelta)]) == "You said 'From elsewhere'."
                 count = len(heard)
                 await all_of(backend, HELLO)

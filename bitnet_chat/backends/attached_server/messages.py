@@ -25,9 +25,11 @@ LOST = "the connection to the server was lost during the reply"
 
 @dataclass(frozen=True, slots=True)
 class RemoteReplyStarted:
-    """A reply of another client has begun. ``message``: its user message; None: a reply is continued."""
+    """A reply of another client has begun. ``message``: its user message; None: a reply is continued. ``row``: of the
+    reply in the journal of the server; None: not known."""
 
     message: str | None
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class ChatEventParser:
             self.open = data.get("generation") not in own
             self._text.clear()
             user = data.get("user")
-            return [*ended, *([RemoteReplyStarted(user["content"] if user else None)] if self.open else [])]
+            started = RemoteReplyStarted(user["content"] if user else None, data.get("message"))
+            return [*ended, *([started] if self.open else [])]
         event = event_of(told.event, data, "".join(self._text)) if self.open else None
         if isinstance(event, TextDelta):
             self._text.append(event.text)
