@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from records import check_immutable
 
-from bitnet_chat.models.names import ModelPart, part, stem_of, suffix
+from bitnet_chat.models.names import ModelPart, keys_of, part, stem_of, suffix
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,20 @@ def test_the_name_of_the_model(name: str, stem: str) -> None:
 
 def test_a_part_is_immutable() -> None:
     check_immutable(ModelPart("x", 1, 2, ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "origin", "keys"),
+    [
+        ("qwen3:4b", "", "", ["qwen3-4b", "4b"]),
+        ("m", "/x/File-Q4_K_M.gguf", "", ["m", "file-q4_k_m"]),
+        (
+            *("m", "/c/models--User--Repo--x/snapshots/abc/sub/File-Q4_K_M.gguf", ""),
+            ["m", "file-q4_k_m", "hf:user/repo--x/sub/file-q4_k_m", "hf:user/repo--x-q4_k_m", "hf:user/repo--x"],
+        ),
+        ("m", "/c/models--User--Repo/other/abc/File.gguf", "", ["m", "file"]),
+        ("m", "", "hf:User/Repo/File-Q8_0.gguf", ["m", "hf:user/repo/file-q8_0", "hf:user/repo-q8_0", "hf:user/repo"]),
+    ],
+)
+def test_the_keys_of_a_model(name: str, path: str, origin: str, keys: list[str]) -> None:
+    assert list(keys_of(name, Path(path) if path else None, origin)) == keys

@@ -12,7 +12,7 @@ from styled import rows
 from wcwidth import iter_graphemes
 
 from bitnet_chat.text.cell_width import width
-from bitnet_chat.text.wrap import WordWrapper, wrapped
+from bitnet_chat.text.wrap import RowWrapper, WordWrapper, wrapped
 
 TEXT = """\
 The quick brown fox jumped over the surrounded lazy dog, see https://example.org/a/very/long/address?x=1&y=2 and so on.
@@ -271,3 +271,17 @@ def test_another_text_begins_behind_one_that_was_written() -> None:
     assert wrapper.look == "\x1b[1m"
     wrapper.begin()
     assert wrapper.look == ""
+
+
+@pytest.mark.parametrize(
+    ("cells", "text", "rows"),
+    [
+        (10, "one two   three", [("one two", "one two   "), ("three", "three")]),
+        (10, "a\tb\tc", [("a       b", "a\tb\t"), ("c", "c")]),
+        (4, "abcd   ef", [("abcd", "abcd   "), ("ef", "ef")]),
+        (6, "👨\u200d👩\u200d👧ab", [("👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧"), ("ab", "ab")]),
+    ],
+)
+def test_rows_of_a_column(cells: int, text: str, rows: list[tuple[str, str]]) -> None:
+    wrapper = RowWrapper(cells)
+    assert [(row.text, row.source) for row in [*wrapper.feed(text), wrapper.row]] == rows
