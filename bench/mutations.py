@@ -39,7 +39,7 @@ MODULES = {
     "journal/codec.py": "tests/journal/test_codec.py",
     "journal/columns.py": "tests/journal/test_columns.py",
     "tools/schema.py": "tests/tools/test_schema.py",
-    "models/names.py": "tests/models/test_part_names.py",
+    "models/names.py": "tests/models/test_part_names.py tests/models/test_model_names.py",
     "templates/special_tokens.py": "tests/templates/test_special_tokens.py",
 }
 UNCHANGED = {

@@ -14,9 +14,10 @@ has four characters, an emoji may be three tokens. With a limit of N (default 12
 Drawings, rulers, tables without words, rows of zeros and laughter repeat legitimately. For a unit without letters, 4
 times as many characters and 3 times as many tokens are required; for one or two different letters, twice as many of
 both. In a fenced code block 8 times as many of both are required, except for N/3 repetitions of a unit that is not
-plausible in code: at least 8 different words, or 12 tokens without a line break. In a code block, or with line breaks
-in the unit, tokens of a unit with fewer than three different letters do not count, because of arrays of zeros and
-drawings; 80·N repetitions of at most 8 characters exceed the limit even there. A code block is never a stammer.
+plausible in code: at least 8 different words, 12 tokens without a line break, or comments with a letter or digit, such
+as ``# 1``. In a code block, or with line breaks in the unit, tokens of any other unit with fewer than three different
+letters do not count, because of arrays of zeros and drawings; 80·N repetitions of at most 8 characters exceed the limit
+even there. A code block is never a stammer.
 
 A unit has at most 4,096 characters. Repetitions with a number are searched in the last 8,000 characters.
 """
@@ -47,6 +48,7 @@ _COUNTER_REPETITIONS, _COUNTER_LENGTH, _COUNTER_WORDS = 3, 80, 4
 _NUMBERS_IN_UNIT = 6
 _NUMBER = re.compile(r"([0-9]{1,9})")
 _WORD = re.compile(r"[^\W\d_]{2,}")
+_COMMENT = re.compile(r"\s*(?:#|//|--|;|%).*[^\W_]")
 
 
 class RepetitionDetector:
@@ -139,12 +141,14 @@ class RepetitionDetector:
         unit = data[end - self._period : end]
         in_code, letters = self._in_code(data, end), sum(map(str.isalpha, set(unit)))
         is_drawing = letters < 3
-        if in_code and (3 * count < limit or not self._is_implausible_in_code(unit)):
+        is_comment = in_code and _is_comment(unit)
+        if in_code and (3 * count < limit or not (is_comment or self._is_implausible_in_code(unit))):
             characters, tokens = characters * _CODE, tokens * _CODE
         if is_drawing:
             more, more_tokens = _LAUGHTER if letters else _DRAWING
             characters, tokens = characters * more, tokens * more_tokens
-        return run >= characters or (tokens_made >= tokens and not (is_drawing and (in_code or "\n" in unit)))
+        is_exempt = is_drawing and (in_code or "\n" in unit) and not is_comment
+        return run >= characters or (tokens_made >= tokens and not is_exempt)
 
     def _is_implausible_in_code(self, unit: str) -> bool:
         """Whether ``unit`` is not plausible in a code block."""
@@ -206,6 +210,12 @@ class RepetitionDetector:
             return False
         self.repetitions = len(words) // len(different)
         return True
+
+
+def _is_comment(unit: str) -> bool:
+    """Whether all lines of a repeated unit are comments with a letter or digit."""
+    lines = (2 * unit).split("\n")[1:-1]  # the unit may begin within a line
+    return bool(lines) and all(_COMMENT.match(line) for line in lines)
 
 
 def _period(data: str, end: int) -> int:

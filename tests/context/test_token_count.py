@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import check_immutable
 
-from bitnet_chat.context.token_count import TokenCount, by_length
+from bitnet_chat.context.token_count import CachedCounter, TokenCount, by_length
 
 
 def test_an_exact_count_has_itself_as_its_bounds() -> None:
@@ -64,3 +64,39 @@ def test_without_a_vocabulary_bytes_are_counted(text: str, count: int) -> None:
 
 def test_a_count_is_immutable() -> None:
     check_immutable(TokenCount(1))
+
+
+class _Counts:
+    """A counter that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, text: str) -> TokenCount:
+        self.asked.append(text)
+        return TokenCount(len(text))
+
+
+def test_each_text_is_counted_once() -> None:
+    counts = _Counts()
+    cached = CachedCounter(counts)
+    assert [cached(text).count for text in ("a", "bc", "", "a", "bc", "")] == [1, 2, 0, 1, 2, 0]
+    assert counts.asked == ["a", "bc", ""]
+
+
+def test_known_counts_are_limited_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CachedCounter, "LIMIT", 2)
+    counts = _Counts()
+    cached = CachedCounter(counts)
+    for text in ("a", "b", "a", "b", "c", "c", "a", "a", "b"):
+        cached(text)
+    assert counts.asked == ["a", "b", "c", "a", "b"], "the third and the fifth text forget all others"
+
+
+def test_known_counts_are_limited_in_their_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CachedCounter, "CHARACTER_LIMIT", 4)
+    counts = _Counts()
+    cached = CachedCounter(counts)
+    for text in ("abcd", "e", "abcd", "e", "f", "abcd", "f", "g", "h", "f"):
+        cached(text)
+    assert counts.asked == ["abcd", "e", "f", "abcd", "g", "h", "f"], "forgotten where more than 4 are known"

@@ -204,3 +204,39 @@ def test_a_conversation_comes_back_from_its_dicts(kinds: list[str], text: str) -
         talk = talk.with_user(f"{text}{number}") if number % 2 == 0 else talk.with_assistant(text)
     dicts = [{"role": each.role, "content": each.content} for each in talk.messages]
     assert Conversation.from_dicts(json.loads(json.dumps(dicts))) == talk
+
+
+CALLED = Message("assistant", "", FinishReason.TOOL_CALLS, "Hm.", (ToolCall("c1", "add", "{}"),))
+RESULT = Message("tool", "2", call_id="c1", tool_name="add")
+QUESTION, WHOLE, CUT = (
+    Message("user", "Hello"),
+    Message("assistant", "Hi.", FinishReason.STOP),
+    Message("assistant", "H", FinishReason.LENGTH),
+)
+
+
+@pytest.mark.parametrize("messages", [(QUESTION,), (Message("system", "s"), QUESTION), (QUESTION, CALLED, RESULT)])
+def test_a_new_reply_follows(messages: tuple[Message, ...]) -> None:
+    assert Conversation(messages).cut_reply is None
+
+
+@pytest.mark.parametrize("messages", [(QUESTION, CUT), (QUESTION, CALLED, RESULT, CUT)])
+def test_a_cut_reply_is_continued(messages: tuple[Message, ...]) -> None:
+    assert Conversation(messages).cut_reply is CUT
+
+
+@pytest.mark.parametrize(
+    ("messages", "why"),
+    [
+        ((), "the conversation has no user message to reply to"),
+        ((Message("system", "s"),), "the conversation has no user message to reply to"),
+        ((QUESTION, Message("system", "s")), "the conversation has no user message to reply to"),
+        ((CUT,), "the conversation has no user message to reply to"),
+        ((QUESTION, WHOLE, CUT), "the conversation has no user message to reply to"),
+        ((CALLED, RESULT), "the conversation has no user message to reply to"),
+        ((QUESTION, WHOLE), "the last reply is complete and cannot be continued"),
+    ],
+)
+def test_conversations_without_a_next_reply(messages: tuple[Message, ...], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        _ = Conversation(messages).cut_reply

@@ -25,7 +25,7 @@ from bitnet_chat.conversation.openai_codec import (
     encode_tool_choice,
     well_formed_call,
 )
-from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.errors import FinishReason
 
 CALL = ToolCall("c1", "add", '{"a": 1}')
 CALLED = Message("assistant", "", FinishReason.TOOL_CALLS, "Hm.", (CALL,))
@@ -168,37 +168,3 @@ def test_a_conversation_comes_back_as_it_was(system: str, parts: list[tuple[Mess
 def test_a_call_comes_back_as_it_was(id: str, name: str, arguments: str) -> None:
     call = ToolCall(id, name, arguments)
     assert decode_tool_call(json.loads(json.dumps(encode_tool_call(call))), "other") == call
-
-
-USER, WHOLE, CUT = (
-    Message("user", "Hello"),
-    Message("assistant", "Hi.", FinishReason.STOP),
-    Message("assistant", "H", FinishReason.LENGTH),
-)
-
-
-@pytest.mark.parametrize("messages", [(USER,), (Message("system", "s"), USER), (USER, CALLED, RESULT)])
-def test_a_new_reply_follows(messages: tuple[Message, ...]) -> None:
-    assert Conversation(messages).cut_reply is None
-
-
-@pytest.mark.parametrize("messages", [(USER, CUT), (USER, CALLED, RESULT, CUT)])
-def test_a_cut_reply_is_continued(messages: tuple[Message, ...]) -> None:
-    assert Conversation(messages).cut_reply is CUT
-
-
-@pytest.mark.parametrize(
-    ("messages", "why"),
-    [
-        ((), "the conversation has no user message to reply to"),
-        ((Message("system", "s"),), "the conversation has no user message to reply to"),
-        ((USER, Message("system", "s")), "the conversation has no user message to reply to"),
-        ((CUT,), "the conversation has no user message to reply to"),
-        ((USER, WHOLE, CUT), "the conversation has no user message to reply to"),
-        ((CALLED, RESULT), "the conversation has no user message to reply to"),
-        ((USER, WHOLE), "the last reply is complete and cannot be continued"),
-    ],
-)
-def test_conversations_without_a_next_reply(messages: tuple[Message, ...], why: str) -> None:
-    with pytest.raises(UsageError, match=why):
-        _ = Conversation(messages).cut_reply

@@ -70,6 +70,27 @@ def test_rows(value: object, row: int | None, damage: list[str]) -> None:
     assert number(value) == row
 
 
+@pytest.mark.parametrize(
+    ("value", "rows"),
+    [
+        ("[]", ()),
+        ("[5]", (5,)),
+        ("[3, 1, 2]", (3, 1, 2)),
+        ("[1, 9223372036854775807]", (1, 2**63 - 1)),
+    ],
+)
+def test_lists_of_rows(value: str, rows: tuple[int, ...]) -> None:
+    assert read(lambda columns: columns.rows("x", 3), value) == (rows, [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "{}", "5", "[1, 2, 3, 4]", "[1, 1]", "[0]", "[-1]", "[1.0]", "[true]", '["1"]', "[9223372036854775808]"],
+)
+def test_values_that_are_not_lists_of_rows(value: str) -> None:
+    assert read(lambda columns: columns.rows("x", 3), value) == ((), ["its x are not row numbers"])
+
+
 @pytest.mark.parametrize(("value", "facts"), [("{}", {}), ('{"a": 1, "b": [1e3]}', {"a": 1, "b": [1000.0]})])
 def test_facts(value: str, facts: dict[str, object]) -> None:
     assert read(lambda columns: columns.facts("x"), value) == (facts, [])
