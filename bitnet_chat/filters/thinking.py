@@ -167,6 +167,8 @@ class ThinkingFramer:
 
     def eof(self, *, clean: bool) -> list[Frame]:
         frames = self._split(self.inner.eof(clean=clean))
+        for number, splitter in self._variants.items():
+            frames += [VariantFrame(number, each) for each in splitter.flush()]
         return frames + (self._splitter.flush() if self._splitter is not None else [])
 
     def _split(self, frames: Iterable[Frame]) -> list[Frame]:

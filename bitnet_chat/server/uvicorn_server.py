@@ -39,6 +39,9 @@ _KEEP_ALIVE = 120
 """Seconds: longer than clients keep an idle connection (httpx 5, aiohttp 15, Go 90). A server that closes it first may
 do so while the next request is being sent.
 """
+_SWITCH_INTERVAL = 0.001
+"""Seconds that a computing thread keeps the interpreter while the event loop waits for it; Python's default is 0.005.
+A response needs several turns of the loop, so beside a large body it waits this often."""
 _LINGER = 5.0
 """Seconds for connections to receive the end of their replies at shutdown."""
 
@@ -51,6 +54,8 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
     for an address that cannot be used.
     """
     listeners = _bound(host, port)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     address = url(host, listeners[0].getsockname()[1])
     places = ConnectionLimit(min(_CONNECTIONS, _affordable()))
     server = _Server(
@@ -90,6 +95,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
             for listener in listeners:
                 listener.close()
             server.abort()
+            sys.setswitchinterval(interval)
 
 
 def _affordable() -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.engine_output import Frame, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.engine_output import Frame, ReplyText, ThinkingText, TurnEnd, VariantFrame
 from bitnet_chat.filters.thinking import (
     DuplicatePrefixFilter,
     ThinkingFramer,
@@ -118,7 +118,8 @@ def test_a_second_attempt_tells_only_what_is_new() -> None:
 
 
 class WordFramer:
-    """A framer that takes each text for a part of the reply, and a full stop for its end."""
+    """A framer that takes each text for a part of the reply, and a full stop for its end. A digit in front of it is the
+    number of one of several replies."""
 
     kind, reply = "words", "so far"
 
@@ -126,6 +127,8 @@ class WordFramer:
         self.calls: list[object] = []
 
     def feed(self, text: str) -> list[Frame]:
+        if text[:1].isdigit():
+            return [VariantFrame(int(text[0]), each) for each in self.feed(text[1:])]  # type: ignore[arg-type]
         whole, stop, _ = text.partition(".")
         return [*([ReplyText(whole)] if whole else []), *([TurnEnd(False)] if stop else [])]
 
@@ -193,3 +196,24 @@ def test_the_rest_of_a_framer_is_that_of_the_inner_one() -> None:
     framer.sent()
     framer.feed("hm</th")
     assert framer.eof(clean=False) == [ThinkingText("</thend")]
+
+
+def test_each_of_several_replies_has_its_thoughts() -> None:
+    framer = ThinkingFramer(WordFramer(), TAGS, is_open=False)
+    for _ in range(2):
+        framer.sent()
+        assert framer.feed("0<think>hm") == [VariantFrame(0, ThinkingText("hm"))]
+        assert framer.feed("1so") == [VariantFrame(1, ReplyText("so"))]
+        assert framer.feed("0</think>") == framer.feed("2<thi") == []
+        assert framer.feed("0yes") == [VariantFrame(0, ReplyText("yes"))]
+        assert framer.feed("2.") == [VariantFrame(2, ReplyText("<thi")), VariantFrame(2, TurnEnd(False))]
+        assert framer.feed("1 <think>") == [VariantFrame(1, ReplyText(" <think>"))]
+
+
+def test_the_end_of_an_engine_loses_nothing_of_several_replies() -> None:
+    framer = ThinkingFramer(WordFramer(), TAGS, is_open=True)
+    framer.sent()
+    framer.feed("0hm</th")
+    framer.feed("1hm</th.")
+    framer.feed("2hm</think>a")
+    assert framer.eof(clean=False) == [ThinkingText("end"), VariantFrame(0, ThinkingText("</th"))]

@@ -273,15 +273,62 @@ def test_another_text_begins_behind_one_that_was_written() -> None:
     assert wrapper.look == ""
 
 
+BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
+
+
 @pytest.mark.parametrize(
     ("cells", "text", "rows"),
     [
         (10, "one two   three", [("one two", "one two   "), ("three", "three")]),
+        (10, "a\n\nb\n", [("a", "a\n"), ("", "\n"), ("b", "b\n"), ("", "")]),
+        (5, "   ", [("", "   ")]),
+        (5, "ab   \nc", [("ab", "ab   \n"), ("c", "c")]),
+        (5, "abcde f", [("abcde", "abcde "), ("f", "f")]),
+        (5, "abcd f", [("abcd", "abcd "), ("f", "f")]),
+        (4, " ab cd", [(" ab", " ab "), ("cd", "cd")]),
+        # a tab
         (10, "a\tb\tc", [("a       b", "a\tb\t"), ("c", "c")]),
+        (8, "a\tb", [("a", "a\t"), ("b", "b")]),
+        (20, "\t\tab", [(" " * 16 + "ab", "\t\tab")]),
+        (6, "abc\tdef", [("abc", "abc\t"), ("def", "def")]),
+        # words that are longer than a row
+        (4, "abcdefghi", [("abcd", "abcd"), ("efgh", "efgh"), ("i", "i")]),
         (4, "abcd   ef", [("abcd", "abcd   "), ("ef", "ef")]),
+        (6, "  abcdefgh", [("  abcd", "  abcd"), ("efgh", "efgh")]),
+        (1, "abc", [("ab", "ab"), ("c", "c")]),
+        # scripts without blanks, opening and closing marks
+        (5, "数据模型", [("数据", "数据"), ("模型", "模型")]),
+        (4, "数据，模型", [("数", "数"), ("据，", "据，"), ("模型", "模型")]),
+        (7, "(数)数(数)", [("(数)数", "(数)数"), ("(数)", "(数)")]),
+        (6, "a—b—cdef", [("a—b—", "a—b—"), ("cdef", "cdef")]),
+        (6, "ab 한국어", [("ab", "ab "), ("한국어", "한국어")]),
+        (7, "a สวัสดีครับ", [("a สวัสดีค", "a สวัสดีค"), ("รับ", "รับ")]),
+        # grapheme clusters
         (6, "👨\u200d👩\u200d👧ab", [("👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧"), ("ab", "ab")]),
+        (5, "e\u0301" * 6, [("e\u0301" * 5, "e\u0301" * 5), ("e\u0301", "e\u0301")]),
+        (6, "👩\u200d💻abcd", [("👩\u200d💻", "👩\u200d💻"), ("abcd", "abcd")]),
+        (5, "❤\ufe0f❤\ufe0f❤", [("❤\ufe0f❤\ufe0f❤", "❤\ufe0f❤\ufe0f❤")]),
+        # styles: a row ends with its style, and the next one begins with it
+        (12, f"one {BOLD}two{PLAIN}", [(f"one {BOLD}two{PLAIN}", f"one {BOLD}two{PLAIN}")]),
+        (
+            12,
+            f"{BOLD}bold words here{PLAIN} x",
+            [(f"{BOLD}bold words{PLAIN}", f"{BOLD}bold words "), (f"{BOLD}here{PLAIN} x{PLAIN}", f"here{PLAIN} x")],
+        ),
+        (5, f"ab {BOLD}cdef{PLAIN}", [("ab", "ab "), (f"{BOLD}cdef{PLAIN}", f"{BOLD}cdef{PLAIN}")]),
+        (5, f"{BOLD}ab{PLAIN} cdef", [(f"{BOLD}ab{PLAIN}", f"{BOLD}ab{PLAIN} "), ("cdef", "cdef")]),
+        (5, "\x1b", [("", "\x1b")]),
     ],
 )
 def test_rows_of_a_column(cells: int, text: str, rows: list[tuple[str, str]]) -> None:
-    wrapper = RowWrapper(cells)
-    assert [(row.text, row.source) for row in [*wrapper.feed(text), wrapper.row]] == rows
+    for parts in ([text], pieces(text)):
+        wrapper = RowWrapper(cells)
+        found = [row for part in parts for row in wrapper.feed(part)]
+        assert [(row.text, row.source) for row in [*found, wrapper.row]] == rows
+
+
+def test_a_row_keeps_the_style_before_it() -> None:
+    wrapper = RowWrapper(6, BOLD)
+    rows = [*wrapper.feed(f"bold words{PLAIN} plain"), wrapper.row]
+    assert [row.look for row in rows] == [BOLD, BOLD, ""]
+    assert [row.text for row in rows] == [f"{BOLD}bold{PLAIN}", f"{BOLD}words{PLAIN}", "plain"]
