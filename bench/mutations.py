@@ -44,6 +44,11 @@ MODULES = {
 }
 UNCHANGED = {
     "text/utf8.py": [("32 to 33", "_JOINED = 32", "how often pieces are joined: memory only")],
+    "text/wrap.py": [
+        ("comparison", 'if first < "\\u0e00":', "U+0E00 is not assigned"),
+        ("0 to 1", "if blanks is not None else 0", "the pattern matches every line"),
+        ("0 to 1", "self._sent = 0", "a word in front of the unit takes a cell at least"),
+    ],
     "text/cell_width.py": [
         ("4 to 5", "text[-4 * max(columns, 1) :]", "how much of the end is looked at: time only"),
         ("1 to 2", "text[-4 * max(columns, 1) :]", "the result for 0 columns is empty anyway"),

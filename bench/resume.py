@@ -99,6 +99,11 @@ class Bench:
         await _saved(backend)
         _note(size, f"from a reply to its saved state, of which {1e3 * SAVE_PAUSE:.0f} are a pause", began)
         size.bytes.append(max(path.stat().st_size for path in paths.states_dir().glob("*.state")))
+        began = time.perf_counter()
+        await _prepared(backend, context.without_last_turn())
+        _note(size, "a fork in a running engine, until the context of the branch is ready", began)
+        await self._timed(size, "the first question of this fork", backend, context.without_last_turn())
+        await self._timed(size, "back in the conversation", backend, context)
         await self._asked_at_once(size, backend, context)
         await self._other_conversation(size, backend, context)
         await self._killed(size, backend, context)
@@ -226,7 +231,7 @@ async def _prepared(backend: LocalEngineBackend, context: Conversation) -> None:
     supervisor = backend._session.supervisor
     async with asyncio.timeout(_PATIENCE):
         while supervisor.starting is not None or not _is_ready(backend, context):  # noqa: ASYNC110  # nothing reports it
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
 
 
 def _is_ready(backend: LocalEngineBackend, context: Conversation) -> bool:

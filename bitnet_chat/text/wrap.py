@@ -76,8 +76,8 @@ class WordWrapper:
     def __init__(self, columns: Callable[[], int] | None, *, code: bool = True, indent: int = 0) -> None:
         """Start at the beginning of a line.
 
-        ``columns``: returns the width of the terminal in cells; None without a terminal: nothing is wrapped. ``code``:
-        leave fenced code blocks alone. ``indent``: empty cells at the start of continuation rows.
+        ``columns``: returns the width of the terminal in cells, at least 1; None without a terminal: nothing is
+        wrapped. ``code``: leave fenced code blocks alone. ``indent``: empty cells at the start of continuation rows.
         """
         self._columns = columns
         self._width = columns() if columns is not None else 0
@@ -234,14 +234,15 @@ class WordWrapper:
             if cells and self._column + cells > self._limit:
                 self._overflowed = True
         self._out.append(text)
-        if self._has_word or not self._overflowed:  # a word longer than a row is not moved
+        if self._has_word:  # only a word behind another one is moved
             self._unit.append(text)
         self._unit_cells += cells
         self._unit_slack += slack
         self._slack += slack
         self._column += cells
         if self._overflowed and self._column > self._width:
-            self._column = (self._column - 1) % self._width + 1 if text.isascii() else cells
+            # A wide character that does not fit is moved whole by the terminal.
+            self._column = (self._column - 1) % self._width + 1 if cells == len(text) else cells
             self._sent = 0
 
     def _break(self) -> None:
@@ -309,12 +310,11 @@ class WordWrapper:
 
     def _copy_code(self, text: str) -> None:
         self._out.append(text)
-        self._unit_cells = 0
         for number, part in enumerate(text.split("\t")):
             if number:
                 self._column += _TAB - self._column % _TAB
             self._column += width(part)
-        if self._width and self._column > self._width:
+        if self._column > self._width:
             self._column = (self._column - 1) % self._width + 1
             self._overflowed = True
 

@@ -8,6 +8,7 @@ import pyte
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from records import check_immutable
 from styled import rows
 from wcwidth import iter_graphemes
 
@@ -118,6 +119,11 @@ def test_no_row_is_too_long(text: str, columns: int) -> None:
     assert "".join(map(wrapper.feed, pieces(text))).count("\n") == whole.count("\n")
 
 
+def test_a_long_word_with_an_accent_ends_where_one_without_it_does() -> None:
+    texts = [WordWrapper(lambda: 20).feed(char * 23 + " and so on it goes") for char in "eé"]
+    assert texts == [char * 23 + " and so on it\ngoes" for char in "eé"]
+
+
 def test_nothing_is_broken_where_no_terminal_is() -> None:
     wrapper = WordWrapper(None)
     assert wrapper.feed("word " * 100) == "word " * 100
@@ -201,6 +207,8 @@ def fed(text: str, columns: int = 20) -> WordWrapper:
         ("```\nab\t", 5),
         ("```\n\t\t", 1),
         ("x" * 30, 4),
+        ("é" * 30, 4),
+        ("x" * 22 + "数", 7),
         ("```\n", 9),
     ],
 )
@@ -273,6 +281,12 @@ def test_another_text_begins_behind_one_that_was_written() -> None:
     assert wrapper.look == ""
 
 
+def test_a_moved_emoji_may_take_more_cells_in_its_new_row_too() -> None:
+    programmer = "👩\u200d💻"
+    assert WordWrapper(lambda: 10).feed(f"aaaa {programmer}! bbb") == f"aaaa\n{programmer}! bbb"
+    assert WordWrapper(lambda: 10).feed(f"aaaa {programmer}! bbbb") == f"aaaa\n{programmer}!\nbbbb"
+
+
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
 
@@ -301,6 +315,9 @@ BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
         (4, "数据，模型", [("数", "数"), ("据，", "据，"), ("模型", "模型")]),
         (7, "(数)数(数)", [("(数)数", "(数)数"), ("(数)", "(数)")]),
         (6, "a—b—cdef", [("a—b—", "a—b—"), ("cdef", "cdef")]),
+        (6, "ab 가가", [("ab", "ab "), ("가가", "가가")]),
+        (6, "ab \u1100\u1100", [("ab", "ab "), ("\u1100\u1100", "\u1100\u1100")]),
+        (6, "ab \u1e01\u1e01\u1e01\u1e01", [("ab", "ab "), ("\u1e01" * 4, "\u1e01" * 4)]),
         (6, "ab 한국어", [("ab", "ab "), ("한국어", "한국어")]),
         (7, "a สวัสดีครับ", [("a สวัสดีค", "a สวัสดีค"), ("รับ", "รับ")]),
         # grapheme clusters
@@ -331,4 +348,6 @@ def test_a_row_keeps_the_style_before_it() -> None:
     wrapper = RowWrapper(6, BOLD)
     rows = [*wrapper.feed(f"bold words{PLAIN} plain"), wrapper.row]
     assert [row.look for row in rows] == [BOLD, BOLD, ""]
+    check_immutable(rows[0])
+    check_immutable(wrapper._items[0])
     assert [row.text for row in rows] == [f"{BOLD}bold{PLAIN}", f"{BOLD}words{PLAIN}", "plain"]
