@@ -47,6 +47,7 @@ UNCHANGED = {
     "text/wrap.py": [
         ("comparison", 'if first < "\\u0e00":', "U+0E00 is not assigned"),
         ("0 to 1", "if blanks is not None else 0", "the pattern matches every line"),
+        ("0 to 1", "if columns is not None else 0", "without a terminal nothing is wrapped"),
         ("0 to 1", "self._sent = 0", "a word in front of the unit takes a cell at least"),
     ],
     "text/cell_width.py": [

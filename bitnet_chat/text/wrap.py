@@ -105,13 +105,13 @@ class WordWrapper:
         """Whether the row has a word before the unit."""
         self._unit: list[str] = []
         """Text that must stay together: the input after the last possible break, without blanks."""
-        self._begin_unit(0)
+        self._begin_unit()
 
-    def _begin_unit(self, gap: int) -> None:
+    def _begin_unit(self) -> None:
         self._unit.clear()
         self._unit_sgr = self._sgr
         self._unit_cells = self._unit_slack = 0
-        self._gap = gap
+        self._gap = 0
         """Cells of blanks before the unit."""
         self._width_certain = True
         """Whether all terminals agree on the width of the unit."""
@@ -213,7 +213,7 @@ class WordWrapper:
         self._tail = ""
         if self._unit_cells or not self._gap:
             self._has_word = self._has_word or self._unit_cells > 0
-            self._begin_unit(0)
+            self._begin_unit()
         if self._column_unknown:
             self._column_unknown = self._overflowed = False
             self._column, self._slack, self._sent = self._limit, 0, 0
@@ -297,7 +297,7 @@ class WordWrapper:
                 continue
             if self._tail and _may_break(self._tail, cluster):
                 self._has_word = True
-                self._begin_unit(0)
+                self._begin_unit()
             self._place(cluster, cells, _extra_cells(cluster, cells))
             self._check_certainty(cluster, cells)
             self._tail = cluster

@@ -144,6 +144,7 @@ def test_lines_of_our_own() -> None:
     assert wrapped("", 10) == "" and wrapped("word", 1) == "word"
     assert wrapped("/help   this list", 14) == "/help   this\n        list", "a column of commands takes up to 60 %"
     assert wrapped("/help   this list", 13) == "/help   this\n    list"
+    assert wrapped("/helps   this list", 15) == "/helps   this\n         list"
     assert wrapped("> > > quotes", 12) == "> > > quotes"[:5] + "\n      quotes"
     assert wrapped("> > > quotes", 11) == "> > >\nquotes"
 
