@@ -491,9 +491,8 @@ class ReplController:
 
     async def _other_model(self, name: str) -> Backend | None:
         """Make the backend of another model. None after a message to the user."""
-        if self._switch_model is None or hasattr(self._backend, "follow"):
-            why = "the models of a server are" if self._switch_model is not None else "the model is"
-            self._display.lines(f"Models cannot be compared in this session: {why} fixed.")
+        if self._switch_model is None:
+            self._display.lines("Models cannot be compared in this session: the model is fixed.")
             return None
         try:
             other = self._switch_model(name)
