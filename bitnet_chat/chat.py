@@ -261,7 +261,7 @@ class Chat:
         """Continue with another one of several replies to the last message, counted from 0. Stops those that are still
         running.
 
-        :raises UsageError: there is no such reply, or another task is waiting for the replies.
+        :raises UsageError: the reply does not exist or cannot be continued, or another task is waiting for the replies.
         """
         if self._is_awaited:
             raise UsageError("the chat has a running reply", remedy="wait for its end, or stop() it")
@@ -327,7 +327,7 @@ class Chat:
             from bitnet_chat.backends.wrappers.recording import record_reply
 
             events = record_reply(backend, self._recorder, conversation, options)
-        received = _Received()
+        received = _PartialReply()
         try:
             async with aclosing(events):
                 async for event in events:
@@ -345,7 +345,7 @@ class Chat:
         """Yield the events of several replies. They are in ``self._variants`` before their last event is yielded."""
         if earlier is not None:
             await earlier.aclose()
-        before, received = self.conversation, [_Received() for _ in range(count)]
+        before, received = self.conversation, [_PartialReply() for _ in range(count)]
         conversation = before.with_user(text)
         if self._recorder is None:
             events = variants_of(backend, conversation, options, count)
@@ -365,13 +365,13 @@ class Chat:
         finally:
             self._keep(received, conversation, before)
 
-    def _keep(self, received: Sequence[_Received], conversation: Conversation, before: Conversation) -> None:
+    def _keep(self, received: Sequence[_PartialReply], conversation: Conversation, before: Conversation) -> None:
         """Continue with the first of several replies that can be continued."""
         self._variants = [each.after(conversation) for each in received]
         self.conversation = next((each for each in self._variants if each is not None), before)
 
 
-class _Received:
+class _PartialReply:
     """What was received of a reply."""
 
     def __init__(self) -> None:

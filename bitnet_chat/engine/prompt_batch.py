@@ -32,8 +32,8 @@ def sets_batch_size(
     """Return whether the CPU evaluates the prompt, and the user has not chosen the batch size. ``gpus``: see
     :func:`gpus_in`; None: not known. ``flags``: those of the user for the engine.
 
-    Without layers on its GPU (``-ngl 0``) an engine still evaluates large batches there, unless no device is used. An
-    engine that does not list its devices has a GPU if layers are to be on it; on macOS it has one by default.
+    Without layers on its GPU (``-ngl 0``) an engine still evaluates large batches there, unless no device is used. If
+    an engine does not list its devices, a flag for layers on a GPU tells that it has one; on macOS each build has.
     """
     given = dict(_given(flags, environment))
     if given.keys() & _BATCH:
