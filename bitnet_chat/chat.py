@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends import factory
+from bitnet_chat.backends.variants import check_count, variants_of
 from bitnet_chat.config import Settings, from_keywords
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import (
@@ -26,11 +27,11 @@ from bitnet_chat.errors import (
     RequestTimeoutError,
     UsageError,
 )
-from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta, ThinkingDelta, VariantEvent
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import JournalRecorder
+    from bitnet_chat.journal import Journal, JournalRecorder
     from bitnet_chat.tools import Toolbox
 
 ToolFunction = Callable[..., object]
@@ -128,9 +129,12 @@ class Chat:
         self._shared_backend = backend
         self._backend = backend
         self._exits = AsyncExitStack()
+        self._journal: Journal | None = None
         self._recorder: JournalRecorder | None = None
         self._complaints: list[str] = []
-        self._events: AsyncGenerator[Event] | None = None
+        self._events: AsyncGenerator[Any] | None = None
+        self._variants: list[Conversation | None] = []
+        """The conversation with each of several replies to its last message; None: it cannot be continued."""
         self.conversation = conversation or Conversation()
         """All turns so far. Assign another conversation between two replies to undo turns or to continue elsewhere."""
         if self._settings.system:
@@ -149,7 +153,8 @@ class Chat:
         self._exits.push_async_callback(backend.close)
         factory.expect(backend, self._tools)
         if self._settings.journal and not self._settings.attach:  # a server saves its chats itself
-            self._recorder = factory.open_local_journal(self._settings).recorder(self._complaints.append)
+            self._journal = factory.open_local_journal(self._settings)
+            self._recorder = self._journal.recorder(self._complaints.append)
             self._exits.push_async_callback(self._recorder.close)
         backend.start()
         return backend
@@ -188,12 +193,16 @@ class Chat:
 
         :raises UsageError: the message is empty, the chat is not open, or another task is waiting for a reply.
         """
+        earlier, backend = self._check(text), self.backend
+        self._events = self._turn(backend, text, options or factory.reply_options(self._settings), earlier)
+        return self._events
+
+    def _check(self, text: str) -> AsyncGenerator[Any] | None:
+        """Raise UsageError if the message cannot be sent. Returns the events of the message before it."""
         if self._is_awaited:
             raise UsageError("the chat has a running reply", remedy="wait for its end, or stop() it")
         if not text.strip():
             raise UsageError("the message is empty")
-        earlier, backend = self._events, self.backend
-        self._events = self._turn(backend, text, options or factory.reply_options(self._settings), earlier)
         return self._events
 
     async def send(self, text: str, options: ReplyOptions | None = None) -> str:
@@ -210,17 +219,67 @@ class Chat:
         """
         async with aclosing(self.stream(text, options)) as events:
             async for event in events:
-                if isinstance(event, Failed):
-                    raise event.error
-                if isinstance(event, Completed):
-                    if event.reason in _INCOMPLETE:
-                        error, what = _INCOMPLETE[event.reason]
-                        raise error(what)
-                    return event.text
+                if isinstance(event, Completed | Failed):
+                    return _text_of(event)
         raise AssertionError("a reply ended without Completed or Failed")
 
+    def stream_variants(
+        self, text: str, count: int, options: ReplyOptions | None = None
+    ) -> AsyncGenerator[VariantEvent]:
+        """Send a message, and yield the events of ``count`` replies as they arrive: see
+        :func:`bitnet_chat.variants_of`.
+
+        The first reply that is not empty and has not failed is then in ``conversation``; :meth:`choose` continues with
+        another one. Without such a reply the turn is dropped. Leaving the loop early stops all replies.
+
+        :raises UsageError: see :meth:`stream`; also for a count below 1 or above 8, and for a chat with tools.
+        """
+        earlier, backend = self._check(text), self.backend
+        if self._tools is not None:
+            raise UsageError("several replies cannot call tools", remedy="use a Chat without tools")
+        check_count(count)
+        options = options or factory.reply_options(self._settings)
+        self._events = self._several(backend, text, options, count, earlier)
+        return self._events
+
+    async def send_variants(self, text: str, count: int, options: ReplyOptions | None = None) -> list[str]:
+        """Send a message and return the texts of ``count`` replies. The chat continues with the first one, or with
+        that of :meth:`choose`.
+
+        :raises UsageError: see :meth:`stream_variants`.
+        :raises BitnetChatError: after the end of all replies, for the first one that failed or is incomplete: see
+            :meth:`send`. :meth:`stream_variants` has the text of the others.
+        """
+        ends: dict[int, Completed | Failed] = {}
+        async with aclosing(self.stream_variants(text, count, options)) as events:
+            async for each in events:
+                if isinstance(each.event, Completed | Failed):
+                    ends[each.variant] = each.event
+        return [_text_of(ends[variant]) for variant in range(count)]
+
+    async def choose(self, variant: int) -> None:
+        """Continue with another one of several replies to the last message, counted from 0. Stops those that are still
+        running.
+
+        :raises UsageError: the reply does not exist or cannot be continued, or another task is waiting for the replies.
+        """
+        if self._is_awaited:
+            raise UsageError("the chat has a running reply", remedy="wait for its end, or stop() it")
+        if self._events is not None:
+            await self._events.aclose()
+        chosen = self._variants[variant] if 0 <= variant < len(self._variants) else None
+        if chosen is None:
+            raise UsageError(f"the last message has no reply {variant} that can be continued")
+        self.conversation = chosen
+        if self._recorder is not None and self._journal is not None:
+            rows = await self._recorder.rows()
+            row = rows.replies[variant] if rows is not None and variant < len(rows.replies) else None
+            with suppress(BitnetChatError):  # of the journal: the chosen reply is then saved with the next message
+                if row is not None and self._recorder.id is not None:
+                    self._recorder.set_head(await asyncio.to_thread(self._journal.load, self._recorder.id, row))
+
     def stop(self) -> None:
-        """Stop the running reply and the running tool, if any. The events of the reply then end with a
+        """Stop the running replies and the running tool, if any. The events of each reply then end with a
         :class:`Completed` with the reason ``interrupted``."""
         if self._toolbox is not None:
             self._toolbox.stop()
@@ -233,6 +292,7 @@ class Chat:
         """Yield the events of one turn, including tool calls."""
         if earlier is not None:
             await earlier.aclose()
+        self._variants = []
         before = self.conversation
         conversation = before.with_user(text)
         events: Any
@@ -267,29 +327,87 @@ class Chat:
             from bitnet_chat.backends.wrappers.recording import record_reply
 
             events = record_reply(backend, self._recorder, conversation, options)
-        text, thoughts, calls = list[str](), list[str](), list[ToolCall]()
-        end: Completed | Failed | None = None
+        received = _PartialReply()
         try:
             async with aclosing(events):
                 async for event in events:
-                    if isinstance(event, TextDelta):
-                        text.append(event.text)
-                    elif isinstance(event, ThinkingDelta):
-                        thoughts.append(event.text)
-                    elif isinstance(event, ToolCall):
-                        calls.append(event)
-                    elif isinstance(event, Completed | Failed):
-                        end = event
-                        continue
-                    yield event
+                    received.add(event)
+                    if received.end is None:
+                        yield event
         finally:
-            reason = end.reason if isinstance(end, Completed) else FinishReason.INTERRUPTED
-            answers_tools = conversation.messages[-1].role == "tool"
-            if not isinstance(end, Failed) and (text or thoughts or calls or answers_tools):
-                kept = tuple(calls) if reason is FinishReason.TOOL_CALLS else ()
-                self.conversation = conversation.with_assistant("".join(text), reason, "".join(thoughts), kept)
-        if end is not None:
-            yield end
+            self.conversation = received.after(conversation) or self.conversation
+        if received.end is not None:
+            yield received.end
+
+    async def _several(
+        self, backend: Backend, text: str, options: ReplyOptions, count: int, earlier: AsyncGenerator[Any] | None
+    ) -> AsyncGenerator[VariantEvent]:
+        """Yield the events of several replies. They are in ``self._variants`` before their last event is yielded."""
+        if earlier is not None:
+            await earlier.aclose()
+        before, received = self.conversation, [_PartialReply() for _ in range(count)]
+        conversation = before.with_user(text)
+        if self._recorder is None:
+            events = variants_of(backend, conversation, options, count)
+        else:
+            from bitnet_chat.backends.wrappers.recording import record_variants
+
+            events = record_variants(backend, self._recorder, conversation, options, count)
+        try:
+            async with aclosing(events):
+                async for each in events:
+                    received[each.variant].add(each.event)
+                    if received[each.variant].end is not None:
+                        self._keep(received, conversation, before)
+                    while self._complaints:
+                        yield VariantEvent(each.variant, Notice(self._complaints.pop(0)))
+                    yield each
+        finally:
+            self._keep(received, conversation, before)
+
+    def _keep(self, received: Sequence[_PartialReply], conversation: Conversation, before: Conversation) -> None:
+        """Continue with the first of several replies that can be continued."""
+        self._variants = [each.after(conversation) for each in received]
+        self.conversation = next((each for each in self._variants if each is not None), before)
+
+
+class _PartialReply:
+    """What was received of a reply."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._thoughts: list[str] = []
+        self._calls: list[ToolCall] = []
+        self.end: Completed | Failed | None = None
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            self._text.append(event.text)
+        elif isinstance(event, ThinkingDelta):
+            self._thoughts.append(event.text)
+        elif isinstance(event, ToolCall):
+            self._calls.append(event)
+        elif isinstance(event, Completed | Failed):
+            self.end = event
+
+    def after(self, conversation: Conversation) -> Conversation | None:
+        """The conversation with this reply, or with what has arrived of it. None: it is empty or has failed."""
+        reason = self.end.reason if isinstance(self.end, Completed) else FinishReason.INTERRUPTED
+        answers_tools = conversation.messages[-1].role == "tool"
+        if isinstance(self.end, Failed) or not (self._text or self._thoughts or self._calls or answers_tools):
+            return None
+        kept = tuple(self._calls) if reason is FinishReason.TOOL_CALLS else ()
+        return conversation.with_assistant("".join(self._text), reason, "".join(self._thoughts), kept)
+
+
+def _text_of(end: Completed | Failed) -> str:
+    """The text of a reply. Raises the error of one that failed or is incomplete."""
+    if isinstance(end, Failed):
+        raise end.error
+    if end.reason in _INCOMPLETE:
+        error, what = _INCOMPLETE[end.reason]
+        raise error(what)
+    return end.text
 
 
 def ask(question: str, /, *, tools: Sequence[ToolFunction] = (), **settings: Any) -> str:

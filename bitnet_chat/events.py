@@ -118,6 +118,9 @@ class PromptProgress:
 
     done: int
     total: int
+    repeats: bool = False
+    """The tokens are not those of the prompt, but of the beginning of a continued reply, which the engine generates
+    again. It is not shown again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 from dataclasses import replace
 from itertools import count
@@ -23,9 +24,9 @@ from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.engine import processors, rpc
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.discovery import find_server
-from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.native.library import batch_size
 from bitnet_chat.engine.probe import probe
+from bitnet_chat.engine.prompt_batch import sets_batch_size
 from bitnet_chat.engine.protocols import log_flags
 from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.server_process import HOST, ManagedServer, ServerProcess, described
@@ -150,7 +151,7 @@ class LlamaServer:
         self._extra = share.extra
         argv += option("--threads", share.number)
         # A disconnect of a client is noticed between two batches. A batch has a token of each slot.
-        if not chooses_batch_size(os.environ):
+        if sets_batch_size(self.binary.gpus, settings.engine_args, os.environ, sys.platform):
             size = batch_size("", header.size, share.number or processors.usable())
             argv += option("--batch-size", max(size, 2 * self.parallel))
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]

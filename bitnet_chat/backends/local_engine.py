@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
@@ -19,11 +20,11 @@ from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine import conversion, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.context_window import EngineContextWindow
-from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native.library import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.prompt_batch import sets_batch_size
 from bitnet_chat.engine.protocols import EngineOptions, EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import protocol_for
 from bitnet_chat.engine.saved_states import EngineStates
@@ -327,9 +328,9 @@ class LocalEngineBackend:
             seed=self._sampling.seed,
             sampling=replace(advised, temperature=None),
             max_tokens=settings.max_tokens or None,
-            batch_size=None
-            if chooses_batch_size(os.environ)
-            else batch_size("", header.size, share.number or processors.usable()),
+            batch_size=batch_size("", header.size, share.number or processors.usable())
+            if sets_batch_size(self.binary.gpus, settings.engine_args, os.environ, sys.platform)
+            else None,
             rpc=self._rpc,
             overrides=prepared.overrides,
             states=self._store.ready_folder() if self._store is not None else None,

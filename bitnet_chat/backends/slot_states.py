@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,15 +19,8 @@ from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusErro
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.conversation.openai_codec import encode_message, encode_tool
-from bitnet_chat.engine.context_saver import begun
-from bitnet_chat.engine.saved_states import (
-    SAVE_PAUSE,
-    SAVE_SHARE,
-    WORTH_CHARACTERS,
-    EngineStates,
-    StateJob,
-    shared_messages,
-)
+from bitnet_chat.engine.context_saver import SaveAtRest, begun
+from bitnet_chat.engine.saved_states import WORTH_CHARACTERS, EngineStates, StateJob, shared_messages
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import ContextOrigin, ContextSource
 from bitnet_chat.prompt_cache.record import SavedState
@@ -52,10 +45,11 @@ class _SlotContext:
     place: Callable[[], JournalPlace | None] = field(default=lambda: None, compare=False)
 
 
-class SlotStates:
+class SlotStates(SaveAtRest):
     """The states of one slot. One request at a time uses it."""
 
     def __init__(self, states: EngineStates, slot: int) -> None:
+        super().__init__()
         self._states, self.slot = states, slot
         self._context: _SlotContext | None = None
         """None while it is not known, as during a request."""
@@ -64,11 +58,6 @@ class SlotStates:
         """The state of ``_saved``, if it was kept."""
         self._prompt: tuple[Conversation, tuple[Tool, ...]] = Conversation(), ()
         """The system prompt and tools that were last looked for or saved."""
-        self._seconds = 0.0
-        """Time that the last state took."""
-        self._saving: asyncio.Task[None] | None = None
-        self._is_writing = False
-        self._closing = asyncio.Event()
         self._recalling = asyncio.Lock()
 
     async def recall(
@@ -78,7 +67,7 @@ class SlotStates:
         async with self._recalling:
             await self._at_rest()
             live = self._live(target, tools)
-            if self._states.is_lost(live, conversation) and self._seconds <= _TURN_LIMIT:
+            if self._states.is_lost(live, conversation) and self._save_seconds <= _TURN_LIMIT:
                 await self._save()
             worth = 1 if is_exact else WORTH_CHARACTERS
             find = partial(self._states.better, live, conversation, tuple(tools), worth=worth)
@@ -87,7 +76,7 @@ class SlotStates:
                 state, part = found
                 self._context = self._saved = _SlotContext(target, part, tuple(tools), state.tokens, is_restored=True)
                 self._state = state
-            if shared_messages(self._live(target, tools), conversation) == 0 and self._seconds <= _TURN_LIMIT:
+            if shared_messages(self._live(target, tools), conversation) == 0 and self._save_seconds <= _TURN_LIMIT:
                 await self._save_prompt()
             if found is None:
                 self._save_later()  # a state that was not begun was given up
@@ -138,38 +127,29 @@ class SlotStates:
         self._save_later()
 
     def _save_later(self) -> None:
-        if self._saving is None or self._saving.done():
-            self._saving = asyncio.ensure_future(self._save_at_rest())
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._save_at_rest())
 
     async def close(self) -> None:
         """Save the context, in a limited time."""
         self._closing.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_LIMIT):
-                if self._saving is not None:
-                    await asyncio.wait([self._saving])
+                if self._task is not None:
+                    await asyncio.wait([self._task])
                 await self._save()
                 await self._save_prompt()
-        if self._saving is not None:
-            self._saving.cancel()  # which removes what is not complete
-            await asyncio.wait([self._saving])
+        if self._task is not None:
+            self._task.cancel()  # which removes what is not complete
+            await asyncio.wait([self._task])
 
     def _live(self, target: RequestTarget, tools: Sequence[Tool]) -> Conversation | None:
         """The conversation in the slot; None after a restart of the server, or with other tools in its prompt."""
         context = self._context
         return context.conversation if context and context.target is target and context.tools == tuple(tools) else None
 
-    async def _at_rest(self) -> None:
-        """Wait for a state that is being written; give up one that is not begun."""
-        if self._saving is not None and not self._saving.done():
-            if not self._is_writing:
-                self._saving.cancel()
-            await asyncio.wait([self._saving])
-
     async def _save_at_rest(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._seconds)):
-                await self._closing.wait()
+        await self._pause()
         await self._save()
         await self._save_prompt(and_restore=not self._closing.is_set())
 
@@ -244,20 +224,11 @@ class SlotStates:
             self._states.discard(job)
             raise
         took = time.monotonic() - began
-        self._seconds = max(took, self._seconds) if job.is_prompt else took
+        self._save_seconds = max(took, self._save_seconds) if job.is_prompt else took
         if not reason and context is self._context:
             return tokens
         await run_in_daemon_thread(partial(self._states.discard, job, reason))  # or a request has changed the slot
         return None
-
-    @contextlib.contextmanager
-    def _uninterrupted(self) -> Iterator[None]:
-        """While the server writes a state."""
-        self._is_writing = True
-        try:
-            yield
-        finally:
-            self._is_writing = False
 
     async def _post(self, target: RequestTarget, action: str, file: str) -> Any:
         return await target.connection.ask(f"/slots/{self.slot}?action={action}", {"filename": file})

@@ -14,7 +14,7 @@ from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, VariantEvent
 from bitnet_chat.util.merging import merged
 
-__all__ = ["MOST", "JointReplies", "VariantEvent", "VariantsBackend", "options_of", "variants_of"]
+__all__ = ["MOST", "JointReplies", "VariantEvent", "VariantsBackend", "check_count", "options_of", "variants_of"]
 
 MOST = MOST_VARIANTS
 """Maximum number of variants of one request."""
@@ -38,13 +38,18 @@ def variants_of(
     With a seed in ``options``, the seed of each variant is its own, see :func:`options_of`. The time limit is that of
     all together. Raises UsageError for a count below 1 or above :data:`MOST`.
     """
-    if not 1 <= count <= MOST:
-        raise UsageError(f"the number of variants must be from 1 to {MOST}, not {count}")
+    check_count(count)
     if count > 1 and isinstance(backend, VariantsBackend):
         joint = backend.joint(conversation, options, count)
         if joint is not None:
             return _together(backend, joint, conversation, options, count)
     return _in_sequence(backend.reply, conversation, options, count, lambda: interrupts_of(backend))
+
+
+def check_count(count: int) -> None:
+    """Raise UsageError for a number of replies that is not possible."""
+    if not 1 <= count <= MOST:
+        raise UsageError(f"the number of variants must be from 1 to {MOST}, not {count}")
 
 
 def options_of(options: ReplyOptions, variant: int) -> ReplyOptions:

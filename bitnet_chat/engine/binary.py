@@ -96,6 +96,8 @@ class EngineBinary:
     version: str
     options: HelpOptions
     make: EngineVariant = EngineVariant.UNKNOWN
+    gpus: tuple[str, ...] | None = None
+    """Names of its GPUs; None: not known."""
 
     @property
     def can_chat(self) -> bool:

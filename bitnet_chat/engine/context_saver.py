@@ -39,19 +39,48 @@ _CLOSE_LIMIT = 3.0
 """Seconds for which the end of a process waits for its context to be saved."""
 
 
-class ContextSaver:
+class SaveAtRest:
+    """The task that saves a context once nothing has been asked of an engine for a while."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+        self._save_seconds = 0.0
+        """Time that the last state took."""
+        self._closing = asyncio.Event()
+        self.is_writing = False
+        """Whether the engine writes a state: a request waits for that, and for nothing else."""
+
+    async def _pause(self) -> None:
+        """Wait for a while, or until the end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._save_seconds)):
+                await self._closing.wait()
+
+    async def _at_rest(self) -> None:
+        """Wait for a state that is being written; give up one that is not begun."""
+        if self._task is not None and not self._task.done():
+            if not self.is_writing:
+                self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @contextlib.contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        """While the engine writes a state."""
+        self.is_writing = True
+        try:
+            yield
+        finally:
+            self.is_writing = False
+
+
+class ContextSaver(SaveAtRest):
     """The states of the processes of one supervisor."""
 
     def __init__(self, states: EngineStates) -> None:
+        super().__init__()
         self._states = states
-        self._save_seconds = 0.0
-        """Time that the last state took."""
         self._prompt = Conversation()
         """The system prompt that was last looked for or saved."""
-        self._task: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
-        self.is_writing = False
-        """Whether a process writes a state: a request waits for that, and for nothing else."""
 
     def save_later(self, loaded: EngineInstance, protocol: EngineProtocol, is_wanted: Callable[[], bool]) -> None:
         """Save the context once nothing has been asked of the process for a while. ``is_wanted``: whether no request
@@ -63,9 +92,7 @@ class ContextSaver:
     async def _save_at_rest(
         self, loaded: EngineInstance, protocol: EngineProtocol, is_wanted: Callable[[], bool]
     ) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(SAVE_PAUSE, SAVE_SHARE * self._save_seconds)):
-                await self._closing.wait()
+        await self._pause()
         await self._save(loaded, protocol, is_wanted)
         await self._save_prompt(loaded, protocol, is_wanted, and_restore=not self._closing.is_set())
 
@@ -153,13 +180,6 @@ class ContextSaver:
         if not protocol.cache_flags("x"):
             return None
         return await begun(self._states, lambda: self._states.begin_copy(history))
-
-    async def _at_rest(self) -> None:
-        """Wait for a state that is being written; give up one that is not begun."""
-        if self._task is not None and not self._task.done():
-            if not self.is_writing:
-                self._task.cancel()
-            await asyncio.wait([self._task])
 
     async def _save(self, loaded: EngineInstance, protocol: EngineProtocol, is_wanted: Callable[[], bool]) -> None:
         """Save the context of an idle process, unless that has been done."""
@@ -257,15 +277,6 @@ class ContextSaver:
             if reason:
                 self._states.discard(job, reason)
         return not reason
-
-    @contextlib.contextmanager
-    def _uninterrupted(self) -> Iterator[None]:
-        """While a process writes a state."""
-        self.is_writing = True
-        try:
-            yield
-        finally:
-            self.is_writing = False
 
 
 async def begun(states: EngineStates, begin: Callable[[], StateJob | None]) -> StateJob | None:

@@ -69,11 +69,6 @@ milliseconds), 100 tokens of SmolLM2 took two threads beside two busy programs 3
 """
 
 
-def chooses_batch_size(environment: Mapping[str, str]) -> bool:
-    """Return whether the user has set the batch size of the prompt, which a flag of this program would override."""
-    return any(name.upper() == _ARG + "BATCH" for name in environment)
-
-
 def passed(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of an engine: ``environment`` without removed variables, with the fixed ones."""
     kept = {name: value for name, value in environment.items() if not reason(name)}

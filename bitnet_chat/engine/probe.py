@@ -10,14 +10,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bitnet_chat import paths
 from bitnet_chat.engine import start_errors
 from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, EngineVariant, HelpOption, HelpOptions, recognise
 from bitnet_chat.engine.install import packages
+from bitnet_chat.engine.prompt_batch import gpus_in
 from bitnet_chat.engine.transport import environment
 from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.paths import bundled_model
@@ -28,7 +29,8 @@ _OUTPUT_LIMIT = 1 << 20
 """Maximum number of bytes of output that are parsed."""
 _HEAD = 256
 """Number of first bytes of a program that are read."""
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
+_LIST_DEVICES = "--list-devices"
 _WANTS_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
@@ -62,6 +64,9 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
     marks = mentioned(path, MARKS) if program.is_native else None
     found = recognise(path, help_text, version, marks)
     assert found is not None
+    if found.dialect in (Dialect.MODERN, Dialect.SERVER) and found.has(_LIST_DEVICES):
+        with contextlib.suppress(EngineNotFoundError):
+            found = replace(found, gpus=gpus_in(_ask(program, [_LIST_DEVICES], seconds)[1]))
     if key:
         _write_cache(key, found)
     return found
@@ -197,6 +202,7 @@ def _from_json(path: Path, entry: dict[str, object] | None) -> EngineBinary | No
                 tuple((str(name), str(number)) for name, number in options["levels"]),
             ),
             make=EngineVariant(str(entry["make"])),
+            gpus=None if entry["gpus"] is None else tuple(map(str, cast(list[object], entry["gpus"]))),
         )
     except (KeyError, ValueError, TypeError):
         return None

@@ -10,7 +10,7 @@ from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.tokenizer import TokenLimit
 from bitnet_chat.engine.log import LogStatsParser
 from bitnet_chat.engine_output import EngineError, TurnEnd
-from bitnet_chat.events import Stats
+from bitnet_chat.events import PromptProgress, Stats
 from bitnet_chat.filters.continuation import KnownReplyRemover, OverlapRemover
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter
 
@@ -111,6 +111,11 @@ class ReplyAccumulator:
     def is_another(self) -> bool:
         """Whether the engine has not generated the known beginning again."""
         return self._known.differs or (self._known.is_within and self.end is not None)
+
+    @property
+    def repeated(self) -> PromptProgress | None:
+        """How much of the known beginning was generated again. None: all of it, or it is not generated."""
+        return self._known.progress(self._known_tokens) if self._known.is_within else None
 
     @property
     def _counted(self) -> TokenCount:

@@ -568,7 +568,7 @@ class _SilentDeaths:
 def turn_events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
     """Events for a front end from ``frames``; ``turn`` counts them."""
     events: list[Event] = []
-    text = ""
+    text, repeated = "", turn.repeated
     for frame in frames:
         if isinstance(frame, ReplyText):
             text += frame.text
@@ -583,6 +583,8 @@ def turn_events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
             turn.end = frame
     if text and (said := turn.said(text)):
         events.append(TextDelta(said))
+    if turn.repeated is not None and turn.repeated != repeated:
+        events.append(turn.repeated)
     return events
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.events import PromptProgress
 from bitnet_chat.text.utf8 import encode
 
 _REPEATED = 4000
@@ -86,11 +87,21 @@ class KnownReplyRemover:
         """Whether another reply is generated. Nothing of it is returned."""
         self._thinking, self._text = self._bytes(thinking), self._bytes(text)
         self._has_thinking = bool(thinking)
+        self._size = self._left
 
     @property
     def is_within(self) -> bool:
         """Whether a part of the known reply has not been generated yet."""
-        return bool(self._text or self._thinking)
+        return self._left > 0
+
+    @property
+    def _left(self) -> int:
+        return len(self._text) + len(self._thinking)
+
+    def progress(self, tokens: int) -> PromptProgress:
+        """Return how much of the known reply has been generated again. ``tokens``: its tokens, about."""
+        done = tokens * (self._size - self._left) // max(1, self._size)
+        return PromptProgress(done, tokens, repeats=True)
 
     def thought(self, text: str) -> str:
         """Return the new part of a piece of thoughts."""

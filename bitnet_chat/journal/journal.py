@@ -54,8 +54,8 @@ class JournalStore(Protocol):
         Words are literal; query operators are not supported. Raises UsageError for a search without words.
         """
 
-    def votes(self, conversation: int | None = None) -> builtins.list[Vote]:
-        """List the votes between replies, oldest first. ``conversation``: its id; None: of all conversations."""
+    def votes(self, conversation: int) -> builtins.list[Vote]:
+        """List the votes between replies of a conversation, oldest first."""
 
     def remove(self, ids: Sequence[int]) -> bool:
         """Delete conversations permanently, with their votes.
@@ -122,6 +122,7 @@ class DatabaseJournal(JournalStore):
             return [] if connection is None else queries.hits(connection, terms)
 
     def votes(self, conversation: int | None = None) -> builtins.list[Vote]:
+        """See :meth:`JournalStore.votes`. None: of all conversations."""
         from bitnet_chat.journal import queries
 
         with self._open_connection() as connection:

@@ -133,6 +133,8 @@ class StateStore:
             self._stamp(path, is_last=not state.is_prompt)
             self._write_record(state)
         except (OSError, OverflowError) as error:
+            # A network file system may report a failure of a rename that it has made.
+            self._unlink(names.record_name(pending.stem, owner))
             self.discard(pending, str(error))
             return None
         self._supersede(state)
@@ -258,13 +260,15 @@ class StateStore:
         for stem in listing.unfinished:
             if names.process_of(stem) in ended:
                 self._remove(listing, stem)
-        for stem in (listing.records.keys() | listing.owners.keys()) - set(listing.usable) - listing.unfinished:
-            self._remove(listing, stem)
         self._fit()
 
     def _fit(self) -> None:
-        """Remove the states that have a later one of the same key, and those that exceed the limits."""
-        self._merge(self._listing())
+        """Remove what interrupted removals have left, the states that have a later one of the same key, and those that
+        exceed the limits."""
+        listing = self._listing()
+        for stem in (listing.records.keys() | listing.owners.keys()) - set(listing.usable) - listing.unfinished:
+            self._remove(listing, stem)
+        self._merge(listing)
         listing = self._listing()
         for stem in budget.leaving(self._uses(listing), self.limit):
             self._remove(listing, stem)

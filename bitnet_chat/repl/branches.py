@@ -133,12 +133,7 @@ class Branches:
         known.
         """
         rows = await self._recorder.rows()
-        if rows is not None:
-            return rows.replies if len(rows.replies) == count else ()
-        tree = await self.tree()  # the journal of a server
-        if isinstance(tree, str) or tree.head is None or len(tree.siblings(tree.head)) < count:
-            return ()
-        return tree.siblings(tree.head)[-count:]
+        return rows.replies if rows is not None and len(rows.replies) == count else ()
 
     async def through_reply(self, row: int) -> StoredConversation | None:
         """Read the branch that ends at a reply. None if that is not possible."""

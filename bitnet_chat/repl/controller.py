@@ -11,12 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import Backend, BackendState, BackendStatus
-from bitnet_chat.backends.wrappers.recording import record_variants
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import SideNote
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.events import Completed, Failed
+from bitnet_chat.events import Failed
 from bitnet_chat.journal import JournalRecorder
 from bitnet_chat.repl import commands, display
 from bitnet_chat.repl.branches import Branches, tree_lines
@@ -33,16 +32,16 @@ from bitnet_chat.repl.commands import (
 from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.file_actions import FileActions
 from bitnet_chat.repl.interfaces import ReplSettings, UserInterface
+from bitnet_chat.repl.reply_choice import ReplyChoice, ReplyChooser
 from bitnet_chat.repl.reply_view import ReplyView
 from bitnet_chat.repl.statistics import SessionStats
-from bitnet_chat.repl.variants_view import DISCARDED_IF_EMPTY, VariantReply, VariantsView
+from bitnet_chat.repl.variants_view import DISCARDED_IF_EMPTY
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import JournalStore, MessageRecord, Position, StoredConversation
-    from bitnet_chat.repl.comparison import Comparison
+    from bitnet_chat.journal import JournalStore, Position, StoredConversation
     from bitnet_chat.repl.remote_replies import RemoteReplyScreen
     from bitnet_chat.repl.tool_approval import ToolExecutor
 
@@ -86,7 +85,8 @@ class ReplController:
         self._branches = Branches(journal, self._recorder)
         self.variant: Position | None = None
         """The position of the last reply or message among its variants."""
-        self._reply: ReplyView | VariantsView | Comparison | None = None
+        self._chooser = ReplyChooser(self._recorder, self._branches, display, console)
+        self._reply: ReplyView | ReplyChooser | None = None
         self._tool_executor: ToolExecutor | None = None
         if settings.toolbox is not None:
             from bitnet_chat.repl.tool_approval import ToolExecutor
@@ -372,66 +372,13 @@ class ReplController:
         return False
 
     async def _ask_variants(self, conversation: Conversation, count: int) -> None:
-        """Request, show and store several replies to ``conversation``, and continue with the one that the user chooses,
-        without a choice with the first one.
-        """
-        before, backend = await self._branches.last_reply(), self._backend
-        events = record_variants(backend, self._recorder, conversation, self._settings.options, count)
-        titles = [f"{number} of {count}" for number in range(1, count + 1)]
-        view = self._reply = VariantsView(events, lambda _: backend, titles, self._display, backend.interrupt)
+        """Request, show and store several replies to ``conversation``, and continue with the one that is chosen."""
+        self._reply = self._chooser
         try:
-            replies = await view.run()
+            choice = await self._chooser.variants(self._backend, conversation, self._settings.options, count)
         finally:
             self._reply = None
-        self._count(replies)
-        whole = [number for number, reply in enumerate(replies) if reply is not None and reply.is_whole]
-        if not whole:
-            await self._keep_reply(before)
-            return
-        first = whole[0]
-        if len(whole) > 1:
-            what = f"number {first + 1}"
-            chosen = await self._console.choose("Which reply continues the conversation?", count, what, what)
-            first = chosen - 1 if chosen and chosen - 1 in whole else first
-        rows = await self._branches.replies(count)
-        await self._adopt_reply(conversation, replies[first], rows[first] if rows else None)
-        self._display.lines(f"Reply {first + 1} of {count} continues the conversation. {self.variant or ''}".rstrip())
-        await self._answer_calls()
-
-    def _count(self, replies: Sequence[VariantReply | None]) -> None:
-        """Add replies to the statistics, and remember a failure."""
-        for event in (reply.event for reply in replies if reply is not None):
-            reason = event.error.reason if isinstance(event, Failed) else event.reason
-            if reason.exit_code and reason is not FinishReason.INTERRUPTED:
-                self.failure = self.failure or reason
-            if not isinstance(event, Failed):
-                self.session_stats = self.session_stats.plus(event.stats)
-
-    async def _adopt_reply(self, conversation: Conversation, reply: VariantReply | None, row: int | None) -> None:
-        """Continue ``conversation`` with one of several replies. ``row``: in the journal; None: not known."""
-        assert reply is not None and isinstance(reply.event, Completed)
-        event, answered = reply.event, conversation.last
-        stored = None if row is None else await self._branches.through_reply(row)
-        self.conversation = conversation.with_assistant(event.text, event.reason, reply.thinking, reply.calls)
-        if stored is not None:
-            self._recorder.set_head(stored)
-        else:
-            self._recorder.sync(self.conversation)
-        self.variant = None if stored is None else stored.turn_position
-        aside = None if answered is None else SideNote(len(conversation.messages) - 1, answered)
-        self._asides = _within([each for each in self._asides if each != aside], self.conversation)
-        self._backend.prepare(self.conversation)
-
-    async def _keep_reply(self, before: MessageRecord | None) -> None:
-        """Keep the conversation, which ends with the reply ``before``, after others that were not chosen."""
-        stored = None if before is None else await self._branches.through_reply(before.row)
-        if stored is not None:
-            self._recorder.set_head(stored)
-            self.variant = stored.turn_position
-        else:
-            self._recorder.sync(self.conversation)
-        self._backend.prepare(self.conversation)
-        self._display.lines("The conversation is unchanged.")
+        await self._adopt_choice(choice)
 
     async def _compare(self, name: str, blind: bool) -> None:
         """Ask another model the last message, and continue with the reply that the user chooses, and with the present
@@ -444,33 +391,38 @@ class ReplController:
         other = await self._other_model(name)
         if other is None:
             return
-        from bitnet_chat.repl.comparison import Comparison
-
-        present, before = self._backend, await self._branches.last_reply()
-        existing = self._existing_reply(asked, before)
-        options = self._settings.options
-        comparison = Comparison((present, other), asked, options, self._recorder, existing, blind=blind)
-        self._reply = comparison
+        self._reply = self._chooser
         try:
-            compared = await comparison.run(self._display, self._console)
+            choice = await self._chooser.compare(
+                self._backend, other, asked, self.conversation, self._settings.options, blind
+            )
         finally:
             self._reply = None
             await self._put_away(other)
-        self._count(compared.replies if comparison.generates_both else compared.replies[1:])
-        chosen = compared.chosen
-        if chosen is None and len(asked.messages) > len(self.conversation.messages):  # it has no reply yet
-            whole = [model for model, reply in enumerate(compared.replies) if reply is not None and reply.is_whole]
-            chosen = min(whole, default=None)
-        if chosen is None or (chosen == 0 and not comparison.generates_both):
-            await self._keep_reply(before)
-            return
-        await self._adopt_reply(asked, compared.replies[chosen], compared.rows[chosen])
-        names = [one_line(each.status().model) for each in (present, other)]
-        model = f" with {names[0]}: /model {names[1]} switches" if chosen else ""
-        self._display.lines(
-            f"The reply of {names[chosen]} continues the conversation{model}. {self.variant or ''}".rstrip()
-        )
-        await self._answer_calls()
+        await self._adopt_choice(choice)
+
+    async def _adopt_choice(self, choice: ReplyChoice) -> None:
+        """Continue after several replies."""
+        for event in (reply.event for reply in choice.generated if reply is not None):
+            reason = event.error.reason if isinstance(event, Failed) else event.reason
+            if reason.exit_code and reason is not FinishReason.INTERRUPTED:
+                self.failure = self.failure or reason
+            if not isinstance(event, Failed):
+                self.session_stats = self.session_stats.plus(event.stats)
+        if choice.conversation is not None:
+            place, self.conversation, self.variant = len(choice.conversation.messages) - 2, choice.conversation, None
+            aside = SideNote(place, choice.conversation.messages[place])
+            self._asides = _within([each for each in self._asides if each != aside], self.conversation)
+        if choice.stored is not None:
+            self._recorder.set_head(choice.stored)
+            self.variant = choice.stored.turn_position
+        else:
+            self._recorder.sync(self.conversation)
+        self._backend.prepare(self.conversation)
+        position = f" {self.variant or ''}".rstrip() if choice.conversation is not None else ""
+        self._display.lines(f"{choice.line}{position}")
+        if choice.conversation is not None:
+            await self._answer_calls()
 
     def _last_asked(self) -> Conversation | None:
         """The conversation up to the last message, which may have no reply. None without a message."""
@@ -478,22 +430,10 @@ class ReplController:
             return self.conversation.with_user(self._asides[-1].message.content)
         return asked_last(self.conversation)
 
-    def _existing_reply(self, asked: Conversation, last: MessageRecord | None) -> MessageRecord | None:
-        """The reply of the present model to ``asked``, if it has one. ``last``: the last reply in the journal."""
-        reply, model = self.conversation.last, self._backend.status().model
-        if reply is None or reply.role != "assistant" or len(asked.messages) > len(self.conversation.messages):
-            return None
-        from bitnet_chat.journal import MessageRecord
-
-        if last is None or last.message.content != reply.content:
-            return MessageRecord(0, reply, 0.0, model)
-        return last if last.model == model else None
-
     async def _other_model(self, name: str) -> Backend | None:
         """Make the backend of another model. None after a message to the user."""
-        if self._switch_model is None or hasattr(self._backend, "follow"):
-            why = "the models of a server are" if self._switch_model is not None else "the model is"
-            self._display.lines(f"Models cannot be compared in this session: {why} fixed.")
+        if self._switch_model is None:
+            self._display.lines("Models cannot be compared in this session: the model is fixed.")
             return None
         try:
             other = self._switch_model(name)

@@ -102,7 +102,8 @@ class ReplyPresenter:
         if self._loading:
             what = "loading the model"
         elif progress is not None and not what and elapsed >= PROGRESS_AFTER and progress.done < progress.total:
-            what = f"reading {progress.done:,} of {progress.total:,} tokens"
+            verb = "repeating" if progress.repeats else "reading"
+            what = f"{verb} {progress.done:,} of {progress.total:,} tokens"
         return elapsed, what, self._live_rate.read(self._loop.time())
 
     def _add_text(self, text: str) -> None:

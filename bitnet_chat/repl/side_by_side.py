@@ -151,6 +151,8 @@ class SideBySide:
                 out.append(f"\x1b[{start - 1}G{self._mark}")
             if new != old:
                 out.append(self._cell(start, old, new))
+                if not (old.isascii() and new.isascii()):
+                    out[-1] = self._within(out[-1], start, is_last=number == len(cells) - 1)
         if is_new:
             self._drawn.append(list(cells))
         else:
@@ -159,6 +161,13 @@ class SideBySide:
             return ""
         # Restored and not moved up: in a window that has become lower, the cursor stops above the row.
         return f"\x1b7\x1b[{row}B{''.join(out)}\x1b8" if row else f"{''.join(out)}\r"
+
+    def _within(self, drawn: str, start: int, *, is_last: bool) -> str:
+        """Keep a terminal that draws a character wider than :mod:`bitnet_chat.text.cell_width` has it from writing over
+        the line between the columns, and from going on in the next row."""
+        if is_last:
+            return f"\x1b[?7l{drawn}\x1b[?7h"
+        return f"{drawn}\x1b[{start + self._cells(len(self._columns)) + 1}G {self._mark} "
 
     def _cell(self, start: int, old: str, new: str) -> str:
         """Draw one cell. Text that only grows is not drawn again."""

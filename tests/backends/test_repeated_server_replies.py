@@ -21,7 +21,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import ContextOrigin, ContextSource, Event, TextDelta, ThinkingDelta
+from bitnet_chat.events import ContextOrigin, ContextSource, Event, PromptProgress, TextDelta, ThinkingDelta
 from bitnet_chat.text.utf8 import rejoined
 
 CUT = FinishReason.CUT_OFF
@@ -142,6 +142,22 @@ def test_the_part_that_was_shown_is_neither_shown_nor_counted(pieces: list[str])
     assert end.origin == ContextOrigin(ContextSource.STATE, 7) and case.states.exact == [True]
     assert end.stats.tokens == max(0, len(pieces) - len("four fi"))
     assert case.states.held == [ASKED.with_assistant("four five six", None)]
+
+
+def test_how_much_was_generated_again_is_reported() -> None:
+    told = list[Event]()
+
+    async def body(backend: RemoteBackend) -> None:
+        asked = ASKED.with_assistant("four fi", CUT)
+        async for event in backend.reply(asked, ReplyOptions(sampling=GREEDY)):
+            told.append(event)
+            if isinstance(event, PromptProgress):
+                more.set()
+
+    more = asyncio.Event()
+    first, *rest = sse(piece("four"), piece(" five"), piece(finish="stop"))
+    Case().run(body, Answer([first, more, *rest]))
+    assert told[1:-1] == [PromptProgress(4, 7, repeats=True), TextDelta("ve")]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_a_link_of_another_name_is_asked_each_time(
     assert len(questions) == 6
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 2, "engines": []}', "\x00"])
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 3}', '{"format": 3, "engines": []}', "\x00"])
 def test_a_damaged_cache_is_no_trouble(classic: EngineBinary, content: str) -> None:
     cache = paths.cache_dir() / "engines.json"
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def test_a_damaged_cache_is_no_trouble(classic: EngineBinary, content: str) -> N
     assert probe(classic.path).dialect is Dialect.CLASSIC
     for damage in ({"options": 3}, {"options": {}}, {"dialect": "x"}, {"make": "x"}, {"options": {"listed": [1]}}):
         key = probing._key(probing._look(classic.path))
-        cache.write_text(json.dumps({"format": 2, "engines": {key: entry | damage}}))
+        cache.write_text(json.dumps({"format": 3, "engines": {key: entry | damage}}))
         assert probe(classic.path).dialect is Dialect.CLASSIC
 
 

@@ -15,8 +15,13 @@ from test_native_session import Harness, plain
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
+from bitnet_chat.engine.log import LogStatsParser
+from bitnet_chat.engine.reply import ReplyAccumulator
+from bitnet_chat.engine.session import turn_events
+from bitnet_chat.engine_output import ReplyText
 from bitnet_chat.errors import EngineDiedError, FinishReason
-from bitnet_chat.events import ContextSource, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.events import ContextSource, Event, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
+from bitnet_chat.filters.continuation import KnownReplyRemover
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.text.utf8 import rejoined
 
@@ -66,6 +71,13 @@ def test_the_part_that_was_shown_is_not_shown_again(harness: Harness, known: str
     assert end.reason is FinishReason.STOP and end.origin is not None
     assert (end.origin.source, end.origin.begun) == (ContextSource.COLD, 0)
     assert harness.requests[0]["max_tokens"] > 50, "the limit counts what is new"
+
+
+def test_how_much_was_generated_again_is_reported() -> None:
+    turn = ReplyAccumulator(LogStatsParser(), 0.0, known=KnownReplyRemover("four five"), known_tokens=9)
+    assert turn_events(turn, [ReplyText("four")]) == [PromptProgress(4, 9, repeats=True)]
+    assert turn_events(turn, []) == []
+    assert turn_events(turn, [ReplyText(" five six")]) == [TextDelta(" six")]
 
 
 @pytest.mark.parametrize("message", ["say four FIVE six", "say four"])

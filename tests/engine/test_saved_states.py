@@ -9,17 +9,31 @@ import signal
 import sys
 import time
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_states import GREEDY, LONG, PERSONA, STORY, ask, breaking, files, home, is_long, is_short, prompts, run, saved
+from kept_states import (
+    GREEDY,
+    LONG,
+    PERSONA,
+    STORY,
+    Engines,
+    ask,
+    files,
+    guided,
+    has_read,
+    home,
+    is_long,
+    is_short,
+    prompts,
+    run,
+    saved,
+)
 
 from bitnet_chat import paths
 from bitnet_chat.backend import JournalPlace, ReplyOptions
 from bitnet_chat.backends.local_engine import LocalEngineBackend
-from bitnet_chat.config import Settings
 from bitnet_chat.context.summary import with_summary
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -30,29 +44,9 @@ from bitnet_chat.prompt_cache.store import StateStore
 __all__ = ["home"]
 
 
-class Engines:
-    """Engines that are started one after the other, as by several runs of the program."""
-
-    def __init__(self, engine: EngineBinary, model: Path) -> None:
-        self.engine, self.model = engine, model
-
-    def open(self, **settings: object) -> LocalEngineBackend:
-        model = os.environ.get("BITNET_CHAT_MODEL") or str(self.model)
-        return LocalEngineBackend(replace(Settings(engine=str(self.engine.path), model=model, threads=1), **settings))  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def engines(any_native: EngineBinary, model: Path) -> Engines:
     return Engines(any_native, model)
-
-
-async def has_read(backend: LocalEngineBackend, conversation: Conversation) -> None:
-    """Wait until the engine has read a history in the background."""
-    supervisor = backend._session.supervisor
-    assert supervisor.starting is not None
-    await supervisor.starting
-    await asyncio.wait(supervisor._watchers, return_when=asyncio.FIRST_COMPLETED)
-    assert supervisor._loaded is not None and supervisor._loaded.evaluated == conversation
 
 
 async def talk(backend: LocalEngineBackend) -> tuple[Conversation, Conversation]:
@@ -203,30 +197,6 @@ def test_a_state_that_the_engine_refuses_is_removed(engines: Engines, home: Path
     run(body)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
-@pytest.mark.parametrize("fault", ["full", "removed"])
-def test_a_state_that_cannot_be_written_costs_a_line(
-    engines: Engines, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
-) -> None:
-    """The conversation goes on, and the next state is kept."""
-    caplog.set_level("INFO")
-
-    async def body() -> None:
-        backend = engines.open()
-        with monkeypatch.context() as patch:
-            breaking(patch, fault)
-            first, _ = await ask(backend, Conversation(), STORY)
-            await saved(backend)
-            assert not backend.status().state_saved and not files(home, "*")
-        assert caplog.text.count("an engine state is not kept: ") == 1
-        _, stats = await ask(backend, first, "Go on.")
-        assert is_short(stats)
-        await backend.close()
-        assert len(files(home, "state")) == 1
-
-    run(body)
-
-
 def store_figures(path: Path) -> tuple[int, int]:
     content = path.read_bytes()
     return len(content), zlib.crc32(content)
@@ -244,19 +214,6 @@ def test_a_state_made_with_other_settings_is_not_used(engines: Engines, settings
         if "chat_template" in settings and backend.model.name.startswith("bitnet-demo"):
             return  # its own template
         assert is_long(stats)
-
-    run(body)
-
-
-@pytest.mark.parametrize("settings", [{"journal": False}, {"state_limit": "0"}])
-def test_nothing_is_kept_where_nothing_is_to_be(engines: Engines, settings: dict[str, object], home: Path) -> None:
-    async def body() -> None:
-        backend = engines.open(**settings)
-        await talk(backend)
-        await ask(backend, guided("Hello."))
-        await ask(backend, guided("How are you?"))
-        await backend.close()
-        assert not files(home, "*")
 
     run(body)
 
@@ -323,61 +280,6 @@ def test_a_classic_engine_starts_with_the_prompt_that_it_read_before(classic: En
 
 
 # System prompts that conversations share
-
-
-def guided(text: str) -> Conversation:
-    return Conversation().with_system(PERSONA).with_user(text)
-
-
-def test_a_new_conversation_restores_a_system_prompt_that_another_one_has_read(
-    engines: Engines, home: Path, tmp_path: Path
-) -> None:
-    """After the other one has been removed, too."""
-    journal = tmp_path / "journal.db"
-
-    async def body() -> None:
-        backend = engines.open()
-        first, stats = await ask(backend, guided(STORY), place=lambda: JournalPlace(journal, 1))
-        assert is_long(stats)
-        await saved(backend)
-        assert backend.status().state_saved and prompts(home) == 1 and len(files(home, "state")) == 2
-        sizes = sorted(file.stat().st_size for file in files(home, "state"))
-        assert sizes[0] < 0.7 * sizes[1], "it is the system prompt alone"
-        await ask(backend, first, "Go on.", place=lambda: JournalPlace(journal, 1))
-        await backend.close()
-        store = StateStore(home)
-        assert store.usage().count == 2
-        assert store.remove_owner(journal, 1) == 1 and store.usage() == store.prompt_usage()
-        for number in range(2):
-            backend = engines.open()
-            if number:
-                backend.start(Conversation().with_system(PERSONA))
-                await has_read(backend, Conversation().with_system(PERSONA))
-            _, stats = await ask(backend, guided(f"How are you? {number}"))
-            await backend.close()
-            assert is_short(stats)
-        assert prompts(home) == 1
-
-    run(body)
-
-
-def test_a_conversation_goes_on_as_before_after_its_system_prompt_was_saved(engines: Engines, home: Path) -> None:
-    async def talk(**settings: object) -> Conversation:
-        backend = engines.open(**settings)
-        conversation, _ = await ask(backend, guided(STORY))
-        if not settings:
-            await saved(backend)
-            assert prompts(home) == 1
-        for text in ("And how do I save a conversation?", "Thank you."):
-            conversation, stats = await ask(backend, conversation, text)
-            assert is_short(stats)
-        await backend.close()
-        return conversation
-
-    async def body() -> None:
-        assert await talk() == await talk(journal=False)
-
-    run(body)
 
 
 def test_a_system_prompt_that_is_read_before_a_message_is_saved(engines: Engines, home: Path) -> None:
@@ -472,21 +374,6 @@ def test_a_system_prompt_whose_state_cannot_be_written(engines: Engines, home: P
 
 
 # What happens at the same time
-
-
-def test_a_conversation_that_is_prepared_again_is_saved(engines: Engines) -> None:
-    """As a terminal does after each reply, before the state is begun."""
-
-    async def body() -> None:
-        backend = engines.open()
-        both, _ = await talk(backend)
-        backend.prepare(both)
-        await has_read(backend, both)
-        await saved(backend)
-        assert backend.status().state_saved
-        await backend.close()
-
-    run(body)
 
 
 def test_a_state_belongs_to_the_conversation_that_it_was_saved_for(

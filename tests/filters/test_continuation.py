@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.stdin_encoding import encoded_conversation
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import PromptProgress
 from bitnet_chat.filters.continuation import KnownReplyRemover, OverlapRemover, is_repeated, split_overlap
 from bitnet_chat.text.utf8 import encode, rejoined
 
@@ -103,6 +104,16 @@ def test_of_another_reply_nothing_is_told() -> None:
     assert remover.said("ab") == "" and remover.is_within and not remover.differs
     assert KnownReplyRemover("").said("x") == "x"
     assert KnownReplyRemover("\ud83d").differs
+
+
+def test_how_much_was_generated_again() -> None:
+    remover = KnownReplyRemover("abcdefgh", "hm")
+    assert remover.progress(20) == PromptProgress(0, 20, repeats=True)
+    remover.thought("hm")
+    remover.said("abc")
+    assert remover.progress(20).done == 10
+    remover.said("defghi")
+    assert remover.progress(20).done == 20
 
 
 def test_known_thoughts() -> None:

@@ -29,13 +29,20 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.journal import Journal
 
 PAGE = (Path(__file__).parents[2] / "docs/library.md").read_text("utf-8")
-EXAMPLES = re.findall(r"^## (.+?)$(?:(?!^## ).)*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+EXAMPLES = [
+    (section.split("\n", 1)[0] + "'" * number, code)
+    for section in PAGE.split("\n## ")[1:]
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
+]
+"""The title of the section of each example, with a prime for each example before it, and the code."""
 TOOL_MODEL = Path(__file__).parents[1] / "data" / "models" / "tool-demo.gguf"
 SAYS = {
     "One question": "/exit",
     "Several turns": "Ada",
     "Tools": "5",
+    "Several replies": "1 ",
     "All that a backend can do": "tokens",
+    "All that a backend can do'": "2 ",
     "What is missing": "",
     "Errors": "no-such-model",
 }
@@ -108,6 +115,64 @@ def test_what_cannot_be_asked(scripted: dict[str, Any]) -> None:
                 bitnet_chat.ask("hello", **scripted)
         with pytest.raises(UsageError):
             Chat(no_such_setting=1)
+
+    run(body)
+
+
+def test_a_chat_continues_with_the_chosen_one_of_several_replies(scripted: dict[str, Any]) -> None:
+    async def body() -> None:
+        async with Chat(journal=True, **scripted) as chat:
+            assert await chat.send_variants("say name", 3) == ["name"] * 3
+            await chat.choose(2)
+            assert await chat.send("say more") == "more"
+            with pytest.raises(UsageError, match="no reply 1"):
+                await chat.choose(1)
+            assert [each.content for each in chat.conversation.messages] == ["say name", "name", "say more", "more"]
+
+    run(body)
+    (entry,) = Journal().list()
+    tree = Journal().tree(entry.id)
+    replies = tree.siblings(tree.path(tree.head)[1])
+    assert len(replies) == 3 and tree.path(tree.head)[1] == replies[2]
+
+
+def test_a_choice_stops_the_replies_that_are_still_running(scripted: dict[str, Any]) -> None:
+    async def body() -> None:
+        async with Chat(**scripted) as chat:
+            async for each in chat.stream_variants("story", 2):
+                if isinstance(each.event, TextDelta) and "word3" in each.event.text:
+                    await chat.choose(each.variant)
+            *_, last = chat.conversation.messages
+            assert last.finish is FinishReason.INTERRUPTED and "word3" in last.content
+            with pytest.raises(UsageError, match="no reply 1"):  # not begun
+                await chat.choose(1)
+            assert await chat.send("say on") == "on"
+
+    run(body)
+
+
+def test_several_replies_that_fail_are_an_error_and_the_turn_is_not_kept(scripted: dict[str, Any]) -> None:
+    async def body() -> None:
+        async with Chat(**scripted) as chat:
+            with pytest.raises(EngineDiedError):
+                await chat.send_variants("kill", 2)
+            assert not chat.conversation.messages
+            for count in (0, 9):
+                with pytest.raises(UsageError, match="from 1 to 8"):
+                    chat.stream_variants("hello", count)
+
+    run(body)
+
+
+def test_several_replies_without_tools(scripted: dict[str, Any]) -> None:
+    def tool() -> str:
+        """Does nothing."""
+        return ""
+
+    async def body() -> None:
+        async with Chat(tools=[tool], **scripted) as chat:
+            with pytest.raises(UsageError, match="cannot call tools"):
+                await chat.send_variants("hello", 2)
 
     run(body)
 

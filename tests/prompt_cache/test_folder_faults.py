@@ -195,6 +195,40 @@ def test_a_file_system_that_fails_at_a_call(
     assert rig.find("abcd") == ("abcd", 4)
 
 
+@pytest.mark.parametrize(("owner", "name"), [(Path, "chmod"), (os, "utime"), (os, "open"), (Path, "replace")])
+def test_a_step_of_a_commit_that_is_made_and_reported_as_failed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    """As by a network file system that repeats a request."""
+    pending = rig.begin("a")
+    pending.path.write_bytes(b"state")
+    call, made = getattr(owner, name), list[bool]()
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        result = call(*arguments, **named)
+        if any(str(each).startswith(str(pending.path)) or str(each).endswith(".part") for each in arguments):
+            made.append(True)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        assert rig.store.commit(pending, tokens=1, owner=rig.store.owner(rig.journal, 1, 1)) is None
+    assert made and rig.files() == [] and len(rig.lines) == 1
+
+
+@pytest.mark.parametrize("left", ["record", "owner"])
+def test_what_an_interrupted_removal_has_left_is_gone_with_the_next_state(rig: Rig, left: str) -> None:
+    """Without a start of the program, and whatever model the state is of."""
+    state = rig.keep("abc", conversation=1, identity=replace(IDENTITY, model="b"))
+    rig.store.touch(state, rig.store.owner(rig.journal, 2, 1))
+    state.path.unlink()
+    if left == "owner":
+        record_of(state).unlink()
+    kept = rig.keep("x")
+    assert rig.files() == sorted([kept.path.name, record_of(kept).name])
+
+
 def test_no_lock_is_needed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network file system may have none."""
     assert not {"fcntl", "msvcrt"} & set(vars(module))

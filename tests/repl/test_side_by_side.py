@@ -148,6 +148,23 @@ def test_only_what_changes_is_drawn() -> None:
     assert side.draw((80, 24)) == "\x1b[42Gx\r"
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_terminal_that_draws_a_character_wider(number: int) -> None:
+    """As tmux does with conjuncts of Devanagari: the line between the columns stays, and no row is added."""
+    screen, side = Screen(40, 10), SideBySide(2, (40, 10))
+    cells = cells_of(40, 2)
+    side.feed(1 - number, "other")
+    for text in ("éé ", "n" * (cells - 3), "n", " words\n"):
+        side.feed(number, text)
+        screen.write(side.draw((40, 10)).replace("é", "éé"))
+    side.end(0)
+    side.end(1)
+    screen.write(side.draw((40, 10)).replace("é", "éé"))
+    rows = screen.rows[: screen.cursor[1]]
+    assert [row[cells : cells + 3].rstrip() for row in rows] == [" │"] * 3
+    assert "other" in rows[0] and "words" in rows[2]
+
+
 @settings(deadline=None)
 @given(st.data(), st.integers(2, 12))
 def test_a_width_that_changes_loses_nothing(data: st.DataObject, lines: int) -> None:

@@ -18,7 +18,7 @@ from event_source import EventSource
 from program import CTRL_C, CTRL_D, ENTER, TIMEOUT, Start, run, start
 from repl_console import RecordedOutput, ScriptedConsole
 from scripted_backend import Gate, Script, by_message, say
-from serving import Served, ServedProcess, served_process, serving
+from serving import Served, ServedProcess, scripted_source, served_process, serving
 from test_chats import ALL_OF_IT, gated
 from test_chats import run as run_test
 
@@ -206,11 +206,56 @@ def test_several_replies_from_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
             assert chat is not None and await talk._recorder.settled()
             tree = await asyncio.to_thread(journal.tree, chat)
             assert (len(tree.nodes), tree.head) == (5, 4)
-            talk._switch_model = lambda name: backend
-            await talk.submit("/compare other")
-            assert "Models cannot be compared in this session: the models of a server are fixed." in output.all
             await talk.close()
-            assert not console.complaints
+            assert console.complaints == []
+
+    run_test(main)
+
+
+def test_models_of_a_server_are_compared() -> None:
+    """The server has both replies and the vote; the next reply is that of the present model, whichever was chosen."""
+
+    async def main() -> None:
+        sources = {name: scripted_source(by_message, [], name=name) for name in ("m", "other")}
+        async with serving(sources) as served:
+            journal = await asyncio.to_thread(ServerJournal.at, ServerClient(served.url))
+
+            def switch(name: str) -> AttachedBackend:
+                return AttachedBackend(
+                    journal.server, journal.facts, journal.place, model=name and journal.model_of(name, "")
+                )
+
+            output, console = RecordedOutput(), ScriptedConsole()
+            display = ReplyDisplay(output, colour=False, spinner=False)
+            talk = ReplController(switch(""), ReplSettings(model="m"), display, console, switch, journal)
+            heard: list[Heard] = []
+
+            async def follow() -> None:
+                async for each in talk._backend.follow():  # type: ignore[attr-defined]
+                    heard.append(each)
+
+            following = asyncio.ensure_future(follow())
+            await talk.submit("hello")
+            await talk.submit("/compare none")
+            assert "has no model none" in output.all
+            console.choices = [2, 0, 1]
+            await talk.submit("/compare other")
+            assert "The reply of other continues the conversation with m: /model other switches" in output.all
+            await talk.submit("and?")
+            await talk.submit("/compare other --blind")
+            chat = journal.place.id
+            assert chat is not None and await talk._recorder.settled()
+            votes = await asyncio.to_thread(journal.votes, chat)
+            named = [([each.model for each in vote.replies], vote.blind) for vote in votes]
+            assert named[0] == (["m", "other"], False) and votes[0].chosen == votes[0].replies[1].row
+            assert sorted(named[1][0]) == ["m", "other"] and named[1][1] and votes[1].chosen is None
+            stored = await asyncio.to_thread(journal.load, chat)
+            assert [each.model for each in stored.records if each.message.role == "assistant"] == ["other", "m"]
+            assert not any(isinstance(each, RemoteReplyStarted) for each in heard)
+            following.cancel()
+            await asyncio.wait([following])
+            await talk.close()
+            assert console.complaints == []
 
     run_test(main)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
 from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.local_engine import LocalEngineBackend
+from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.saved_states import EngineStates, StateJob
 from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.prompt_cache.store import StateStore
@@ -36,6 +41,34 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "states"
     monkeypatch.setattr(paths, "states_dir", lambda: folder)
     return folder
+
+
+class Engines:
+    """Engines that are started one after the other, as by several runs of the program."""
+
+    def __init__(self, engine: EngineBinary, model: Path) -> None:
+        self.engine, self.model = engine, model
+
+    def open(self, **settings: object) -> LocalEngineBackend:
+        model = os.environ.get("BITNET_CHAT_MODEL") or str(self.model)
+        return LocalEngineBackend(replace(Settings(engine=str(self.engine.path), model=model, threads=1), **settings))  # type: ignore[arg-type]
+
+
+class Servers:
+    """A llama-server that is started again and again."""
+
+    def __init__(self, engine: EngineBinary, model: Path) -> None:
+        self._settings = Settings(engine=str(engine.path), model=str(model), backend="llama-server", threads=1)
+
+    def start(self, parallel: int = 1, **settings: object) -> LlamaServer:
+        return LlamaServer(replace(self._settings, **settings), parallel=parallel)  # type: ignore[arg-type]
+
+    def open(self, **settings: object) -> RemoteBackend:
+        return self.start(**settings).backend()  # type: ignore[arg-type]
+
+
+def guided(text: str) -> Conversation:
+    return Conversation().with_system(PERSONA).with_user(text)
 
 
 async def ask(
@@ -64,8 +97,20 @@ def is_long(stats: Stats) -> bool:
 async def saved(backend: LocalEngineBackend | RemoteBackend) -> None:
     """Wait until the context is saved, as it is between two messages."""
     states: Any = backend._states if isinstance(backend, RemoteBackend) else backend._session.supervisor._saver
-    task = states._saving if isinstance(backend, RemoteBackend) else states._task
-    await asyncio.wait([task])
+    await asyncio.wait([states._task])
+
+
+async def has_read(backend: LocalEngineBackend | RemoteBackend, conversation: Conversation) -> None:
+    """Wait until the engine has read a history in the background."""
+    if isinstance(backend, RemoteBackend):
+        assert backend._preparing is not None
+        await backend._preparing
+        return
+    supervisor = backend._session.supervisor
+    assert supervisor.starting is not None
+    await supervisor.starting
+    await asyncio.wait(supervisor._watchers, return_when=asyncio.FIRST_COMPLETED)
+    assert supervisor._loaded is not None and supervisor._loaded.evaluated == conversation
 
 
 def files(folder: Path, end: str) -> list[Path]:

@@ -25,6 +25,7 @@ from bitnet_chat.text.sse import SseDecoder
 
 HELLO = Conversation().with_user("hello")
 HALF, MORE = PromptProgress(600, 1200), PromptProgress(1200, 1200)
+AGAIN = PromptProgress(600, 1200, repeats=True)
 STEPS: list[Event | Gate] = [Started(), HALF, MORE, *say("Hello.")[1:]]
 
 
@@ -38,13 +39,16 @@ async def shown(steps: Sequence[Event | Gate], output: RecordedOutput, until: st
     await running
 
 
-def test_the_terminal_says_how_far(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("told", "text"), [(HALF, "reading 600 of 1,200 tokens"), (AGAIN, "repeating 600 of 1,200 tokens")]
+)
+def test_the_terminal_says_how_far(monkeypatch: pytest.MonkeyPatch, told: PromptProgress, text: str) -> None:
     monkeypatch.setattr(replies, "PROGRESS_AFTER", 0.0)
     monkeypatch.setattr(replies, "SPIN", 0.001)
 
     async def main() -> None:
         output = RecordedOutput()
-        await shown([Started(), HALF, Gate(), *say("Hello.")[1:]], output, "reading 600 of 1,200 tokens")
+        await shown([Started(), told, Gate(), *say("Hello.")[1:]], output, text)
         assert "Hello.\n" in output.all
 
     asyncio.run(asyncio.wait_for(main(), 20))
@@ -88,18 +92,19 @@ def test_what_stands_before_a_backend_passes_it_on() -> None:
     asyncio.run(main())
 
 
-def test_a_server_tells_the_newest_to_those_who_want_it() -> None:
+@pytest.mark.parametrize("half", [HALF, AGAIN])
+def test_a_server_tells_the_newest_to_those_who_want_it(half: PromptProgress) -> None:
     async def main() -> None:
         generation = ReplyBroadcast("g", "m")
         opening = ReplyStart(generation="g", chat=1, model="m", user=(1, "hello"), message=2, before=None, parent=None)
         encoder = EventEncoder(opening)
-        for event in (Started(), PromptProgress(1, 1200), HALF):
+        for event in (Started(), PromptProgress(1, 1200), half):
             generation.put(event)
         watched, plain = watch_all([generation], [0]), generation.watch()
         _, seen = await anext(watched)
-        assert seen.event == HALF, "of two only the newer one"
+        assert seen.event == half, "of two only the newer one"
         (told,) = SseDecoder().feed(b"".join(encoder.tell(seen)))
-        assert event_of(told.event, data_of(told), "") == HALF
+        assert event_of(told.event, data_of(told), "") == half
         generation.put(MORE)
         assert (await anext(watched))[1].event == MORE
         generation.put(TextDelta("Hello."))

@@ -115,13 +115,7 @@ class AttachedBackend:
         self._leaving: asyncio.Task[None] | None = None
         """The task that stops that reply. The next message waits for it, so as not to be stopped too."""
         self._asked: set[_PendingReply] = set()
-        self._own: set[str] = set()
-        """Generations that this client requested."""
-        self._heard: tuple[int | None, str] = None, ""
-        """The chat and the id of the last event of a reply that this client requested."""
-        self._known = asyncio.Event()
-        """Cleared while the generation of a request is not known yet."""
-        self._known.set()
+        self._known = asyncio.Event() if place is None else place.known
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -246,6 +240,8 @@ class AttachedBackend:
                     if self._urgent:
                         raise
                     await wait(error.retry_after, asked.stop)  # batch work can wait
+        if place.changes:  # the server refuses them during a reply
+            await asyncio.wait(place.changes)
         if place.id is None:
             await self._make(place)
         asked.chat = place.id
@@ -276,16 +272,20 @@ class AttachedBackend:
     def _event(self, asked: _PendingReply, told: ServerSentEvent) -> Event | None:
         """The event of the reply; None: ``told`` does not belong to it."""
         asked.last_id, asked.tries = told.id or asked.last_id, 0
-        self._heard = asked.chat, asked.last_id
-        data = data_of(told)
+        place, data = self._place, data_of(told)
+        if place is not None:
+            place.heard = asked.chat, asked.last_id
         if told.event == "start":
             if not asked.is_this(data):
                 return Failed(EngineDiedError(LOST, remedy="send the message again"), asked.text)
+            if place is not None and not asked.generation:
+                place.own.add(str(data.get("generation")))
+                place.replies.append(data.get("message"))
+                self._known.set()
             asked.generation = str(data.get("generation"))
             asked.message = data.get("message")
-            self._own.add(asked.generation)
-            self._known.set()
             self._name = str(data.get("model") or self._name)
+            self._model = self._model or self._name  # a chat has the model of its last reply, which may be another one
             if asked.stop.is_set() and asked.chat is not None:  # the stop came before the beginning
                 self._spawn(self._stop_in(asked.chat))
             return Started()
@@ -375,7 +375,7 @@ class AttachedBackend:
     async def _follow(self, place: ChatPosition, chat: int) -> AsyncGenerator[Heard]:
         """The events of one chat, as long as it is the present one and the server has it."""
         # After the last received event, so that none is lost.
-        last_id, tries = self._heard[1] if self._heard[0] == chat else "", 0
+        last_id, tries = place.heard[1] if place.heard[0] == chat else "", 0
         listening = ChatEventParser()
         while place.id == chat:
             response = await self._listen(chat, last_id)
@@ -387,8 +387,8 @@ class AttachedBackend:
                     async for told in stream:
                         last_id, tries = told.id or last_id, 0
                         if told.event == "start":
-                            await self._known.wait()
-                        for heard in listening.heard(told, self._own):
+                            await place.known.wait()
+                        for heard in listening.heard(told, place.own):
                             yield heard
             if place.id != chat:
                 break

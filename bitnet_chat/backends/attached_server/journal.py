@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,6 @@ from bitnet_chat.backends.attached_server.client import ServerClient
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.openai_codec import decode_tool_call
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UsageError
-from bitnet_chat.events import Stats
 from bitnet_chat.journal import (
     JournalEntry,
     JournalRecorder,
@@ -28,18 +27,32 @@ from bitnet_chat.journal import (
     SearchHit,
     StoredConversation,
 )
+from bitnet_chat.journal.recorder import ReplyWriter
 from bitnet_chat.journal.records import ConversationSlot
+from bitnet_chat.journal.transactions import MessageRows
 from bitnet_chat.journal.tree import TreeNode
+from bitnet_chat.journal.votes import Vote, VotedReply
 from bitnet_chat.models.names import ModelNames
 
 
 class ChatPosition(ConversationSlot):
-    """The present chat, shared by a recorder and its backend. ``id``: None: the chat is not made yet."""
+    """The present chat, shared by a recorder and its backends. ``id``: None: the chat is not made yet."""
 
     def __init__(self) -> None:
         super().__init__()
         self.moved = asyncio.Event()
         """Set when the present chat changes."""
+        self.own: set[str] = set()
+        """Generations that this client requested."""
+        self.known = asyncio.Event()
+        """Cleared while the generation of a request is not known yet."""
+        self.known.set()
+        self.heard: tuple[int | None, str] = None, ""
+        """The chat and the id of the last event of a reply that this client requested."""
+        self.changes: set[asyncio.Task[None]] = set()
+        """Changes of the chat that are being sent, each after those before it."""
+        self.replies: list[int | None] = []
+        """Messages of the replies that were begun together last, as far as they have begun."""
 
     def go(self, chat: int | None) -> None:
         if chat != self.id:
@@ -91,9 +104,12 @@ class ServerJournal(JournalStore):
         answer = self.server.call("GET", f"/chats/{id}/tree")
         try:
             nodes = {int(each["id"]): TreeNode(_record(each), _parent(each)) for each in answer["messages"]}
-            return MessageTree(id, nodes, answer["head"])
+            return MessageTree(id, nodes, answer["head"], votes=tuple(map(_vote, answer["votes"])))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _strange(self.server, error) from None
+
+    def votes(self, conversation: int) -> builtins.list[Vote]:
+        return builtins.list(self.tree(conversation).votes)
 
     def search(self, words: str) -> builtins.list[SearchHit]:
         if not words.split():
@@ -117,33 +133,31 @@ class ServerRecorder(JournalRecorder):
         super().__init__(None, complain, slot=journal.place)
         self._place = journal.place
         self._server = journal.server
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def sync(self, conversation: Conversation) -> None:
         self._update_title(conversation)
 
-    def begin_reply(
+    def begin_replies(
         self,
         conversation: Conversation,
+        options: Sequence[Mapping[str, object]],
         *,
         model: str = "",
         engine: str = "",
-        options: Mapping[str, object] | None = None,
-    ) -> None:
-        self._update_title(conversation)
+    ) -> tuple[ReplyWriter, ...]:
+        self._place.replies.clear()
+        return super().begin_replies(conversation, options, model=model, engine=engine)
 
-    def end_reply(
-        self, reason: FinishReason, stats: Stats | None = None, *, text: str | None = None, thinking: str | None = None,
-        **more: object,
-    ) -> None:  # fmt: skip
-        pass
+    def vote(self, replies: Sequence[int], chosen: int | None, *, blind: bool) -> None:
+        choice = {"replies": list(replies), "chosen": chosen, "blind": blind}
+        self._send("POST", "votes", choice, "the choice is not kept")
 
     def resume(self, stored: StoredConversation) -> None:
         self._place.go(stored.id)
         self._place.title, self._named = stored.title, bool(stored.title)
 
     def set_head(self, stored: StoredConversation) -> None:
-        self._spawn(self._set_head(stored.id, stored.head))
+        self._send("POST", "head", {"message": stored.head}, "other clients keep the other branch")
 
     def start_new(self) -> None:
         self._place.go(None)
@@ -151,39 +165,44 @@ class ServerRecorder(JournalRecorder):
 
     def rename(self, title: str) -> None:
         self._place.title, self._named = title, True
-        chat = self._place.id
-        if chat is not None:
-            self._spawn(self._rename(chat, title))
+        self._send("PATCH", "", {"title": title[:200]}, "the conversation keeps its title")
 
     def fork(self, title: str = "") -> None:
         """Move the conversation into another chat at the next message."""
         self._place.go(None)
         self._place.title, self._named = title or self.title, True
 
+    async def rows(self) -> MessageRows:
+        """Return the rows of the last replies alone."""
+        begun = self._place.replies
+        return MessageRows(replies=(*begun, *[None] * (len(self._replies) - len(begun))))
+
     async def settled(self) -> bool:
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._place.changes:
+            await asyncio.wait(self._place.changes)
         return True
 
     async def close(self) -> None:
         await self.settled()
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _send(self, method: str, what: str, body: Mapping[str, object], failed: str) -> None:
+        """Change the present chat, if there is one. ``failed``: begins the line for the user about a failure."""
+        if self._place.id is None:
+            return
+        path = f"/chats/{self._place.id}/{what}".removesuffix("/")
+        earlier = list(self._place.changes)
 
-    async def _set_head(self, chat: int, message: int | None) -> None:
-        try:
-            await asyncio.to_thread(self._server.call, "POST", f"/chats/{chat}/head", {"message": message})
-        except BitnetChatError as error:
-            self._complain(f"other clients keep the other branch: {error.what}")
+        async def send() -> None:
+            if earlier:
+                await asyncio.wait(earlier)
+            try:
+                await asyncio.to_thread(self._server.call, method, path, body)
+            except BitnetChatError as error:
+                self._complain(f"{failed}: {error.what}")
 
-    async def _rename(self, chat: int, title: str) -> None:
-        try:
-            await asyncio.to_thread(self._server.call, "PATCH", f"/chats/{chat}", {"title": title[:200]})
-        except BitnetChatError as error:
-            self._complain(f"the conversation keeps its title: {error.what}")
+        task = asyncio.ensure_future(send())
+        self._place.changes.add(task)
+        task.add_done_callback(self._place.changes.discard)
 
 
 def _objects(answer: Any, name: str) -> builtins.list[Mapping[str, Any]]:
@@ -245,6 +264,11 @@ def _branch_of(tree: Mapping[str, Any], end: int) -> dict[str, object]:
     state = ReplyState.UNANSWERED if path[-1]["role"] in ("user", "tool") else ReplyState.WHOLE
     messages = [each for each in path if each["id"] not in without]
     return {"messages": messages, "passed_over": passed, "state": state.value, "live": None}
+
+
+def _vote(form: Mapping[str, Any]) -> Vote:
+    replies = tuple(VotedReply(int(each["message"]), each["model"], each["engine"]) for each in form["replies"])
+    return Vote(form["id"], form["conversation"], form["created"], form["blind"], replies, form["chosen"])
 
 
 def _parent(form: Mapping[str, Any]) -> int | None:

@@ -139,7 +139,9 @@ def event_of(name: str, data: Mapping[str, Any], so_far: str) -> Event | None:
             return ThinkingDelta(str(data.get("text") or ""))
         case "progress":
             done, total = data.get("done"), data.get("total")
-            return PromptProgress(done, total) if isinstance(done, int) and isinstance(total, int) else None
+            if not isinstance(done, int) or not isinstance(total, int):
+                return None
+            return PromptProgress(done, total, repeats=data.get("repeats") is True)
         case "notice":
             return Notice(str(data.get("text") or ""))
         case "tool_call":

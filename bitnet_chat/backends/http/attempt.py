@@ -147,7 +147,7 @@ class RequestAttempt:
             return cut_off(self._server, account, reader.error, self._fit.size)
         if reader.finish is None:
             raise ConnectionLostError("the stream ended before the reply did")
-        if account.differs or account.is_within_known:
+        if account.differs or account.repeated is not None:
             raise OtherReplyError
         if (heard := self._request.take()) is not None:
             target.connection.spend(heard)
@@ -168,12 +168,15 @@ class RequestAttempt:
 def _told(said: Sequence[Delta], account: ResponseAccumulator) -> list[Event]:
     """Parsed content as events."""
     events: list[Event] = []
+    repeated = account.repeated
     for each in said:
         if each.thinking:
             if thought := account.thought(each.text):
                 events.append(ThinkingDelta(thought))
         elif text := account.said(each.text):
             events.append(TextDelta(text))
+    if account.repeated is not None and account.repeated != repeated:
+        events.append(account.repeated)
     return events
 
 

@@ -14,7 +14,7 @@ from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.engine_output import Frame, ReplyText, ThinkingText
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Stats
+from bitnet_chat.events import PromptProgress, Stats
 from bitnet_chat.filters.continuation import KnownReplyRemover, OverlapRemover, paragraph_break
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter
 from bitnet_chat.filters.tool_call_repair import InvalidToolCall
@@ -232,9 +232,9 @@ class ResponseAccumulator:
         return self._known.differs
 
     @property
-    def is_within_known(self) -> bool:
-        """Whether a part of the known reply has not been generated yet."""
-        return self._known.is_within
+    def repeated(self) -> PromptProgress | None:
+        """How much of the known reply was generated again. None: all of it, or none is known."""
+        return self._known.progress(self._known_tokens) if self._known.is_within else None
 
     def was_shown(self, thinking: str) -> None:
         """Note thoughts that are not shown again."""

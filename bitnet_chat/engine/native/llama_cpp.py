@@ -77,7 +77,8 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
     given.n_parallel = settings.variants if given.kv_unified else settings.sequences
     # A text to embed must fit into one batch.
     whole = (settings.context_size or _EMBEDDING_BATCH) if settings.embeddings else 0
-    given.n_batch = given.n_ubatch = whole or settings.batch(MIN_BATCH)
+    if whole or settings.batch_size or not _has_gpu(library):  # see bitnet_chat.engine.prompt_batch
+        given.n_batch = given.n_ubatch = whole or settings.batch(MIN_BATCH)
     if settings.threads:
         given.cpuparams.n_threads = given.cpuparams_batch.n_threads = settings.threads
     given.api_keys = [key]
@@ -88,6 +89,12 @@ def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
     if settings.state_folder is not None:
         given.slot_save_path = os.path.join(settings.state_folder, "")  # noqa: PTH118  # the library appends a name
     return given
+
+
+def _has_gpu(library: Any) -> bool:
+    types = library.ggml_backend_dev_type
+    gpus = (types.GGML_BACKEND_DEVICE_TYPE_GPU, types.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    return any(each["type"] in gpus for each in library.get_device_info())
 
 
 def _has_variants(settings: LibrarySettings) -> bool:

@@ -152,7 +152,8 @@ class EventEncoder:
                 yield from self._blocks()
                 yield self._event("chunk", {"text": new}, place)
         elif isinstance(event, PromptProgress):
-            yield self._event("progress", {"done": event.done, "total": event.total}, place)
+            progress = {"done": event.done, "total": event.total}
+            yield self._event("progress", progress | ({"repeats": True} if event.repeats else {}), place)
         elif place > self._seen:
             if isinstance(event, ToolCall):
                 call = {"id": event.id, "name": event.name, "arguments": event.arguments}

@@ -137,13 +137,14 @@ def chat_json(
 
 
 def tree_json(tree: MessageTree) -> bytes:
-    """Return all messages of a chat as JSON, each with the id of the message before it."""
+    """Return all messages of a chat as JSON, each with the id of the message before it, and the votes."""
     messages = []
     for row, node in tree.nodes.items():
         siblings = tree.siblings(row)
         variants = {"siblings": siblings if len(siblings) > 1 else (), "position": tree.position(row).number}
         messages.append(to_json(_message(node.record, None) | variants | {"parent": node.parent}))
-    return to_json({"id": tree.id, "head": tree.head})[:-1] + b',"messages":[%b]}' % b",".join(messages)
+    votes = [vote.as_json() for vote in tree.votes]
+    return to_json({"id": tree.id, "head": tree.head, "votes": votes})[:-1] + b',"messages":[%b]}' % b",".join(messages)
 
 
 def _message(record: MessageRecord, render: Render | None) -> dict[str, object]:

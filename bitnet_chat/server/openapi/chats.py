@@ -197,6 +197,7 @@ SCHEMAS: dict[str, Schema] = {
             "id": _ROW,
             "head": described(nullable(_ROW), "The last message of the current branch."),
             "messages": array(ref("TreeMessage"), description="Of all branches, oldest first."),
+            "votes": array(ref("Vote"), description="Oldest first."),
         }
     ),
     "NewHead": request_object({"message": described(_ROW, "The id of a message of any branch.")}, {}),
