@@ -305,7 +305,7 @@ def test_llm(served: ServedProcess, client: openai.OpenAI, reply: str, tmp_path:
     model = {"model_id": "bitnet", "model_name": name, "api_base": f"{served.url}/v1"}
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([model]))
     # Both in one process: what it imports takes longer than what it asks.
-    command = "-m bitnet -o temperature 0".split()
+    command = ["-m", "bitnet", "-o", "temperature", "0"]
     asked = [[*command, *more, "What is bitnet-chat?"] for more in ([], ["--no-stream"])]
     both = f"from llm.cli import cli\nfor each in {asked}: cli(each, standalone_mode=False)"
     done = subprocess.run(
