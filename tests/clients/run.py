@@ -1,6 +1,7 @@
 """Clients as they were published, in one process: ``python -I run.py URL NAME...`` writes one JSON object, by name.
 
-Each module beside this file has ``main(url)``, which gives what its client got, or an awaitable of it.
+Each module beside this file has ``main(url)``, which gives what its client got, or an awaitable of it. An empty URL:
+they are imported and not called.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def main(url: str, *names: str) -> None:
         sys.modules[spec.name] = module
         try:
             spec.loader.exec_module(module)
-            result = module.main(url)
+            result = module.main(url) if url else None
             got[name] = asyncio.run(result) if inspect.iscoroutine(result) else result
         except Exception:
             got[name] = {"failed": traceback.format_exc()}

@@ -26,7 +26,7 @@ from bitnet_chat.server.openapi.document import document
 _SHARED = ["/v1/completions", "/chats/{id}/messages", "/replies", "/api/generate"]
 CONFIG = SchemathesisConfig.from_dict(
     {
-        "generation": {"max-examples": 3, "deterministic": True, "database": "none", "with-security-parameters": False},
+        "generation": {"deterministic": True, "database": "none", "with-security-parameters": False},
         "phases": {"stateful": {"enabled": False}},
         "operations": [{"include-path": path, "phases": {"coverage": {"enabled": False}}} for path in _SHARED],
     }
@@ -59,12 +59,17 @@ def url() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def session() -> Iterator[requests.Session]:
     with requests.Session() as session:
+        session.trust_env = False  # else proxies are looked for in the environment before each request
         yield session
 
 
 @schema.parametrize()
 @settings(
-    derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+    derandomize=True,
+    deadline=None,
+    max_examples=10,  # beside those of the coverage phase
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
 )
 def test_the_server_is_as_described(case: schemathesis.Case, url: str, session: requests.Session) -> None:
     if case.query and "follow" in case.query:

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import ollama
 import pytest
 from conftest import _engine as engine_of
 from hypothesis import HealthCheck, given, settings
@@ -35,7 +34,17 @@ from bitnet_chat.server.ollama.responses import done_reason, shown
 from bitnet_chat.server.requests import object_of
 from bitnet_chat.server.settings import ServeSettings
 
+if TYPE_CHECKING:
+    import ollama
+
 HELLO = {"role": "user", "content": "hello"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library() -> None:
+    """Imported late: it takes longer than most tests, in each process that lists them."""
+    global ollama
+    import ollama
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
