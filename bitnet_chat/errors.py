@@ -277,7 +277,7 @@ class ContextOverflowError(BitnetChatError):
     """A prompt is larger than the context window.
 
     Numbers of tokens: ``needed`` for the whole prompt, ``reserve`` for the reply, ``size`` of the window; None if
-    unknown.
+    unknown. ``by_policy``: it would fit without its oldest turns, and the policy is "stop".
     """
 
     reason = FinishReason.CONTEXT_OVERFLOW
@@ -291,9 +291,10 @@ class ContextOverflowError(BitnetChatError):
         needed: int | None = None,
         reserve: int = 0,
         size: int | None = None,
+        by_policy: bool = False,
     ) -> None:
         super().__init__(what, remedy=remedy, detail=detail)
-        self.needed, self.reserve, self.size = needed, reserve, size
+        self.needed, self.reserve, self.size, self.by_policy = needed, reserve, size, by_policy
 
 
 class EmptyReplyError(BitnetChatError):

@@ -315,4 +315,5 @@ def outgrown(size: int | None, need: TokenCount | None = None, reserve: int = 0)
         needed=None if need is None else need.count,
         reserve=reserve,
         size=size,
+        by_policy=True,
     )

@@ -25,6 +25,7 @@ _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", 
 _OTHER_THINGS = ("refusal", "annotations", "parsed", "prefix", "partial")
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Types of content parts with text, and the field of the text."""
+_OTHER_INPUT = ("image", "audio", "video", "file")
 _PASSED_OVER = ("thinking", "redacted_thinking", "reasoning")
 
 
@@ -107,7 +108,7 @@ def _read(fields: Fields, reading: _MessageReader) -> None:
             reading.systems.append(_content(fields))
         case "user":
             reading.settle(fields)
-            fields.refuse("images", [], why="is not supported here: only text is")
+            fields.refuse("images", [], why=f"is set: {text_only('image')}")
             reading.add(_Draft("user", [_content(fields)]))
         case "assistant":
             reading.settle(fields)
@@ -121,7 +122,7 @@ def _read(fields: Fields, reading: _MessageReader) -> None:
         fields.ignore("name", "")  # without a place in chat templates
         fields.accept("tool_call_id", "tool_name")
     fields.accept("cache_control", *_THOUGHTS, *_OTHER_THINGS)
-    fields.refuse("images", [], why="is not supported here: only text is")
+    fields.refuse("images", [], why=f"is set: {text_only('image')}")
     fields.finish()
 
 
@@ -151,6 +152,12 @@ def _whole(reading: _MessageReader, last: Fields) -> Conversation:
     return Conversation((*system, *messages))
 
 
+def text_only(noun: str) -> str:
+    """Why a field with other input than text is refused, in words for the user of a chat program: it shows no more,
+    and sends the input again with each later message."""
+    return f"{noun} input is not supported, only text is; remove it from the conversation"
+
+
 def _content(fields: Fields, *, needed: bool = True) -> str:
     """A text, or the texts of its parts, joined by newlines."""
     content = fields.get("content")
@@ -164,7 +171,8 @@ def _content(fields: Fields, *, needed: bool = True) -> str:
         if kind in _PASSED_OVER:
             continue
         if kind not in _TEXTS:
-            raise part.wrong("type", f"is {kind!r}: only text is supported", code="unsupported_content")
+            noun = next((each for each in _OTHER_INPUT if each in kind), "other")
+            raise part.wrong("type", f"is {kind!r}: {text_only(noun)}", code="unsupported_content")
         texts.append(part.needed_text(_TEXTS[kind]))
         part.accept("cache_control", "prompt_cache_breakpoint", "annotations", "id", "index")
         part.finish()

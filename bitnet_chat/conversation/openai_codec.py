@@ -43,7 +43,7 @@ def encode_ollama_message(message: Message) -> dict[str, Any]:
         return {"role": "tool", "tool_name": message.tool_name, "content": message.content}
     fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        fields["tool_calls"] = [encode_ollama_call(call) for call in message.tool_calls]
+        fields["tool_calls"] = [encode_ollama_call(*each) for each in enumerate(message.tool_calls)]
     return fields
 
 
@@ -51,13 +51,18 @@ def encode_tool_call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def encode_ollama_call(call: ToolCall) -> dict[str, Any]:
-    """``call`` without its id. Arguments that are not an object become an empty one."""
+def encode_ollama_call(index: int, call: ToolCall) -> dict[str, Any]:
+    """``call`` without its id. Arguments that are not an object become an empty one.
+
+    ``index``: among the calls of the message. Clients join the pieces of a stream by it.
+    """
     try:
         arguments = json.loads(call.arguments)
     except (ValueError, RecursionError):
         arguments = {}
-    return {"function": {"name": call.name, "arguments": arguments if isinstance(arguments, dict) else {}}}
+    if not isinstance(arguments, dict):
+        arguments = {}
+    return {"function": {"index": index, "name": call.name, "arguments": arguments}}
 
 
 def encode_tool(tool: Tool) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def to_api_error(error: BitnetChatError) -> APIError:
         needed, window = error.needed, error.size
         what = _too_long(needed, error.reserve, window)
     if isinstance(error, ContextOverflowError) and remedy:  # the original remedy is for a terminal
-        remedy = "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages"
+        remedy = _WITH_LESS if error.by_policy else _WITHOUT_TOOLS
     return APIError(
         status,
         kind,
@@ -96,6 +96,10 @@ def to_api_error(error: BitnetChatError) -> APIError:
         needed,
         window,
     )
+
+
+_WITH_LESS = "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages"
+_WITHOUT_TOOLS = "send a shorter message or fewer tools; a larger --ctx makes room where the model allows it"
 
 
 def _too_long(needed: int, reserve: int, window: int) -> str:

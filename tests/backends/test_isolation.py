@@ -109,11 +109,12 @@ def test_what_a_request_costs_belongs_to_it(classic: EngineBinary, native: Engin
                 status, dropped, notices, *_ = found[kind]
                 assert (status, dropped, notices) == (200, None, []), found[kind]
             window = 2048
-            for kind in ("many tools", "too long"):
+            for kind, remedy in (("many tools", "send a shorter message or fewer tools;"), ("too long", "--overflow")):
                 status, error, _ = found[kind]
                 assert (status, error["code"], error["n_ctx"]) == (400, "context_length_exceeded", window)
                 assert f"maximum context length is {window} tokens" in error["message"]
                 assert str(error["n_prompt_tokens"]) in error["message"] and error["n_prompt_tokens"] > window
+                assert remedy in error["message"]
             async with aiohttp.ClientSession() as session, session.get(served.url + "/health") as response:
                 assert response.status == 200
 

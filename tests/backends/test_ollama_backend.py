@@ -109,8 +109,9 @@ def test_what_is_asked() -> None:
         }
         assert asked["options"] == wanted
         assert asked["format"] == {"type": "object"} and asked["tools"][0]["function"]["name"] == "add"
+        call = {"function": {"index": 0, "name": "add", "arguments": {"a": 1}}}
         assert asked["messages"][1:] == [
-            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "tool_name": "add", "content": "2"},
         ]
         await ask(

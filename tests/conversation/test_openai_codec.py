@@ -59,7 +59,7 @@ FUNCTION = '{"name": "add", "arguments": "{\\"a\\": 1}"}'
             encode_ollama_message,
             CALLED,
             '{"role": "assistant", "content": "",'
-            ' "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}',
+            ' "tool_calls": [{"function": {"index": 0, "name": "add", "arguments": {"a": 1}}}]}',
         ),
         (encode_ollama_message, RESULT, '{"role": "tool", "tool_name": "add", "content": "2"}'),
     ],
@@ -71,7 +71,7 @@ def test_messages(encode: Callable[[Message], object], message: Message, text: s
 @pytest.mark.parametrize("arguments", ["[1]", "{", "[" * 100_000])
 def test_arguments_that_are_not_an_object(arguments: str) -> None:
     broken = Message("assistant", "", tool_calls=(ToolCall("c1", "add", arguments),))
-    assert encode_ollama_message(broken)["tool_calls"] == [{"function": {"name": "add", "arguments": {}}}]
+    assert encode_ollama_message(broken)["tool_calls"] == [{"function": {"index": 0, "name": "add", "arguments": {}}}]
     if arguments != "[1]":
         with pytest.raises((ValueError, RecursionError)):
             encode_template_message(broken)

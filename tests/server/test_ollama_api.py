@@ -122,7 +122,7 @@ def test_what_is_not_said_is_what_the_server_does() -> None:
         ({"messages": [{"role": "king", "content": "x"}]}, r"messages\[0\].role"),
         ({"messages": [{"role": "user", "content": 5}]}, r"messages\[0\].content"),
         ({"messages": [{"role": "user", "content": ""}]}, r"messages\[0\].content is empty"),
-        ({"messages": [{**HELLO, "images": ["aGk="]}]}, r"messages\[0\].images"),
+        ({"messages": [{**HELLO, "images": ["aGk="]}]}, r"messages\[0\].images is set: image input is not supported"),
         ({"messages": [HELLO, {"role": "system", "content": "x"}]}, r"messages\[1\].role"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, r"messages\[0\].role"),
         ({"messages": [HELLO, {"role": "tool", "content": "x"}]}, r"messages\[1\].role"),
@@ -391,6 +391,25 @@ def test_calls_of_tools_go_to_the_client_and_come_back() -> None:
             served.backend.script = lambda _: [*steps, Completed(FinishReason.LENGTH, "I look. ", STATS)]
             cut = await client.chat("scripted", [HELLO], tools=[weather])
             assert cut.done_reason == "length" and not cut.message.tool_calls
+
+    play(scene())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_each_call_of_a_reply_has_an_index(stream: bool) -> None:
+    """Open WebUI joins calls with the same index into one."""
+    calls = ToolCall("call_7", "add", '{"a": 1}'), ToolCall("call_8", "sub", '{"a": 2}')
+    events = [Started(), *calls, Completed(FinishReason.TOOL_CALLS, "", STATS)]
+
+    async def scene() -> None:
+        async with serving(scripted(*events)) as served, httpx.AsyncClient(base_url=served.url) as client:
+            asked = {"model": "scripted", "messages": [HELLO], "stream": stream}
+            asked["tools"] = [{"type": "function", "function": {"name": name}} for name in ("add", "sub")]
+            for _ in range(2):  # each reply counts anew
+                reply = await client.post("/api/chat", json=asked)
+                parts = [json.loads(line)["message"] for line in reply.text.splitlines()]
+                told = [each["function"] for part in parts for each in part.get("tool_calls", ())]
+                assert [(each["index"], each["name"]) for each in told] == [(0, "add"), (1, "sub")]
 
     play(scene())
 

@@ -75,6 +75,15 @@ def test_calls_and_their_results() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "noun"),
+    [("image_url", "image"), ("input_image", "image"), ("input_audio", "audio"), ("video", "video"), ("x", "other")],
+)
+def test_other_input_than_text_is_refused_in_words_for_the_user(kind: str, noun: str) -> None:
+    with pytest.raises(InvalidFieldError, match=f"{noun} input is not supported, only text is; remove it"):
+        read(said("user", [{"type": kind}]))
+
+
 ASKED = [said("user"), said("assistant", None, tool_calls=[CALL])]
 
 

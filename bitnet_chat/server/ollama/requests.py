@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.conversation.api_messages import conversation_of
+from bitnet_chat.conversation.api_messages import conversation_of, text_only
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.server.reply_fields import seed_of, stops_of, thinking, tools_of
 
@@ -66,7 +66,7 @@ def generate_request(fields: Fields) -> OllamaRequest:
         fields.refuse(field, "")
     fields.refuse("raw", False)
     fields.refuse("context", [], why="is not supported here: use /api/chat for earlier messages")
-    fields.refuse("images", [], why="is not supported here: only text is")
+    fields.refuse("images", [], why=f"is set: {text_only('image')}")
     for field in ("width", "height", "steps"):
         fields.refuse(field, 0)
     conversation = Conversation().with_system(system).with_user(prompt) if prompt else Conversation()

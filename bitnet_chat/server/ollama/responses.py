@@ -71,6 +71,7 @@ class OllamaEncoder:
     def __init__(self, model: str, *, thinking: bool = True) -> None:
         """``thinking``: include thoughts."""
         self._model, self._thinking = model, thinking
+        self._calls = 0
 
     def piece(self, event: Event, now: float) -> dict[str, object] | None:
         """Return the object for an event; None if the API cannot express it."""
@@ -118,8 +119,12 @@ class OllamaChatEncoder(OllamaEncoder):
         if thinking:
             message["thinking"] = thinking
         if calls:
-            message["tool_calls"] = [{"id": each.id, **encode_ollama_call(well_formed_call(each))} for each in calls]
+            message["tool_calls"] = [self._call(each) for each in calls]
         return {"message": message}
+
+    def _call(self, call: ToolCall) -> dict[str, object]:
+        index, self._calls = self._calls, self._calls + 1
+        return {"id": call.id, **encode_ollama_call(index, well_formed_call(call))}
 
 
 class OllamaGenerateEncoder(OllamaEncoder):
