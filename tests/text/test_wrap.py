@@ -86,6 +86,19 @@ def test_the_word_under_way_is_written_again_and_nothing_else() -> None:
     assert wrapper.feed(" surrounded") == "\nsurrounded"
 
 
+def test_blanks_before_a_word_are_erased_with_it() -> None:
+    wrapper = WordWrapper(lambda: 12)
+    assert [wrapper.feed(text) for text in ("word ", " ", "lon")] == ["word ", " ", "lon"]
+    assert wrapper.feed("gerr") == "\x1b[5D\x1b[K\nlongerr"
+    assert WordWrapper(lambda: 10).feed("abcdefgh ") == "abcdefgh ", "a blank may be in the last cell that is used"
+
+
+def test_a_word_that_does_not_fit_takes_its_style_along() -> None:
+    wrapper = WordWrapper(lambda: 10)
+    wrapper.feed("word ")
+    assert wrapper.feed("\x1b[1mlonger") == "\n\x1b[1mlonger"
+
+
 def test_a_look_does_not_reach_into_the_next_row() -> None:
     wrapper = WordWrapper(lambda: 20)
     assert wrapper.feed("\x1b[1mThe quick brown fo") == "\x1b[1mThe quick brown fo"
