@@ -172,6 +172,46 @@ def test_how_much_is_too_much(before: str, unit: str, limit: int, density: float
     assert at is not None and size <= at - len(before) < size + 2 * STEP
 
 
+LONG = " ".join(sentence(Random(number), 20, 20) for number in range(3))[:296]
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "limit", "density", "at", "repetitions"),
+    [
+        # N/2 repetitions, at least 3, with 24·N tokens; looked at every 254 characters
+        ("", LONG, 12, 1.0, 1936, 6),
+        ("", LONG, 13, 1.0, 1936, 6),
+        ("", LONG, 14, 1.0, 2190, 7),
+        ("", LONG, 5, 1.0, 920, 3),
+        ("", LONG, 4, 1.0, 920, 3),
+        ("", "ab cd ef gh", 100, 1.0, 2444, 143),
+        # 3·N with 80·N characters
+        ("", LONG, 4, 0.0, 3714, 12),
+        ("", LONG, 5, 0.0, 4730, 15),
+        ("", "ab cd ef gh", 100, 0.0, 8032, 472),
+        # in code 8 times as long
+        ("```\n", "ab cd ef gh", 10, 1.0, 1936, 113),
+        ("```\n", "ab cd ef gh", 100, 1.0, None, 0),
+        # a unit has four words at least
+        ("", "ab cd ef", 10, 1.0, None, 0),
+    ],
+)
+def test_how_many_counted_repetitions_are_too_many(
+    before: str, text: str, limit: int, density: float, at: int | None, repetitions: int
+) -> None:
+    detector = RepetitionDetector(limit, count=lambda text: len(text) * density)  # type: ignore[arg-type, return-value]
+    first = 1 if text == LONG else 1000
+    found = detector.feed(before + "".join(f"{number} {text} " for number in range(first, first + 1000)))
+    assert (found, detector.repetitions) == (at, repetitions)
+
+
+@pytest.mark.parametrize(("numbers", "at", "repetitions"), [(5, 412, 6), (6, 666, 8), (7, None, 0)])
+def test_a_counted_unit_has_up_to_six_numbers(numbers: int, at: int | None, repetitions: int) -> None:
+    units = [[f"word{'abcdefg'[place]} then {place or count} " for place in range(numbers)] for count in range(10, 400)]
+    detector = RepetitionDetector(LIMIT, count=len)
+    assert (detector.feed("".join(map("".join, units))), detector.repetitions) == (at, repetitions)
+
+
 def test_words_are_looked_at_every_127_characters_and_other_text_every_31() -> None:
     at = found_at(PANGRAM * 100)
     assert at is not None and at % STEP == 31
