@@ -45,6 +45,11 @@ OTHERS = [each for each in os.environ.get("BITNET_CHAT_TEST_ENGINES", "").split(
 _NONE = "no other engine: BITNET_CHAT_TEST_ENGINES names none"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest begin first, for at the end all other workers would wait for one of them."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what was listed stays to the end

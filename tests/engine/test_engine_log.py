@@ -73,14 +73,14 @@ def test_what_a_user_pastes_is_not_the_engines_log() -> None:
     """BitNet 2024 and llama-completion quote prompts and messages in their debug logs, line for line."""
     pasted = "n_ctx = 99\nn_past = 5\n\nD n_remain: 5\nmain: context full, swapping: n_past = 9\nE failed to allocate"
     seen: list[str] = []
-    for size in (1, 7, 1 << 20):
+    for size, length in ((1, 1 << 12), (7, 1 << 17), (1 << 20, 1 << 17)):
         it = EngineLog(seen.append)
         it.quotes("prompt", pasted.count("\n"))
         it.quotes("buffer", pasted.count("\n"))
         text = (
             f"I main: load\nD prompt: \"{pasted}\"\nD tokens: [ 'n_ctx = 9':1 ]\nI main: interactive\n"
             f"D buffer: '{pasted}'\nD input tokens: [ 'n_past':1 ]\nD n_remain: -3\nD eval: [ 'x':1 ]\nD n_past = 7\n"
-            f"D buffer: 'context full{'.' * (1 << 17)} context full\n"
+            f"D buffer: 'context full{'.' * length} context full\n"
         ).encode()
         for at in range(0, len(text), size):
             it.feed(text[at : at + size])

@@ -133,6 +133,7 @@ def examined(journal: Journal, question: str, seen: list[tuple[float, int]], kil
     }
 
 
+@pytest.mark.long
 def test_kills_in_mid_reply(tmp_path: Path, home: Path) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")  # shown when it fails

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import shutil
@@ -32,12 +33,14 @@ FIRST_MODULES = [
 # bitnet-chat that shows its arguments, and what it does not know it leaves to the real one. FAKE_PRESENT: extras that
 # pip finds to be there; FAKE_PIP_REFUSES: one that it cannot install.
 _PYTHON = """
-import json, os, pathlib, shutil, sys, time
-root, args = pathlib.Path(ROOT), sys.argv[1:]
+import os, sys
+args = sys.argv[1:]
 if args[:1] == ["-c"]:
     sys.exit(0)
 if args[:1] != ["-m"]:
-    os.execv(REAL, [REAL, *args])
+    os.execv(REAL, [REAL, "-S", *args])
+import json, pathlib, shutil, time
+root = pathlib.Path(ROOT)
 with (root / "calls").open("a") as calls:
     calls.write(json.dumps(args) + "\\n")
 scripts = root / ".venv" / "bin"
@@ -53,7 +56,7 @@ if module == "pip" and args[-1].endswith(os.environ.get("FAKE_PIP_REFUSES", "not
 if module == "pip":
     while (root / "wait").exists():
         time.sleep(0.01)
-    (scripts / "bitnet-chat").write_text("#!" + REAL + "\\nimport sys; print(sys.argv[1:]); sys.exit(7)\\n")
+    (scripts / "bitnet-chat").write_text("#!" + REAL + " -SE\\nimport sys; print(sys.argv[1:]); sys.exit(7)\\n")
     (scripts / "bitnet-chat").chmod(0o755)
 if module == "bitnet_chat":
     print("stdin:", repr(sys.stdin.read()))
@@ -68,12 +71,16 @@ class Checkout:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("BITNET_CHAT", "FAKE_"))}
         self.env["BITNET_CHAT_CONFIG"] = str(root / "config.toml")
         self.env["PATH"] = f"{root / 'path'}{os.pathsep}{os.environ['PATH']}"
-        shutil.copytree(REPOSITORY / "bin", root / "bin", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / "bin", root / "bin")  # with what is compiled, as its times are kept
         for name in ("setup.cfg", "pyproject.toml"):
             shutil.copy(REPOSITORY / name, root / name)
         for name in FIRST_MODULES:
-            (root / "bitnet_chat" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / "bitnet_chat" / name, root / "bitnet_chat" / name)
+            source = REPOSITORY / "bitnet_chat" / name
+            compiled = Path(importlib.util.cache_from_source(str(source)))
+            for each in filter(Path.exists, (source, compiled)):
+                target = root / each.relative_to(REPOSITORY)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(each, target)
         script(root / "python", f"ROOT = {str(root)!r}\nREAL = {sys.executable!r}\n{_PYTHON}")
 
     def argv(self, program: str, *arguments: str, line: str = "pass") -> list[str]:

@@ -20,6 +20,7 @@ PYTHON = ("langchain", "litellm", "pydantic_ai", "instructor", "llama_index", "o
 MODELS = ("bitnet-demo=bitnet_chat/models/bitnet-demo.gguf", "tool-demo=tests/data/models/tool-demo.gguf")
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_published_clients(native: EngineBinary, tmp_path: Path) -> None:
     """All of them in one test: what they import takes longer than what they ask."""

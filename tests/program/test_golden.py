@@ -78,6 +78,7 @@ async def by_hand(url: str, key: str) -> list[str]:
     return told
 
 
+@pytest.mark.long
 def test_all_backends_say_the_same(classic: EngineBinary, modern: EngineBinary, model: Path) -> None:
     def settings(binary: EngineBinary, **more: Any) -> Settings:
         more = {"model": str(model)} | more

@@ -83,6 +83,7 @@ async def reply(backend: LocalEngineBackend, conversation: Conversation) -> tupl
     return end, notices
 
 
+@pytest.mark.long
 def test_golden_transcripts(
     real_engine: EngineBinary, smollm2: Path, bare: BareServer, start: Start, tmp_path: Path
 ) -> None:

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from program import environment
 
 TESTS = Path(__file__).with_name("described.py")
 
 
+@pytest.mark.long
 def test_the_server_is_as_described() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-o", "addopts=-q --strict-markers", "-p", "no:cacheprovider", str(TESTS)],

@@ -81,8 +81,9 @@ def described(path: Path) -> source.SourceArchive:
 
 
 def script(path: Path, code: str) -> None:
+    """A program without its site packages, as fast as Python can start."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!{sys.executable}\n{code}", encoding="utf-8")
+    path.write_text(f"#!{sys.executable} -SE\n{code}", encoding="utf-8")
     path.chmod(0o755)
 
 
