@@ -31,6 +31,13 @@ _BODIES: Mapping[str, Callable[[APIError], dict[str, object]]] = {
 }
 
 
+_INSTEAD = {
+    **dict.fromkeys(("responses", "messages"), "set the client to chat completions, /v1/chat/completions"),
+    "embeddings": "use another server for embeddings",
+}
+"""Paths below ``/v1/`` that clients of other servers ask for, with the remedy."""
+
+
 def api_of(path: str) -> str:
     """Return the name of the API of a path, as the metrics have it."""
     first = path.split("/")[1] if path.startswith("/") else ""
@@ -65,7 +72,9 @@ def rejection_response(rejection: RejectedRequest, path: str) -> Response:
 def not_found(path: str) -> Response:
     """Return the 404 response for an unknown path; 501 for one of Ollama that is not supported."""
     if path.startswith("/v1/"):
-        return error_response(InvalidFieldError(f"{path} is not served here", code="not_found", status=404), path)
+        remedy = _INSTEAD.get(path.split("/")[2], "")
+        error = InvalidFieldError(f"{path} is not served here", code="not_found", status=404, remedy=remedy)
+        return error_response(error, path)
     if path.startswith("/api/"):
         return error_response(not_served(path), path)
     return rejection_response(RejectedRequest(404, f"path {path} does not exist", code="not_found"), path)

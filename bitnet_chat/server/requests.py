@@ -167,6 +167,7 @@ async def while_connected(request: Request, work: Awaitable[T], stop: Callable[[
     any exception.
     """
     task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # there may be no waiter any more
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)

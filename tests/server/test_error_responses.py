@@ -27,7 +27,19 @@ def other(message: str, code: str) -> dict[str, object]:
 
 
 UNKNOWN = [
-    ("/v1/embeddings", 404, openai("/v1/embeddings is not served here", code="not_found")),
+    (
+        "/v1/embeddings",
+        404,
+        openai("/v1/embeddings is not served here; use another server for embeddings", code="not_found"),
+    ),
+    (
+        "/v1/responses/x",
+        404,
+        openai(
+            "/v1/responses/x is not served here; set the client to chat completions, /v1/chat/completions",
+            code="not_found",
+        ),
+    ),
     ("/v1/chat/completions/x", 404, openai("/v1/chat/completions/x is not served here", code="not_found")),
     ("/api/none", 404, {"error": "/api/none is not served here"}),
     ("/api/push/x", 501, {"error": "/api/push/x is not supported here: models are not published through this API"}),

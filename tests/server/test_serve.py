@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
@@ -221,7 +222,9 @@ def test_two_conversations_side_by_side_keep_their_engines() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_stops_its_reply_in_the_loop_turn_that_hears_of_it(stream: bool) -> None:
+def test_a_client_that_leaves_stops_its_reply_in_the_loop_turn_that_hears_of_it(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async def clients() -> None:
         async with serving(gated) as served:
             body = {"messages": [{"role": "user", "content": "hi"}], "stream": stream}
@@ -232,6 +235,8 @@ def test_a_client_that_leaves_stops_its_reply_in_the_loop_turn_that_hears_of_it(
                 await asyncio.sleep(0)
 
     within_patience(clients)
+    gc.collect()
+    assert not [record.message for record in caplog.records if record.name == "asyncio"]
 
 
 def test_a_client_that_leaves_while_it_waits_or_loads_is_forgotten() -> None:
