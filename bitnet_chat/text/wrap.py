@@ -396,8 +396,8 @@ class RowWrapper:
         self._used = 0
         self._look = look
         """The style at the start of the row."""
-        self._gap = ""
-        """Blanks after the last cell; the next word begins a row."""
+        self._gap: list[str] = []
+        """Blanks after the last cell, and styles after them; the next word begins a row."""
 
     @property
     def row(self) -> Row:
@@ -415,6 +415,8 @@ class RowWrapper:
             piece = match[0]
             if piece == "\n":
                 rows.append(self._end_row(len(self._items), "\n"))
+            elif piece[0] == "\x1b" and self._gap:
+                self._gap.append(piece)
             elif piece[0] == "\x1b":
                 self._items.append(_Item(piece, 0, piece if len(piece) > 1 else ""))
             elif piece[0] in " \t":
@@ -428,7 +430,7 @@ class RowWrapper:
         for char in text:
             cells = 1 if char == " " else _TAB - self._used % _TAB
             if self._gap or self._used + cells > self._limit:
-                self._gap += char
+                self._gap.append(char)
             else:
                 self._items.append(_Item(char, cells, " " * cells))
                 self._used += cells
@@ -463,14 +465,15 @@ class RowWrapper:
         """End the row after ``count`` items; the others begin the next one."""
         items, self._items = self._items[:count], self._items[count:]
         row = Row(_shown(items, self._look), self._source(items) + newline, self._look)
-        for item in items:
-            if item.is_style:
-                self._look = "" if item.source == OFF else item.source
-        self._used, self._gap = sum(item.cells for item in self._items), ""
+        for text in (*(item.source for item in items), *self._gap):
+            if text[0] == "\x1b" and len(text) > 1:
+                self._look = "" if text == OFF else text
+        self._used = sum(item.cells for item in self._items)
+        self._gap.clear()
         return row
 
     def _source(self, items: list[_Item]) -> str:
-        return "".join(item.source for item in items) + self._gap
+        return "".join((*(item.source for item in items), *self._gap))
 
 
 def _clusters_of(text: str) -> Iterable[str]:
