@@ -53,6 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what was listed stays to the end
+    gc.set_threshold(10_000)  # what makes many objects at once has them looked through again and again
     gc.enable()
 
 

@@ -90,8 +90,11 @@ def test_the_metadata_is_that_of_setup_cfg(metadata: email.message.Message) -> N
     assert metadata["Description-Content-Type"] == "text/markdown"
 
 
+OPTIONS = ("--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check")
+
+
 def pip_install(python: Path, *arguments: str | Path) -> None:
-    run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", *arguments])
+    run([sys.executable, "-m", "pip", "--python", python, "install", *OPTIONS, *arguments])
 
 
 FIND = "from bitnet_chat import paths; print(paths.bundled_model(), paths.checkout())"
@@ -117,7 +120,7 @@ def test_installed_it_runs_and_finds_its_model(
         python = Path(sys._base_executable)  # type: ignore[attr-defined]  # of the system, without an environment
         monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path / "user"))
         monkeypatch.setenv("PIP_BREAK_SYSTEM_PACKAGES", "1")
-        run([python, "-m", "pip", "install", "--user", "--no-deps", "--no-index", wheel])
+        run([python, "-m", "pip", "install", "--user", *OPTIONS, wheel])
         (package,) = (tmp_path / "user").glob("**/site-packages/bitnet_chat")
         isolated = []
     elif way == "target":
