@@ -157,7 +157,10 @@ def test_one_process_for_all_with_a_real_engine(batch: Batch, modern: EngineBina
     starts = tmp_path / "starts"
     wrapper = tmp_path / "llama-cli"
     wrapper.write_text(
-        f'#!/bin/sh\ncase "$1" in --help|--version|--list-devices) ;; *) echo >> "{starts}";; esac\nexec "{modern.path}" "$@"\n'
+        f"""#!/bin/sh
+case "$1" in --help|--version|--list-devices) ;; *) echo >> "{starts}";; esac
+exec "{modern.path}" "$@"
+"""
     )
     wrapper.chmod(0o755)
     batch.engine = str(wrapper)

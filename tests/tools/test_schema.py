@@ -89,6 +89,7 @@ PLACE = {
         (list[int] | str, {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "string"}]}),
         (t.Literal["a"] | int, {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "integer"}]}),
         (t.Annotated[str, 5, "a name", "no"], {"type": "string", "description": "a name"}),
+        (t.Annotated[str, "a name", "no"], {"type": "string", "description": "a name"}),
         (t.Annotated[str, 5], {"type": "string"}),
         (Unit, {"type": "string", "enum": ["celsius", "fahrenheit"]}),
         (Level, {"type": "integer", "enum": [1, 2]}),
