@@ -23,7 +23,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_chat.engine.small_model import spelled
+from bitnet_chat.engine.known_answer_model import spelled
 from bitnet_chat.models.gguf_writer import NewTensor, Value, write
 from bitnet_chat.templates.builtin import TEMPLATES
 

@@ -26,7 +26,7 @@ from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt_batch import sets_batch_size
 from bitnet_chat.engine.protocols import EngineOptions, EngineProtocol
-from bitnet_chat.engine.protocols.on_demand import protocol_for
+from bitnet_chat.engine.protocols.lazy_protocol import protocol_for
 from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.selection import EngineRequest, judge, select
 from bitnet_chat.engine.start_errors import OptionRetry

@@ -12,7 +12,7 @@ from bitnet_chat.backend import MOST_VARIANTS, Backend, ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, VariantEvent
-from bitnet_chat.util.merging import merged
+from bitnet_chat.util.merge_generators import merged
 
 __all__ = ["MOST", "JointReplies", "VariantEvent", "VariantsBackend", "check_count", "options_of", "variants_of"]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from bitnet_chat import paths
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.install import manifest
-from bitnet_chat.engine.small_model import SmallModel
+from bitnet_chat.engine.known_answer_model import SmallModel
 from bitnet_chat.models.store import write_json
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ ANSWERS: dict[SmallModel, tuple[tuple[int, str], ...]] = {
     SmallModel("IQ2_BN", "bitnet-b1.58"): ((2, "Ksy"), (5, "oEc"), (18, "rdK"), (19, "mDf")),
     SmallModel("I2_S", "bitnet-b1.58"): ((3, "ajo"), (4, "ZEE"), (5, "qGw"), (6, "udj")),
 }
-"""Known answers by model: numbers of questions (:func:`bitnet_chat.engine.small_model.question`), each with the first
-letters of the reply.
+"""Known answers by model: numbers of questions (:func:`bitnet_chat.engine.known_answer_model.question`), each with the
+first letters of the reply.
 """
 
 

@@ -26,7 +26,7 @@ from bitnet_chat.engine.loaded_engine import EngineInstance
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.prompt import EnginePrompt
 from bitnet_chat.engine.protocols import EngineProtocol
-from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
+from bitnet_chat.engine.protocols.lazy_protocol import ProtocolOnDemand
 from bitnet_chat.engine.saved_states import EngineStates, StateJob, shared_messages
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind

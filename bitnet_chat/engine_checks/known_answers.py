@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.known_answer_model import CONTEXT, SmallModel, question, tokens
 from bitnet_chat.engine.known_answer_results import ANSWERS, LENGTH, AnswerVerdict, keep, kept, offered
-from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
 from bitnet_chat.errors import BitnetChatError, BuildError, EngineDiedError
 
 _AT_ONCE = 2

@@ -14,7 +14,7 @@ from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLim
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, VariantEvent
-from bitnet_chat.util.merging import merged
+from bitnet_chat.util.merge_generators import merged
 
 ASKED = Conversation().with_user("hi")
 

@@ -16,9 +16,9 @@ from bitnet_chat.cli import conversion as shown
 from bitnet_chat.engine import conversion, discovery
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.discovery import EngineCandidate
+from bitnet_chat.engine.known_answer_model import SmallModel, question, tokens
 from bitnet_chat.engine.known_answer_results import ANSWERS
 from bitnet_chat.engine.selection import EngineRequest
-from bitnet_chat.engine.small_model import SmallModel, question, tokens
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import store, tensor_types
 from bitnet_chat.models.gguf import read_header

@@ -11,11 +11,11 @@ from bitnet_reference import Model
 
 from bitnet_chat.doctor.benchmark import judge_answers
 from bitnet_chat.doctor.finding import FindingStatus
-from bitnet_chat.engine import known_answer_results, small_model
+from bitnet_chat.engine import known_answer_model, known_answer_results
 from bitnet_chat.engine.binary import Dialect, EngineBinary, HelpOptions
+from bitnet_chat.engine.known_answer_model import SmallModel
 from bitnet_chat.engine.known_answer_results import ANSWERS, AnswerVerdict, kept, offered
 from bitnet_chat.engine.probe import probe
-from bitnet_chat.engine.small_model import SmallModel
 from bitnet_chat.engine_checks import known_answers
 from bitnet_chat.engine_checks.known_answers import check
 from bitnet_chat.errors import BuildError
@@ -32,13 +32,13 @@ def wrong(engine: EngineBinary, *models: SmallModel) -> dict[str, str]:
 def test_the_table_is_what_the_reference_says(small: SmallModel, tmp_path: Path) -> None:
     small.write(tmp_path / "m.gguf")
     number, text = ANSWERS[small][0]
-    said, lead = Model(tmp_path / "m.gguf").reply(small_model.tokens(small_model.question(number)), 1)
+    said, lead = Model(tmp_path / "m.gguf").reply(known_answer_model.tokens(known_answer_model.question(number)), 1)
     assert bytes(said).decode() == text[:1]
     assert lead >= 0.4  # standard deviations of the logits: eight times what engines round
 
 
 def test_each_prompt_is_longer_than_a_batch_that_shows_the_fault_and_all_end_alike() -> None:
-    prompts = [small_model.tokens(small_model.question(number)) for number, _ in ANSWERS[Q4_1]]
+    prompts = [known_answer_model.tokens(known_answer_model.question(number)) for number, _ in ANSWERS[Q4_1]]
     assert all(len(each) >= 100 for each in prompts)
     assert len({tuple(each[-12:]) for each in prompts}) == 1
 

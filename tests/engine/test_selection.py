@@ -20,6 +20,7 @@ from bitnet_chat.engine import conversion, discovery, known_answer_results, spee
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
+from bitnet_chat.engine.known_answer_model import SmallModel, question
 from bitnet_chat.engine.known_answer_results import ANSWERS
 from bitnet_chat.engine.selection import (
     EngineOption,
@@ -30,7 +31,6 @@ from bitnet_chat.engine.selection import (
     missing_package,
     select,
 )
-from bitnet_chat.engine.small_model import SmallModel, question
 from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.engine_checks import known_answers
 from bitnet_chat.errors import EngineMissingError, EngineNotFoundError

@@ -146,10 +146,10 @@ _LEAD = 0.4
 
 
 def main() -> None:
-    from bitnet_chat.engine import small_model
-    from bitnet_chat.engine.small_model import SmallModel
+    from bitnet_chat.engine import known_answer_model
+    from bitnet_chat.engine.known_answer_model import SmallModel
 
-    rows = [SmallModel(name) for name in small_model.FORMS]
+    rows = [SmallModel(name) for name in known_answer_model.FORMS]
     rows += [SmallModel("TQ2_0", "bitnet"), SmallModel("IQ2_BN", "bitnet"), SmallModel("I2_S", "bitnet")]
     rows += [SmallModel("IQ2_BN", "bitnet-b1.58"), SmallModel("I2_S", "bitnet-b1.58")]
     for row in rows:
@@ -159,7 +159,7 @@ def main() -> None:
             model = Model(path)
         found: list[tuple[float, int, str]] = []
         for number in count():
-            said, lead = model.reply(small_model.tokens(small_model.question(number)), 3, _LEAD)
+            said, lead = model.reply(known_answer_model.tokens(known_answer_model.question(number)), 3, _LEAD)
             text = bytes(said).decode()
             # All prompts end alike: where the matrices count for nothing, so do the replies.
             if lead >= _LEAD and text[0] not in [each[0] for _, _, each in found]:

@@ -30,7 +30,7 @@ from bitnet_chat.server.responses import EventStream, json_response, to_json
 from bitnet_chat.server.routing import route
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
-from bitnet_chat.util.merging import merged
+from bitnet_chat.util.merge_generators import merged
 
 Encoder = OpenAIChatEncoder | OpenAICompletionEncoder
 
