@@ -505,6 +505,34 @@ def test_following_hears_of_others_and_not_of_oneself() -> None:
     run_test(main)
 
 
+def test_a_follower_that_connects_late_hears_of_what_was_asked_since_its_own_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with attached() as (served, backend, journal):
+            begun, ended = asyncio.Event(), asyncio.Event()
+            send = backend._wire.send
+
+            async def late(method: str, path: str, *more: Any) -> aiohttp.ClientResponse:
+                if "follow=1" in path:
+                    begun.set()
+                    await ended.wait()
+                return await send(method, path, *more)
+
+            monkeypatch.setattr(backend._wire, "send", late)
+            following = asyncio.ensure_future(anext(aiter(backend.follow())))
+            await all_of(backend, HELLO)
+            await begun.wait()
+            async with aiohttp.ClientSession() as session:
+                source = EventSource(session, f"{served.url}/chats/{journal.place.id}/messages")
+                assert [each async for each in source.connect(method="POST", body={"content": "From elsewhere"})]
+            ended.set()
+            heard = await following
+            assert isinstance(heard, RemoteReplyStarted) and heard.message == "From elsewhere"
+
+    run_test(main)
+
+
 def test_a_batch_asks_as_many_lines_as_there_are_seats_and_writes_them_in_order(tmp_path: Path) -> None:
     def script(conversation: Conversation) -> Iterator[Event | Gate]:
         nonlocal most, now

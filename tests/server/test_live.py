@@ -45,9 +45,11 @@ def reply(id: str, text: str = "", *, ended: bool = False, linger: float = 100.0
     return LiveReply([ReplyStart(id, "m", 1, 2)], [generation], linger)
 
 
-async def heard(live_chat: LiveChat, seen: LastSeen | None, count: int) -> list[tuple[object, tuple[int, ...] | None]]:
+async def heard(
+    live_chat: LiveChat, seen: LastSeen | None, count: int, since: int | None = None
+) -> list[tuple[object, tuple[int, ...] | None]]:
     found: list[tuple[object, tuple[int, ...] | None]] = []
-    following = live_chat.follow(seen)
+    following = live_chat.follow(seen, live_chat.position if since is None else since)
     async for each in following:
         found.append(each)
         if len(found) == count:
@@ -81,6 +83,21 @@ def test_a_follower_gets_what_it_has_not_seen_and_all_that_comes() -> None:
         assert await heard(live_chat, None, 9) == [(two, None)], "it ends with the server"
 
     run(main)
+
+
+def test_a_follower_gets_what_happened_since_its_position() -> None:
+    async def main() -> None:
+        live_chat = LiveChat(1)
+        live_chat.publish(ChatChanged("Before"))
+        since = live_chat.position
+        live_chat.publish(ChatChanged("Title"))
+        one, two = reply("a", "text", ended=True), reply("b", "more")
+        live_chat.begin(one)
+        live_chat.begin(two)
+        found = await heard(live_chat, None, 3, since)
+        assert found == [(ChatChanged("Title"), None), (one, None), (two, None)], "the running reply once"
+
+    asyncio.run(main())
 
 
 def test_a_room_is_forgotten_when_nothing_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -374,7 +374,8 @@ class AttachedBackend:
 
     async def _follow(self, place: ChatPosition, chat: int) -> AsyncGenerator[Heard]:
         """The events of one chat, as long as it is the present one and the server has it."""
-        # After the last received event, so that none is lost.
+        # After the last received event, so that none is lost; in a new chat, after the start of its first reply.
+        await place.known.wait()
         last_id, tries = place.heard[1] if place.heard[0] == chat else "", 0
         listening = ChatEventParser()
         while place.id == chat:

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.events import Failed
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import RETRY, LastSeen, chat_event, saved_state_event
-from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply, SavedStateChanged
+from bitnet_chat.server.chats.live import ChatChanged, ChatNews, LiveChat, LiveReply, SavedStateChanged
 from bitnet_chat.server.chats.reply_stream import StreamedReply, events_of
 from bitnet_chat.server.chats.requests import (
     MOST_ROWS,
@@ -179,40 +179,48 @@ class _ChatsApi:
         return json_response(to_json({"stopped": stopped}))
 
     async def events(self, request: Request) -> Response:
-        stored = await self._chats.load(_id(request))
-        if request.method == "HEAD":
-            return Response(media_type="text/event-stream")
-        seen = LastSeen.of(request.headers.get("last-event-id") or request.query_params.get("last_event_id", ""))
-        renders = _renders(request)
-        if _flag(request, "follow"):
-            self._chats.attend()
-            return EventStream(self._followed(stored, seen, renders))
-        live_chat = self._chats.live_chats.get(stored.id)
-        found = None if live_chat is None else _to_watch(live_chat, seen)
+        id = _id(request)
+        with ExitStack() as stack:
+            live_chat = stack.enter_context(self._chats.live_chats.open(id))
+            since = live_chat.position  # before the chat is loaded, so that no later change is missed
+            stored = await self._chats.load(id)
+            if request.method == "HEAD":
+                return Response(media_type="text/event-stream")
+            seen = LastSeen.of(request.headers.get("last-event-id") or request.query_params.get("last_event_id", ""))
+            renders = _renders(request)
+            if _flag(request, "follow"):
+                self._chats.attend()
+                events = _followed(stored, live_chat.follow(seen, since), renders)
+                return EventStream(events, gone=stack.pop_all().close)
+            found = _to_watch(live_chat, seen)
         if found is None:
             return Response(status_code=204)
         live, places = found
         live.join()
         return EventStream(_kept(live, renders, places), gone=live.leave)
 
-    async def _followed(self, stored: StoredConversation, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
-        yield RETRY
-        yield chat_event(_changed(stored, stored.title))
-        with self._chats.live_chats.open(stored.id) as live_chat:
-            async with aclosing(live_chat.follow(seen)) as following:
-                async for told, places in following:
-                    if isinstance(told, ChatChanged):
-                        yield chat_event(_changed(stored, told.title, deleted=told.deleted, head=told.head))
-                        continue
-                    if isinstance(told, SavedStateChanged):
-                        yield saved_state_event({"id": stored.id, "saved_state": told.saved_state})
-                        continue
-                    told.join()
-                    try:
-                        async for part in _kept(told, renders, places):
-                            yield part
-                    finally:
-                        told.leave()
+
+async def _followed(
+    stored: StoredConversation,
+    news: AsyncGenerator[tuple[LiveReply | ChatNews, tuple[int, ...] | None]],
+    renders: bool,
+) -> AsyncIterator[bytes]:
+    yield RETRY
+    yield chat_event(_changed(stored, stored.title))
+    async with aclosing(news) as following:
+        async for told, places in following:
+            if isinstance(told, ChatChanged):
+                yield chat_event(_changed(stored, told.title, deleted=told.deleted, head=told.head))
+                continue
+            if isinstance(told, SavedStateChanged):
+                yield saved_state_event({"id": stored.id, "saved_state": told.saved_state})
+                continue
+            told.join()
+            try:
+                async for part in _kept(told, renders, places):
+                    yield part
+            finally:
+                told.leave()
 
 
 def _to_watch(live_chat: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, tuple[int, ...] | None] | None:

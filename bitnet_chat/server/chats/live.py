@@ -167,6 +167,11 @@ class LiveChat:
         return bool(self._followers)
 
     @property
+    def position(self) -> int:
+        """The number of the last event published."""
+        return self._number
+
+    @property
     def empty(self) -> bool:
         return not self.users and self.live is None and not any(isinstance(told, LiveReply) for _, told in self._events)
 
@@ -224,24 +229,27 @@ class LiveChat:
         return None
 
     async def follow(
-        self, seen: LastSeen | None
+        self, seen: LastSeen | None, since: int
     ) -> AsyncGenerator[tuple[LiveReply | ChatNews, tuple[int, ...] | None]]:
         """Yield the running reply, then later replies and changes of the chat, until it is closed. With a reply come
         the positions that the client has seen; None: no event.
 
-        ``seen``: the last event of a client that reconnects; events since then are included.
+        ``seen``: the last event of a client that reconnects; events after it are included. ``since``: the
+        :attr:`position` after which events of the chat are included for any other client.
         """
         news = asyncio.Event()
         self._followers.add(news)
-        number = self._number
+        number = since
         try:
             if (known := self.find(seen)) is not None:
                 live, places = known
                 number = next(each for each, told in self._events if told is live)
                 if live.has_unread(places):
                     yield known
-            elif self.running_reply is not None:
-                yield self.running_reply, None
+            elif (running := self.running_reply) is not None and not any(
+                told is running for each, told in self._events if each > since
+            ):
+                yield running, None
             while True:
                 news.clear()
                 for each, told in list(self._events):
