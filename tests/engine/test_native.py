@@ -279,6 +279,22 @@ def test_a_state_outlives_the_process(start: Start, tmp_path: Path, sequences: i
         assert child.complete(tokens, max_tokens=8, **GREEDY).tokens == expected.tokens
 
 
+def test_a_prompt_behind_a_restored_state_is_read_in_slices(start: Start, tmp_path: Path) -> None:
+    tokens = [5 + at % 400 for at in range(300)]
+    for prompt, shared in ((tokens, 200), ([*tokens[:100], 9, *tokens[100:]], 100)):
+        with start(state_folder=tmp_path, batch_size=16) as child:
+            child.complete(tokens[:200], max_tokens=1, **GREEDY)
+            child.save("here")
+            expected = child.complete(prompt, max_tokens=8, **GREEDY)
+        with start(state_folder=tmp_path, batch_size=16) as child:
+            assert child.restore("here") >= 200
+            again = child.complete(prompt, max_tokens=8, **GREEDY)
+            assert again.tokens == expected.tokens
+            assert (again.ended.prompt_size, again.ended.prompt_tokens) == (len(prompt), len(prompt) - shared)
+            assert again.prefill[0].cached == shared and again.prefill[-1].done == len(prompt)
+            assert child.complete(prompt, max_tokens=8, **GREEDY).ended.prompt_tokens == 1, "all of it is in the slot"
+
+
 def test_what_was_not_asked_for_is_refused_by_name(start: Start) -> None:
     with start() as child:
         for call in (lambda: child.embed("x"), lambda: child.save("x"), lambda: child.restore("x")):

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,18 @@ from bitnet_chat.engine.native.active_reply import ReplyTextDecoder, RunningRepl
 from bitnet_chat.engine.native.child import PieceCache
 from bitnet_chat.engine.native.client import command
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
-from bitnet_chat.engine.native.library import LoadError, Sequences, batch_size, common, mean
-from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, ProtocolError, Token
+from bitnet_chat.engine.native.library import (
+    GenerationRequest,
+    LibrarySettings,
+    LoadError,
+    Sequences,
+    batch_size,
+    common,
+    mean,
+    prefill_slices,
+)
+from bitnet_chat.engine.native.llama_cpp import LlamaCpp
+from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, Prefill, ProtocolError, Token
 
 
 def texts(pieces: list[bytes], *stops: str, by_token: bool = False) -> list[tuple[str, tuple[int, ...]]]:
@@ -449,3 +459,86 @@ def test_the_child_imports_little() -> None:
     allowed = {"engine", "text", "text.utf8", "filters", "filters.stop_texts", "version"}
     assert {name for name in ours if not name.startswith("engine.native")} <= allowed
     assert not {"asyncio", "pathlib._local", "subprocess", "platformdirs", "psutil", "numpy"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "batch", "ends"),
+    [
+        (0, 10, 16, []),
+        (0, 16, 16, []),
+        (0, 17, 16, [16]),
+        (5, 40, 16, [21, 37]),
+        (0, 192, 64, [64, 128]),
+        (0, 190, 64, [64, 128, 160]),
+        (0, 160, 64, [64, 128]),
+        (100, 150, 64, []),
+        (7, 7, 16, []),
+        (9, 7, 16, []),
+    ],
+)
+def test_a_prompt_is_read_in_slices(start: int, size: int, batch: int, ends: list[int]) -> None:
+    assert list(prefill_slices(start, size, batch)) == ends
+
+
+class ScriptedServer:
+    """A library that reports the prefill of each request as llama.cpp does. ``after``: called after each request."""
+
+    __version__, listening_address = "0", "http://127.0.0.1:1"
+
+    def __init__(self, after: Callable[[int], None] = lambda count: None) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self._cache: list[int] = []
+        self._after = after
+
+    def handle_completions(self, body: str, take: Callable[[str], bool]) -> None:
+        request = json.loads(body)
+        self.bodies.append(request)
+        prompt = request["prompt"]
+        cached = min(common(self._cache, prompt), len(prompt) - 1)
+        self._cache = prompt
+        choice = {"text": "", "index": 0, "logprobs": None, "finish_reason": "length"}
+        for processed in (cached, len(prompt)):
+            progress = {"total": len(prompt), "cache": cached, "processed": processed}
+            take(json.dumps({"choices": [choice | {"finish_reason": None}], "prompt_progress": progress}))
+        take(json.dumps({"choices": [choice], "timings": {"predicted_n": 0}}))
+        self._after(len(self.bodies))
+
+
+def scripted_library(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer, **options: Any) -> LlamaCpp:
+    facts = {
+        "/props": {"default_generation_settings": {"n_ctx": 256}},
+        "/v1/models": {"data": [{"meta": {"n_vocab": 9}}]},
+    }
+    monkeypatch.setattr(LlamaCpp, "_http", lambda self, method, path, body=None: facts[path])
+    return LlamaCpp(server, server, "", LibrarySettings(Path(), Path(), **options), 16)
+
+
+def test_a_stop_in_a_slice_is_the_end_of_a_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[protocol.Message] = []
+    reply = RunningReply(Complete(id=1, tokens=(1,)), messages.append)
+    server = ScriptedServer(lambda count: reply.stop() if count == 2 else None)
+    library = scripted_library(monkeypatch, server)
+    generation = GenerationRequest(tuple(range(100)), None, {}, "", None)
+    assert library.complete(generation, reply) == "cut"
+    assert [(len(body["prompt"]), body["n_predict"]) for body in server.bodies] == [(16, 0), (32, 0)]
+    assert [message.done for message in messages if isinstance(message, Prefill)] == [0, 16, 32]
+    server = ScriptedServer()
+    library = scripted_library(monkeypatch, server)
+    messages.clear()
+    again = RunningReply(Complete(id=1, tokens=(1,)), messages.append)
+    library.complete(generation, again)
+    assert [len(body["prompt"]) for body in server.bodies] == [16, 32, 48, 64, 80, 96, 100]
+    assert {(each.total, each.cached) for each in messages if isinstance(each, Prefill)} == {(100, 0)}
+    server.bodies.clear()
+    library.complete(GenerationRequest((*range(100), *range(20)), None, {}, "", None), again)
+    assert [len(body["prompt"]) for body in server.bodies] == [116, 120], "the slot has the first hundred"
+
+
+@pytest.mark.parametrize(("size", "options"), [(256, {}), (100, {"variants": 1})])
+def test_a_prompt_that_is_one_request(monkeypatch: pytest.MonkeyPatch, size: int, options: dict[str, int]) -> None:
+    """One that is refused, and one for a model with a state of its own for each sequence."""
+    server = ScriptedServer()
+    reply = RunningReply(Complete(id=1, tokens=(1,)), lambda message: None)
+    generation = GenerationRequest(tuple(range(size)), None, {}, "", None)
+    scripted_library(monkeypatch, server, **options).complete(generation, reply)
+    assert [len(body["prompt"]) for body in server.bodies] == [size]

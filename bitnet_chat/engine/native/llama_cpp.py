@@ -7,6 +7,7 @@ saved states) the HTTP port of the server on the loopback interface is used, whi
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import importlib
 import json
@@ -27,7 +28,9 @@ from bitnet_chat.engine.native.library import (
     ReplySink,
     RequestError,
     Sequences,
+    common,
     mean,
+    prefill_slices,
 )
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 from bitnet_chat.text.utf8 import well_formed
@@ -64,7 +67,7 @@ def load(settings: LibrarySettings, progress: Callable[[float], None]) -> LlamaC
         server = library.Server(parameters)
     except RuntimeError as error:
         raise LoadError(_reason(lambda: library.Server(parameters)) or str(error)) from None
-    return LlamaCpp(library, server, key, settings)
+    return LlamaCpp(library, server, key, settings, parameters.n_batch)
 
 
 def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
@@ -110,11 +113,16 @@ class LlamaCpp:
 
     schema_keywords = ("pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "prefixItems")
 
-    def __init__(self, library: Any, server: Any, key: str, settings: LibrarySettings) -> None:
+    def __init__(self, library: Any, server: Any, key: str, settings: LibrarySettings, batch: int) -> None:
+        """``batch``: maximum tokens of a batch."""
         self._server, self._key = server, key
         self._address = server.listening_address.removeprefix("http://")
         self._slots, self._lock = Sequences(settings.sequences), threading.Lock()
         self._restored: int | None = None
+        self._states: dict[int, int] = {}
+        """Number of tokens of the state that was restored into a slot, until its next reply."""
+        # The server copies a state that a sequence has of its own at the end of each request.
+        self._slices = batch if settings.variants > 1 else 0
         self.version = f"xllamacpp {library.__version__}"
         self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
         self._vocabulary = int(self._http("GET", "/v1/models")["data"][0]["meta"]["n_vocab"])
@@ -137,7 +145,8 @@ class LlamaCpp:
     def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
         stream = _CompletionStream(sink, len(generation.tokens))
         with self._slot(generation, stream) as slot:
-            self._server.handle_completions(json.dumps(_request(generation, slot)), stream.take)
+            if self._read(generation, slot, [stream]):
+                self._server.handle_completions(json.dumps(_request(generation, slot)), stream.take)
         return stream.outcome(generation.max_tokens)
 
     def complete_variants(
@@ -160,10 +169,30 @@ class LlamaCpp:
             return not running or "error" in content
 
         with self._slot(generation, streams[0]) as slot:
-            body = {**_request(generation, slot), "n_cmpl": len(sinks)}
-            self._server.handle_completions(json.dumps(body), take)
+            if self._read(generation, slot, streams):
+                body = {**_request(generation, slot), "n_cmpl": len(sinks)}
+                self._server.handle_completions(json.dumps(body), take)
         for number in list(running):
             end(number)
+
+    def _read(self, generation: GenerationRequest, slot: int, streams: Sequence[_CompletionStream]) -> bool:
+        """Evaluate the prompt but for its last slice. Each slice is a request of its own: the server checks between two
+        batches whether a reply was stopped, but then it has begun the next one. Returns whether the reply goes on.
+        """
+        prompt = generation.tokens
+        if not self._slices or len(prompt) >= self.context_size:  # the server refuses the whole prompt
+            return True
+        for end in prefill_slices(self._known(slot, prompt), len(prompt), self._slices):
+            body = {**_placed(prompt[:end], slot), "n_predict": 0}
+            self._server.handle_completions(json.dumps(body), functools.partial(_take_prefill, streams))
+            if all(each.is_over for each in streams):
+                return False
+        return True
+
+    def _known(self, slot: int, prompt: tuple[int, ...]) -> int:
+        """Return how many tokens of a prompt the slot has, at most: those of a restored state may be other ones."""
+        evaluated = self._slots.evaluated(slot)
+        return common(evaluated, prompt) if evaluated else self._states.get(slot, 0)
 
     @contextlib.contextmanager
     def _slot(self, generation: GenerationRequest, stream: _CompletionStream) -> Iterator[int]:
@@ -177,6 +206,7 @@ class LlamaCpp:
             with self._lock:
                 self._slots.put(slot, (*generation.tokens[: stream.done], *stream.tokens))
                 self._slots.release(slot)
+                self._states.pop(slot, None)
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
         rows = self._http("POST", "/embeddings", {"input": [tokens]})[0]["embedding"]
@@ -199,7 +229,7 @@ class LlamaCpp:
             with self._lock:
                 self._slots.put(slot, ())
                 self._slots.release(slot)
-        self._restored = slot
+        self._restored, self._states[slot] = slot, restored
         return restored
 
     def _state(self, action: str, slot: int, file: str) -> Any:
@@ -218,6 +248,7 @@ class _CompletionStream:
     def __init__(self, sink: ReplySink, size: int) -> None:
         self._sink, self._size = sink, size
         self.done = self._count = 0
+        self._cached: int | None = None
         self.tokens: list[int] = []
         self._finish = ""
         self._error: Any = None
@@ -230,6 +261,26 @@ class _CompletionStream:
     def has_ended(self) -> bool:
         return bool(self._finish)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the reply must end, because it was stopped or has failed."""
+        return self._sink.is_cut or self._error is not None
+
+    def take_prefill(self, content: Any) -> None:
+        """Handle a decoded chunk of a request that evaluates a part of the prompt."""
+        if "error" in content:
+            self._error = content
+        elif progress := content.get("prompt_progress"):
+            self._progress(progress)
+
+    def _progress(self, progress: Mapping[str, int]) -> bool:
+        """The first report has the tokens that were in the slot before. Each request repeats the last one."""
+        if self._cached is None or progress["processed"] > self.done:
+            self._cached = progress["cache"] if self._cached is None else self._cached
+            self.done = progress["processed"]
+            return self._sink.prefill(self.done, self._size, self._cached)
+        return self._sink.is_cut
+
     def take_content(self, content: Any) -> bool:
         """Handle a decoded chunk; True ends the completion."""
         if "error" in content:
@@ -237,8 +288,7 @@ class _CompletionStream:
             return True
         choice = content["choices"][0]
         if progress := content.get("prompt_progress"):
-            self.done = progress["processed"]
-            return self._sink.prefill(self.done, progress["total"], progress["cache"])
+            return self._progress(progress)
         self.done = self._size
         self._finish = choice["finish_reason"] or self._finish
         # Tokens that end within a character are reported with the token that completes it, but are counted before.
@@ -272,17 +322,25 @@ def _meant(content: Any, running: Mapping[int, object]) -> list[int]:
     return [number] if number in running else []
 
 
+def _take_prefill(streams: Sequence[_CompletionStream], chunk: str) -> bool:
+    content = json.loads(chunk)
+    for each in streams:
+        each.take_prefill(content)
+    return False
+
+
+def _placed(prompt: Sequence[int], slot: int) -> dict[str, Any]:
+    """Return the part of a request that places a prompt in a slot."""
+    return {"prompt": prompt, "id_slot": slot, "cache_prompt": True, "stream": True, "return_progress": True}
+
+
 def _request(generation: GenerationRequest, slot: int) -> dict[str, Any]:
     sampling = {name: value for name, value in generation.sampling.items() if name != "seed"}
     if (seed := generation.sampling.get("seed")) is not None:
         sampling["seed"] = int(seed) % _SEEDS
     return {
-        "prompt": generation.tokens,
+        **_placed(generation.tokens, slot),
         "n_predict": -1 if generation.max_tokens is None else max(1, generation.max_tokens),
-        "id_slot": slot,
-        "cache_prompt": True,
-        "stream": True,
-        "return_progress": True,
         # For the bytes of each token: the text of a chunk has U+FFFD for bytes that are not UTF-8.
         "logprobs": 1,
         "post_sampling_probs": True,
