@@ -49,6 +49,7 @@ UNCHANGED = {
         ("0 to 1", "if blanks is not None else 0", "the pattern matches every line"),
         ("0 to 1", "if columns is not None else 0", "without a terminal nothing is wrapped"),
         ("0 to 1", "self._sent = 0", "a word in front of the unit takes a cell at least"),
+        ("comparison", 'and (self._tail < "\\u0300")', "U+0300 joins nothing that follows"),
     ],
     "text/cell_width.py": [
         ("4 to 5", "text[-4 * max(columns, 1) :]", "how much of the end is looked at: time only"),
@@ -60,15 +61,27 @@ UNCHANGED = {
         ("0 to 1", "default=0) - 1", "the default is not used: without stop texts nothing waits"),
         ("comparison", "len(stop) > length", "a whole stop text was found before"),
     ],
-    "filters/continuation.py": [("3 to 4", "max(0, len(reply) - 3)", "how much is looked at: time only")],
+    "filters/continuation.py": [
+        ("3 to 4", "max(0, len(reply) - 3)", "how much is looked at: time only"),
+        ("2 to 3", 'min(2, len(text) - len(text.rstrip("\n")))', "nothing is left of two line breaks in both cases"),
+    ],
+    "filters/role_markers.py": [
+        ("1 to 2", 'default=(-1, "")', "any negative number: not found"),
+        ("0 to 1", "self._reach = max(map(len, branches), default=0)", "without markers nothing is searched"),
+    ],
     "context/token_count.py": [
         ("4096 to 4097", "LIMIT = 4096", "how many counts are kept: memory only"),
         ("4000000 to 4000001", "CHARACTER_LIMIT = 4_000_000", "the same"),
+        ("0 to 1", "self._characters = 0", "the same"),
     ],
     "conversation/message.py": [("1 to 2", "range(len(self.messages) - 1, -1, -1)", "the last message twice")],
     "conversation/stdin_encoding.py": [("128 to 129", "range(128)", "the pattern matches none of these")],
     "tools/schema.py": [("1 to 2", "depth = -1", "any negative number: not known yet")],
-    "filters/repetition.py": [("1 to 2", "< wanted - 1", "a first look, before the repetitions are counted")],
+    "filters/repetition.py": [
+        ("1 to 2", "< wanted - 1", "a first look, before the repetitions are counted"),
+        ("comparison", "< wanted - 1", "the same: an endless list has more of them"),
+        ("and/or", "if len(texts) == 1 or _words(texts) < _COUNTER_WORDS", "the same: each unit is looked at again"),
+    ],
     "filters/tool_calls.py": [
         ("0 to 1", "self._scanned = 0", "set again where a call begins"),
         ("1 to 2", "self._string = -1", "any negative number: no string"),

@@ -114,6 +114,9 @@ def test_how_much_was_generated_again() -> None:
     assert remover.progress(20).done == 10
     remover.said("defghi")
     assert remover.progress(20).done == 20
+    remover = KnownReplyRemover("a")
+    remover.said("a")
+    assert remover.progress(20).done == 20
 
 
 def test_known_thoughts() -> None:
@@ -156,6 +159,8 @@ def test_replies_that_are_not_generated_again() -> None:
     assert is_repeated(asked.with_assistant("x" * 4000, CUT), -1)
     assert not is_repeated(asked.with_assistant("x" * 4001, CUT), -1)
     assert not is_repeated(Conversation().with_assistant("x", CUT), -1)
+    later = Conversation().with_user("Hi").with_assistant("Hello").with_user("And?").with_assistant("x", CUT)
+    assert not is_repeated(Conversation(later.turns[1:]), 0), "what precedes the message is not in the context"
     call = ToolCall("1", "add", "{}")
     used = asked.with_assistant("", FinishReason.TOOL_CALLS, tool_calls=(call,)).with_tool_result(call, "3")
     assert not is_repeated(used.with_assistant("x", CUT), 2)

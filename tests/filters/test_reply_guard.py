@@ -11,7 +11,7 @@ from replies import NORMAL, installed_python, prose
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.filters.role_markers import WELL_KNOWN, markers_of, relevant
+from bitnet_chat.filters.role_markers import WELL_KNOWN, RoleMarkerScanner, markers_of, relevant
 from bitnet_chat.filters.runaway_guard import ReplyGuard
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.templates.chat_template import ChatTemplate
@@ -176,6 +176,14 @@ def test_what_is_no_marker(reply: str) -> None:
 )
 def test_what_stands_around_a_marker(reply: str, is_marker: bool) -> None:
     assert (watched(reply)[1] is FinishReason.ROLE_MARKER) == is_marker
+
+
+def test_a_marker_after_a_space_waits_for_the_character_behind_it() -> None:
+    scanner = RoleMarkerScanner(["<|im_end|>"])
+    assert (scanner.feed("Paris <|im_end|>x"), scanner.found) == ("Paris <|im_end|>x", False)
+    assert (scanner.feed(" <|im_end|>"), scanner.found) == ("", False)
+    assert (scanner.feed("x"), scanner.found) == (" <|im_end|>x", False)
+    assert (scanner.feed(" <|im_end|>"), scanner.flush(), scanner.found) == ("", "", True)
 
 
 def test_labels_count_only_in_templates_that_speak_so() -> None:

@@ -19,7 +19,9 @@ from bitnet_chat import config, paths
 from bitnet_chat.backends.factory import open_backend, open_factory
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.serve import parser, read
+from bitnet_chat.models import other_programs
 from bitnet_chat.models.names import ModelNames, key_of, name_of
+from bitnet_chat.models.other_programs import OtherModel
 from bitnet_chat.models.resolve import resolve
 from bitnet_chat.models.store import ModelRecord, write_record
 
@@ -93,6 +95,24 @@ def test_the_file_gives_the_name_and_not_the_header(tmp_path: Path, model: Path)
     asyncio.run(said())
     given = read(*parse(["-m", "small-1.5b", "-m", str(model), "-m", "c=SMALL-1.5B"], parser()), {})[3]
     assert list(given) == ["small-1.5b", model.stem, "c"]
+
+
+@pytest.mark.parametrize(
+    ("file", "is_theirs", "name"),
+    [
+        ("one.gguf", True, "program:1"),
+        ("one.gguf", False, "one"),
+        ("sha256-1", False, "program:2"),
+        ("x", True, "x"),
+    ],
+)
+def test_a_model_of_another_program_has_its_name_there(
+    file: str, is_theirs: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = [OtherModel(f"program:{name}", Path(file), 1, "") for name, file in (("1", "one.gguf"), ("2", "sha256-1"))]
+    monkeypatch.setattr(other_programs, "may_have", lambda path: is_theirs)
+    monkeypatch.setattr(other_programs, "found", lambda: theirs)
+    assert name_of(Path(file)) == name
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file systems there take UTF-8 alone")

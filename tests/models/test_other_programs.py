@@ -15,6 +15,7 @@ from split_model import written
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import other_programs
+from bitnet_chat.models.names import name_of
 from bitnet_chat.models.resolve import resolve
 
 
@@ -118,6 +119,7 @@ def test_they_are_found_listed_and_used_where_they_are(
     for name, path in stores.items():
         assert (items[name]["path"], items[name]["installed"], items[name]["obstacle"]) == (str(path), True, "")
         assert resolve(name).path == path
+        assert name_of(path) == name
     assert {items[name]["program"] for name in stores} == {
         *("Ollama", "LM Studio", "the hub's cache", "llama.cpp's cache")
     }

@@ -43,6 +43,7 @@ def test_a_special_token_is_broken_by_a_joiner() -> None:
     specials = SpecialTokens({"<|im_start|>", "<|im_end|>", "x"})
     assert specials.as_text(INJECTED) == (JOINED, 4)
     assert specials.as_text("plain <|im_begin|> x") == ("plain <|im_begin|> x", 0), "a character is always itself"
+    assert SpecialTokens({"[]"}).as_text("a[] x") == ("a[\u2060] x", 1)
     assert SpecialTokens().as_text(INJECTED) == (INJECTED, 0)
     assert [note(count)[:17] for count in (0, 1, 2, 4)] == [
         "", "1 special token i", "2 special tokens ", "4 special tokens ",

@@ -25,6 +25,7 @@ def test_widths(text: str, cells: int) -> None:
         ("abcdef", 6, "abcdef", "abcdef"),
         ("abcdef", 5, "abcd…", "…cdef"),
         ("abcdef", 1, "…", "…"),
+        ("abcdefghijkl", 10, "abcdefghi…", "…defghijkl"),
         ("abcdef", 0, "", ""),
         ("abcdef", -3, "", ""),
         ("世界人", 6, "世界人", "世界人"),

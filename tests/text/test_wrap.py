@@ -152,6 +152,7 @@ def test_lines_of_our_own() -> None:
     )
     assert wrapped("/help   this list of it", 20) == "/help   this list\n        of it"
     assert wrapped("/export FORMAT [FILE]  the same of it", 20) == "/export FORMAT\n    [FILE]  the\n    same of it"
+    assert wrapped("``` one two three", 8) == "``` one\ntwo\nthree"
     assert wrapped("> quoted words", 10) == "> quoted\n  words"
     assert wrapped("\x1b[2mdim words that go on\x1b[0m", 12) == "\x1b[2mdim words\x1b[0m\n\x1b[2mthat go on\x1b[0m"
     assert wrapped("", 10) == "" and wrapped("word", 1) == "word"

@@ -311,6 +311,8 @@ def test_docstrings(docstring: str, words: dict[str, str]) -> None:
         ("One.\n:rtype: x", "One."),
         ("One.\nNotes\n-----\nx", "One."),
         ("One.\n--\ntwo", "One. -- two"),
+        ("One.\nNotes\n-----", "One."),
+        ("One.\nNotes\n\n-----", "One. Notes"),
         ("One.\nNote that: x", "One. Note that: x"),
     ],
 )
