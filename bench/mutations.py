@@ -63,7 +63,7 @@ UNCHANGED = {
     ],
     "filters/continuation.py": [
         ("3 to 4", "max(0, len(reply) - 3)", "how much is looked at: time only"),
-        ("2 to 3", '[min(2, len(text) - len(text.rstrip(', "nothing is left of two line breaks in both cases"),
+        ("2 to 3", "[min(2, len(text) - len(text.rstrip(", "nothing is left of two line breaks in both cases"),
     ],
     "filters/role_markers.py": [
         ("1 to 2", 'default=(-1, "")', "any negative number: not found"),
