@@ -65,7 +65,7 @@ def test_the_repl(start: Start, engine: EngineBinary, moment: str, number: signa
         terminal.send(CTRL_C)
         terminal.ready()
         terminal.until(lambda: "loading" not in terminal.text.split("\n")[-1])
-    engines = terminal.engines
+    engines = terminal.running_engines()
     terminal.child.kill(number)
     assert terminal.end() == EXIT[number]
     assert_gone(engines)
@@ -86,7 +86,7 @@ def test_the_repl_while_it_loads(start: Start, tmp_path: Path, transport: str, n
         terminal.send("hello", ENTER)
         terminal.until("loading the model")
     descriptor = os.open(gate, os.O_WRONLY)  # returns when the engine has it open
-    engines = terminal.engines
+    engines = terminal.running_engines()
     terminal.child.kill(number)
     assert terminal.end() == EXIT[number]
     assert_gone(engines)
@@ -171,7 +171,7 @@ def test_a_terminal_that_is_closed(start: Start, engine: EngineBinary) -> None:
     terminal.until(lambda: terminal.prompt == "")
     terminal.send("tell me a story", ENTER)
     terminal.until(lambda: len(terminal.after("tell me a story")) > 120)
-    engines = terminal.engines
+    engines = terminal.running_engines()
     terminal.child.hang_up()
     assert_gone(engines)
     terminal.child.wait()
@@ -202,7 +202,7 @@ def test_leaving_while_it_loads(start: Start, tmp_path: Path) -> None:
     terminal = start("--engine", str(fake_engine(tmp_path)), FAKE_ENGINE_GATE=str(gate))
     terminal.until(lambda: terminal.prompt == "")
     descriptor = os.open(gate, os.O_WRONLY)
-    engines = terminal.engines
+    engines = terminal.running_engines()
     terminal.send(CTRL_D)
     assert terminal.end() == 0
     assert_gone(engines)
@@ -214,7 +214,7 @@ def test_an_engine_that_ignores_every_signal_but_one(start: Start, received: Rec
     terminal.until(lambda: terminal.prompt == "")
     terminal.send("deaf", ENTER)
     terminal.until("I cannot hear you")
-    engines = terminal.engines
+    engines = terminal.running_engines()
     terminal.child.kill(TERM)
     assert terminal.end() == 143
     assert_gone(engines)

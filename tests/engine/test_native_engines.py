@@ -152,7 +152,7 @@ def test_no_process_is_left_behind_a_program_that_was_killed(
     terminal.until(lambda: terminal.prompt == "")
     terminal.send("tell me a long story", ENTER)
     terminal.until("small model")
-    engines = terminal.engines
+    engines = terminal.running_engines()
     os.kill(terminal.pid, signal.SIGKILL)
     terminal.end()
     assert_gone(engines)

@@ -137,7 +137,7 @@ def test_an_engine_that_is_killed_while_idle(start: Start, engine: EngineBinary,
     terminal = start("--engine", str(engine.path), "--io", transport, "--system", "Be brief.", *PLAIN)
     terminal.until(lambda: terminal.prompt == "")
     terminal.say("hello")
-    idle = terminal.engines
+    idle = terminal.running_engines()
     for each in idle:
         each.kill()
     assert_gone(idle)
@@ -155,7 +155,7 @@ def test_an_engine_that_is_killed_in_mid_reply(start: Start, engine: EngineBinar
     terminal = start(*endless(engine, transport))
     terminal.until(lambda: terminal.prompt == "")
     generating(terminal, "tell me a story")
-    busy = terminal.engines
+    busy = terminal.running_engines()
     for each in busy:
         each.kill()
     assert_gone(busy)

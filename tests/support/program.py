@@ -278,11 +278,16 @@ class Terminal:
         self.child.wait()
         return int(self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus)
 
+    def running_engines(self) -> list[psutil.Process]:
+        """The engines, at least one: the prompt is there before the engine, also when one is replaced."""
+        engines: list[psutil.Process] = []
+        # Looked at once, for it may end meanwhile.
+        self.until(lambda: bool(engines.extend(self.engines) or engines))
+        return engines
+
     def leave(self) -> None:
         """Ctrl-D: the program and its engine end."""
-        engines: list[psutil.Process] = []
-        # The prompt is there before the engine, also when one is replaced: looked at once, for it may end meanwhile.
-        self.until(lambda: bool(engines.extend(self.engines) or engines))
+        engines = self.running_engines()
         self.send(CTRL_D)
         assert self.end() == 0, self.text
         assert_gone(engines)
