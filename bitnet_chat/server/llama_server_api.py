@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from bitnet_chat.conversation.api_messages import conversation_of
-from bitnet_chat.conversation.json_fields import Fields
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.conversation.openai_codec import encode_tool
 from bitnet_chat.errors import InvalidFieldError, ModelError
 from bitnet_chat.server.requests import read
@@ -63,6 +63,7 @@ class _TextRequest:
 class _LlamaServerApi:
     def __init__(self, scheduler: ReplyScheduler, settings: ServeSettings) -> None:
         self._model_manager, self._limit = scheduler.model_manager, settings.body_limit
+        self._strict = settings.strict
         self._texts: dict[str, _TextRequest] = {}
 
     async def props(self, request: Request) -> Response:
@@ -101,7 +102,9 @@ class _LlamaServerApi:
         """
 
         async def answer(request: Request) -> Response:
-            fields = await read(request, self._limit, lambda fields: fields)
+            # Fields that the reply APIs ignore are ignored here, too; the response has no place for a notice.
+            notes = None if self._strict else IgnoredFields()
+            fields = await read(request, self._limit, lambda fields: fields, notes)
             text = await self._text(self._model_manager.choose(fields.text("model") or ""))
             return json_response(to_json(await asyncio.to_thread(work, text, fields)))
 
@@ -181,7 +184,9 @@ def _templated(text: _TextRequest, fields: Fields) -> dict[str, object]:
     if text.template is None:
         raise InvalidFieldError(f"the chat template of {text.header.label} cannot be read", status=501)
     conversation = conversation_of(fields.needed_objects("messages"))
-    tools = [encode_tool(each) for each in options_of(fields).tools]
+    options = options_of(fields)
+    tools = [encode_tool(each) for each in options.tools]
     last = conversation.last
     follows = fields.flag("add_generation_prompt") is not False and (last is None or last.role != "assistant")
-    return {"prompt": text.template.render(conversation, reply_follows=follows, tools=tools)}
+    prompt = text.template.render(conversation, reply_follows=follows, tools=tools, arguments=options.template)
+    return {"prompt": prompt}

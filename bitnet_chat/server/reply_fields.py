@@ -75,8 +75,8 @@ def stops_of(fields: Fields) -> tuple[str, ...]:
     if len(stops) > _MOST_STOPS:
         raise fields.wrong("stop", f"has {len(stops)} texts; the maximum is {_MOST_STOPS}")
     if "" in stops:
-        raise fields.wrong("stop", "has an empty text")
-    return tuple(stops)
+        fields.change("stop", "has an empty text, which is left out")
+    return tuple(filter(None, stops))
 
 
 def seed_of(fields: Fields, *, random_below_zero: bool = False) -> int | None:

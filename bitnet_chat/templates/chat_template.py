@@ -74,13 +74,19 @@ class ChatTemplate:
             raise TemplateError(name, fault) from fault
 
     def render(
-        self, conversation: Conversation, *, reply_follows: bool, tools: Sequence[Mapping[str, object]] = ()
+        self,
+        conversation: Conversation,
+        *,
+        reply_follows: bool,
+        tools: Sequence[Mapping[str, object]] = (),
+        arguments: Mapping[str, object] | None = None,
     ) -> str:
         """Render the conversation, with special tokens as text. ``tools``: in the format of the OpenAI API.
+        ``arguments``: further values for the template.
 
         Raises TemplateError.
         """
-        given = {**self.arguments}
+        given = {**self.arguments, **(arguments or {})}
         if tools:  # some templates treat None as a list
             given["tools"] = list(tools)
         try:

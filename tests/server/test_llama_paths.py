@@ -15,6 +15,7 @@ from scripted_backend import by_message
 from serving import scripted_source, serving
 
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.server.settings import ServeSettings
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -71,6 +72,30 @@ def test_what_cannot_be_answered_is_said() -> None:
             assert (await client.post("/props", json={})).status_code == 405
             assert (await client.get("/props", params={"model": "nothing"})).status_code == 404
             assert (await client.post("/tokenize", json={"content": 5, "model": "scripted"})).status_code in (400, 501)
+
+    asyncio.run(main())
+
+
+TEMPLATE = "{% for each in messages %}{{ each.role }}: {{ each.content }}\n{% endfor %}{{ x or enable_thinking }}"
+LATER = [{"role": "user", "content": "Hi", "name": "Bob"}, {"role": "system", "content": "Be brief."}]
+
+
+def test_a_template_is_applied_to_what_a_reply_would_be_made_from(model: Path) -> None:
+    """Messages in any order, and the arguments of the template."""
+
+    async def main() -> None:
+        source = replace(scripted_source(by_message, [], name="demo"), path=model, chat_template=TEMPLATE)
+        body = {"messages": LATER, "chat_template_kwargs": {"x": "low"}, "store": True}
+        for settings, prompt in ((None, "system: Be brief.\nuser: Hi\nlow"), (ServeSettings(strict=True), None)):
+            async with (
+                serving(source, settings=settings) as served,
+                httpx.AsyncClient(base_url=served.url, timeout=TIMEOUT) as client,
+            ):
+                answer = await client.post("/apply-template", json=body)
+                assert answer.json().get("prompt") == prompt, answer.text
+                think = {"messages": LATER[:1], "think": False}
+                if prompt:
+                    assert (await client.post("/apply-template", json=think)).json()["prompt"] == "user: Hi\nFalse"
 
     asyncio.run(main())
 

@@ -333,6 +333,10 @@ def test_what_frameworks_send_is_obeyed() -> None:
     wanted = {"reasoning_effort": "low", "enable_thinking": False, "thinking": True, "x": [1]}
     assert asked.options.template == wanted
     assert noted(reasoning_effort="none")[0].options.template == {"enable_thinking": False, "thinking": False}
+    assert noted(top_k=-1)[0].options.sampling.top_k == 0
+    for stop, left in (("", ()), (["", "x"], ("x",))):
+        asked, lines = noted(stop=stop)
+        assert asked.options.stop == left and lines == ["stop has an empty text, which is left out"]
     for format in (
         {"type": "json_schema", "schema": {"type": "array"}},
         {"type": "json_schema", "json_schema": {"schema": {"type": "array"}}},

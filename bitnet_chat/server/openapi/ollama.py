@@ -42,7 +42,7 @@ _OPTIONS = open_object(
         "repeat_penalty": between(0, 100),
         "presence_penalty": between(-100, 100),
         "frequency_penalty": between(-100, 100),
-        "stop": any_of({"type": "string", "minLength": 1}, array({"type": "string", "minLength": 1}, maxItems=256)),
+        "stop": any_of({"type": "string"}, array({"type": "string"}, maxItems=256)),
         **{name: one_of(False) for name in ("vocab_only", "embedding_only")},
     },
 )

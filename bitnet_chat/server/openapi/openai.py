@@ -53,14 +53,14 @@ MOST = 2**31 - 1
 SAMPLING: dict[str, Schema] = {
     "temperature": between(0, 2),
     "top_p": between(0, 1),
-    "top_k": described(between(0, MOST, WHOLE), "Beyond OpenAI's API, as llama-server has it."),
+    "top_k": described(between(-1, MOST, WHOLE), "Beyond OpenAI's API, as llama-server has it."),
     "min_p": described(between(0, 1), "Beyond OpenAI's API, as llama-server has it."),
     "repeat_penalty": described(between(0.01, 2), "Beyond OpenAI's API, as llama-server has it."),
     "repetition_penalty": described(between(0.01, 2), "The same in vLLM."),
     "seed": described(between(-(2**63), 2**63 - 1, WHOLE), "The same seed gives the same reply."),
     "presence_penalty": between(-2, 2),
     "frequency_penalty": between(-2, 2),
-    "stop": any_of({"type": "string", "minLength": 1}, array({"type": "string", "minLength": 1}, maxItems=256)),
+    "stop": any_of({"type": "string"}, array({"type": "string"}, maxItems=256)),
 }
 TOOLING: dict[str, Schema] = {
     "tools": described(
