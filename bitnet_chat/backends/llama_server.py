@@ -31,6 +31,7 @@ from bitnet_chat.engine.protocols import log_flags
 from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.server_process import HOST, ManagedServer, ServerProcess, described
 from bitnet_chat.engine.start_errors import OptionRetry
+from bitnet_chat.engine.state_identity import identity_flags, identity_version
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.names import name_of
@@ -173,13 +174,13 @@ class LlamaServer:
             self._state_identity = StateIdentity(
                 model=model,
                 engine="llama-server",
-                engine_version=self.binary.version or str(self.binary.path),
+                engine_version=identity_version(self.binary.version, self.binary.path),
                 sequences=self.parallel,
                 context=context,
                 cache_type_k="",
                 cache_type_v="",
                 template=template,
-                flags=(*self._settings.engine_args, *overrides),
+                flags=identity_flags(self._settings.engine_args, overrides, os.environ),
             )
 
         when_hashed(self.model, identify)

@@ -30,6 +30,7 @@ from bitnet_chat.engine.protocols.lazy_protocol import protocol_for
 from bitnet_chat.engine.saved_states import EngineStates
 from bitnet_chat.engine.selection import EngineRequest, judge, select
 from bitnet_chat.engine.start_errors import OptionRetry
+from bitnet_chat.engine.state_identity import identity_flags, identity_version
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.engine.transport import pty_is_available
 from bitnet_chat.engine.variants import VariantSession
@@ -362,13 +363,13 @@ class LocalEngineBackend:
             self._state_identity = StateIdentity(
                 model=model,
                 engine=packages.name_of(self.binary),
-                engine_version=self.binary.version,
+                engine_version=identity_version(self.binary.version, self.binary.path),
                 sequences=1,
                 context=options.context_size,
                 cache_type_k="f16",
                 cache_type_v="f16",
                 template=text_digest(template),
-                flags=options.overrides,
+                flags=identity_flags(self._settings.engine_args, options.overrides, os.environ),
             )
 
         when_hashed(options.model, identify)

@@ -253,12 +253,14 @@ def test_shared_messages() -> None:
     assert shared_messages(first, Conversation().with_user("a")) == -1
 
 
-def test_a_classic_engine_starts_with_the_prompt_that_it_read_before(classic: EngineBinary, model: Path) -> None:
+def test_a_classic_engine_starts_with_the_prompt_that_it_read_before(
+    classic: EngineBinary, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It saves what it has read at its first reply, and at no other time."""
     engines = Engines(classic, model)
 
-    async def resumed(conversation: Conversation) -> tuple[Conversation, str]:
-        backend = engines.open()
+    async def resumed(conversation: Conversation, **settings: object) -> tuple[Conversation, str]:
+        backend = engines.open(**settings)
         backend.prepare(conversation)
         after, _ = await ask(backend, conversation, "What is a token?")
         assert backend._session.process is not None
@@ -275,6 +277,11 @@ def test_a_classic_engine_starts_with_the_prompt_that_it_read_before(classic: En
         _, log = await resumed(first.with_user("More.").with_assistant("More."))
         assert "loaded a session with prompt size" in log
         assert len(files(paths.states_dir(), "json")) == 1, "the longer one holds the shorter"
+        _, log = await resumed(history, engine_args=("--rope-freq-scale", "0.5"))
+        assert "loaded a session" not in log, "of an engine with other flags"
+        monkeypatch.setenv("LLAMA_ARG_ROPE_SCALE", "2")
+        _, log = await resumed(history)
+        assert "loaded a session" not in log, "and with other variables"
 
     run(body)
 
