@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitnet_chat import paths
 from bitnet_chat.errors import JournalTooNewError
 from bitnet_chat.journal import schema
 from bitnet_chat.journal.codec import decode_column
@@ -236,28 +238,36 @@ def describe_error(error: Exception, path: Path) -> str:
 
 # The marker of unsaved messages: an empty file beside the journal while the last messages are not in it. ``-C``
 # continues the last conversation in the journal, and must warn if the user may mean an unsaved one. An empty file can
-# be created on most full disks.
+# be created on most full disks. In a folder that cannot be written it is in the cache folder instead.
 
 
 def mark_unsaved(journal: Path) -> None:
     """Create the marker: a message could not be saved."""
+    beside, cached = _markers(journal)
     with contextlib.suppress(OSError):
-        _marker(journal).touch(mode=0o600)
+        beside.touch(mode=0o600)
+        return
+    with contextlib.suppress(OSError):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.touch(mode=0o600)
 
 
 def clear_unsaved(journal: Path) -> None:
     """Remove the marker: messages are saved again."""
-    with contextlib.suppress(OSError):
-        _marker(journal).unlink(missing_ok=True)
+    for marker in _markers(journal):
+        with contextlib.suppress(OSError):
+            marker.unlink(missing_ok=True)
 
 
 def unsaved_since(journal: Path) -> float | None:
     """Time of the last failed write, in seconds since the epoch; None if everything was saved."""
-    try:
-        return _marker(journal).stat().st_mtime
-    except OSError:
-        return None
+    times = []
+    for marker in _markers(journal):
+        with contextlib.suppress(OSError):
+            times.append(marker.stat().st_mtime)
+    return max(times, default=None)
 
 
-def _marker(journal: Path) -> Path:
-    return journal.with_name(journal.name + ".not-kept")
+def _markers(journal: Path) -> tuple[Path, Path]:
+    digest = hashlib.sha256(os.fsencode(Path(os.path.abspath(journal)))).hexdigest()[:16]  # noqa: PTH100  # no links
+    return journal.with_name(journal.name + ".not-kept"), paths.cache_dir() / f"journal-{digest}.not-kept"

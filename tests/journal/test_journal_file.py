@@ -18,7 +18,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, JournalTooNewError, UsageError
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, damaged_file, schema
 from bitnet_chat.journal.damaged_file import open_file, read_back
-from bitnet_chat.journal.database import describe_error
+from bitnet_chat.journal.database import clear_unsaved, describe_error, mark_unsaved, unsaved_since
 
 
 def say(journal: Journal, text: str = "hello") -> list[str]:
@@ -444,3 +444,14 @@ def test_reading_takes_no_lock_from_the_writer(tmp_path: Path) -> None:
     connection.execute("INSERT INTO conversations (title, created, updated) VALUES ('u', 2, 2)")
     connection.close()
     assert titles(Journal(path)) == ["u", "t"]
+
+
+def test_the_mark_of_unsaved_messages_has_a_second_place(tmp_path: Path, home: Path) -> None:
+    """Where the folder of the journal cannot be written."""
+    (tmp_path / "file").write_text("in the place of a folder")
+    places = [tmp_path / "file" / "journal.db", tmp_path / "other.db", tmp_path / "third.db"]
+    for number, journal in enumerate(places[:2]):
+        assert [unsaved_since(each) is not None for each in places] == [False] * 3
+        mark_unsaved(journal)
+        assert [unsaved_since(each) is not None for each in places] == [at == number for at in range(3)]
+        clear_unsaved(journal)
