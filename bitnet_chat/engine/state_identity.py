@@ -20,15 +20,15 @@ def identity_flags(flags: Sequence[str], overrides: Sequence[str], environment: 
         name: value for name, value in environment.items() if name.upper().startswith(_PREFIX) and not reason(name)
     }
     named = (*flags, *(value for _, value in sorted(variables.items())))
-    return (*flags, *overrides, *(f"{name}={value}" for name, value in sorted(variables.items())), *_marks(named))
+    return (*flags, *overrides, *(f"{name}={value}" for name, value in sorted(variables.items())), *_file_marks(named))
 
 
 def identity_version(version: str, program: Path) -> str:
     """Return the version of an engine; for one that does not tell it, its path with size and time."""
-    return version or "".join(_marks([str(program)])) or str(program)
+    return version or "".join(_file_marks([str(program)])) or str(program)
 
 
-def _marks(words: Sequence[str]) -> Iterator[str]:
+def _file_marks(words: Sequence[str]) -> Iterator[str]:
     for word in words:
         for name in (word, word.rpartition("=")[2]):  # --flag=FILE
             try:

@@ -161,9 +161,9 @@ def batch_size(file_name: str, file_size: int, threads: int, least: int = MIN_BA
     :data:`MAX_BATCH`. ``file_size``: bytes of the model, or of its first part.
 
     A batch should take less than 0.5 s at the beginning of the window: between two batches progress is reported, and a
-    prefill of llama.cpp can be stopped. After 6,000 tokens it takes three times as long. Measured
-    with SmolLM2-135M in Q4_1, one thread, in batches of 16, 32, 64 and 128: 97, 98, 148 and 153 tokens/s; after 3,500
-    tokens in batches of 32 and 64: 36 and 93. A model with the shape of BitNet 2B4T in TQ2_0 evaluates 21.8 tokens/s in
+    prefill of llama.cpp can be stopped. After 6,000 tokens it takes three times as long. Measured with SmolLM2-135M in
+    Q4_1, one thread, in batches of 16, 32, 64 and 128: 97, 98, 148 and 153 tokens/s; after 3,500 tokens in batches of
+    32 and 64: 36 and 93. A model with the shape of BitNet 2B4T in TQ2_0 evaluates 21.8 tokens/s in
     batches of 16 and 22.1 in batches of 128. ik_llama.cpp evaluates 2B4T in IQ2_BN as fast in batches of 32 as of 256.
     """
     parts = _PARTS.search(file_name)

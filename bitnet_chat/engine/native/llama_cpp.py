@@ -122,7 +122,7 @@ class LlamaCpp:
         self._states: dict[int, int] = {}
         """Number of tokens of the state that was restored into a slot, until its next reply."""
         # The server copies a state that a sequence has of its own at the end of each request.
-        self._slices = batch if settings.variants > 1 else 0
+        self._slice_size = batch if settings.variants > 1 else 0
         self.version = f"xllamacpp {library.__version__}"
         self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
         self._vocabulary = int(self._http("GET", "/v1/models")["data"][0]["meta"]["n_vocab"])
@@ -145,7 +145,7 @@ class LlamaCpp:
     def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
         stream = _CompletionStream(sink, len(generation.tokens))
         with self._slot(generation, stream) as slot:
-            if self._read(generation, slot, [stream]):
+            if self._prefill(generation, slot, [stream]):
                 self._server.handle_completions(json.dumps(_request(generation, slot)), stream.take)
         return stream.outcome(generation.max_tokens)
 
@@ -169,27 +169,27 @@ class LlamaCpp:
             return not running or "error" in content
 
         with self._slot(generation, streams[0]) as slot:
-            if self._read(generation, slot, streams):
+            if self._prefill(generation, slot, streams):
                 body = {**_request(generation, slot), "n_cmpl": len(sinks)}
                 self._server.handle_completions(json.dumps(body), take)
         for number in list(running):
             end(number)
 
-    def _read(self, generation: GenerationRequest, slot: int, streams: Sequence[_CompletionStream]) -> bool:
+    def _prefill(self, generation: GenerationRequest, slot: int, streams: Sequence[_CompletionStream]) -> bool:
         """Evaluate the prompt but for its last slice. Each slice is a request of its own: the server checks between two
         batches whether a reply was stopped, but then it has begun the next one. Returns whether the reply goes on.
         """
         prompt = generation.tokens
-        if not self._slices or len(prompt) >= self.context_size:  # the server refuses the whole prompt
+        if not self._slice_size or len(prompt) >= self.context_size:  # the server refuses the whole prompt
             return True
-        for end in prefill_slices(self._known(slot, prompt), len(prompt), self._slices):
-            body = {**_placed(prompt[:end], slot), "n_predict": 0}
+        for end in prefill_slices(self._cached_tokens(slot, prompt), len(prompt), self._slice_size):
+            body = {**_prompt_fields(prompt[:end], slot), "n_predict": 0}
             self._server.handle_completions(json.dumps(body), functools.partial(_take_prefill, streams))
             if all(each.is_over for each in streams):
                 return False
         return True
 
-    def _known(self, slot: int, prompt: tuple[int, ...]) -> int:
+    def _cached_tokens(self, slot: int, prompt: tuple[int, ...]) -> int:
         """Return how many tokens of a prompt the slot has, at most: those of a restored state may be other ones."""
         evaluated = self._slots.evaluated(slot)
         return common(evaluated, prompt) if evaluated else self._states.get(slot, 0)
@@ -271,9 +271,9 @@ class _CompletionStream:
         if "error" in content:
             self._error = content
         elif progress := content.get("prompt_progress"):
-            self._progress(progress)
+            self._take_progress(progress)
 
-    def _progress(self, progress: Mapping[str, int]) -> bool:
+    def _take_progress(self, progress: Mapping[str, int]) -> bool:
         """The first report has the tokens that were in the slot before. Each request repeats the last one."""
         if self._cached is None or progress["processed"] > self.done:
             self._cached = progress["cache"] if self._cached is None else self._cached
@@ -288,7 +288,7 @@ class _CompletionStream:
             return True
         choice = content["choices"][0]
         if progress := content.get("prompt_progress"):
-            return self._progress(progress)
+            return self._take_progress(progress)
         self.done = self._size
         self._finish = choice["finish_reason"] or self._finish
         # Tokens that end within a character are reported with the token that completes it, but are counted before.
@@ -329,7 +329,7 @@ def _take_prefill(streams: Sequence[_CompletionStream], chunk: str) -> bool:
     return False
 
 
-def _placed(prompt: Sequence[int], slot: int) -> dict[str, Any]:
+def _prompt_fields(prompt: Sequence[int], slot: int) -> dict[str, Any]:
     """Return the part of a request that places a prompt in a slot."""
     return {"prompt": prompt, "id_slot": slot, "cache_prompt": True, "stream": True, "return_progress": True}
 
@@ -339,7 +339,7 @@ def _request(generation: GenerationRequest, slot: int) -> dict[str, Any]:
     if (seed := generation.sampling.get("seed")) is not None:
         sampling["seed"] = int(seed) % _SEEDS
     return {
-        **_placed(generation.tokens, slot),
+        **_prompt_fields(generation.tokens, slot),
         "n_predict": -1 if generation.max_tokens is None else max(1, generation.max_tokens),
         # For the bytes of each token: the text of a chunk has U+FFFD for bytes that are not UTF-8.
         "logprobs": 1,

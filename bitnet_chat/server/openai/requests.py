@@ -168,13 +168,12 @@ def template_of(fields: Fields) -> Mapping[str, object]:
 
 
 def _sampling(fields: Fields) -> Sampling:
+    # top_k, min_p and repeat_penalty are names of llama-server; -1 is vLLM's value for no limit.
     top_k = fields.whole("top_k", -1, _MOST_TOKENS)
     return Sampling(
         temperature=fields.number("temperature", 0, 2),
         top_p=fields.number("top_p", 0, 1),
-        top_k=None
-        if top_k is None
-        else max(0, top_k),  # -1 is vLLM's 0; this name, min_p and repeat_penalty are those of llama-server
+        top_k=None if top_k is None else max(0, top_k),
         min_p=fields.number("min_p", 0, 1),
         seed=seed_of(fields),
         repeat_penalty=_first(fields.number(name, 0.01, 2) for name in ("repeat_penalty", "repetition_penalty")),
