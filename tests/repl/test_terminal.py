@@ -101,12 +101,12 @@ def test_switching_the_model(
     terminal = start("--engine", str(classic.path), *PLAIN)
     terminal.until(lambda: terminal.prompt == "")
     terminal.say("hello")
-    (first,) = terminal.engines
+    (first,) = terminal.running_engines()
     assert "Next model: other." in terminal.say(f"/model {other}")
     assert_gone([first])
     assert FIGURES in terminal.say("thank you")
     assert "2 turns in the conversation" in terminal.say("/stats")
-    (second,) = terminal.engines
+    (second,) = terminal.running_engines()
     assert str(other) in second.cmdline()
     missing = terminal.say("/model nothing.gguf")
     assert "nothing.gguf" in missing and terminal.engines == [second]
