@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import PromptProgress
 from bitnet_chat.text.utf8 import encode
 
@@ -37,6 +38,8 @@ def is_repeated(conversation: Conversation, evaluated: int) -> bool:
     if len(conversation.turns) < 2:  # its message has left the context window
         return False
     *before, asked, reply = conversation.turns
+    if reply.finish is FinishReason.CONTEXT_OVERFLOW:  # it goes on in a window without earlier messages
+        return False
     if asked.role != "user" or not 0 < len(reply.content) <= _REPEATED:
         return False
     # Templates drop earlier thoughts, so the reply is not in the context as it was generated.

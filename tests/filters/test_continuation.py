@@ -158,6 +158,7 @@ def test_replies_that_are_not_generated_again() -> None:
     assert not is_repeated(asked.with_assistant("", CUT), -1)
     assert is_repeated(asked.with_assistant("x" * 4000, CUT), -1)
     assert not is_repeated(asked.with_assistant("x" * 4001, CUT), -1)
+    assert not is_repeated(asked.with_assistant("x", FinishReason.CONTEXT_OVERFLOW), -1)
     assert not is_repeated(Conversation().with_assistant("x", CUT), -1)
     later = Conversation().with_user("Hi").with_assistant("Hello").with_user("And?").with_assistant("x", CUT)
     assert not is_repeated(Conversation(later.turns[1:]), 0), "what precedes the message is not in the context"
