@@ -103,11 +103,11 @@ def find_missing(settings: Settings, configured: str, *, largest: int) -> tuple[
         return ()
     model = _model(settings, largest)
     package = _package(settings, configured, model.label if model is not None else "")
-    engine = _engine(package) if package else None
+    engine = engine_requirement(package) if package else None
     return tuple(each for each in (engine, model) if each is not None)
 
 
-def _engine(name: str) -> Requirement:
+def engine_requirement(name: str) -> Requirement:
     """Make the requirement of an engine. Raises BuildError if it is not available for this computer or this Python."""
     from bitnet_chat.engine.install import packages, wheels
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat.cli.messages import write_lines
-from bitnet_chat.errors import EngineMissingError, EngineNotFoundError
+from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import ProgressLine, size
 
@@ -31,17 +31,14 @@ def convert(model: Path, engine: EngineBinary) -> Path:
 
 
 def after_pull(model: Path, wish: EngineRequest, *, alone: bool) -> None:
-    """Convert a downloaded model if the engine that would be selected for it requires that; report a missing engine.
-    ``alone``: remove the original after the conversion.
+    """Convert a downloaded model if the engine that would be selected for it requires that. ``alone``: remove the
+    original after the conversion.
     """
     from bitnet_chat.engine import conversion
     from bitnet_chat.engine.selection import select
 
     try:
         chosen = select(wish, model).contender
-    except EngineMissingError as error:
-        _say(f"{error.what}: {error.remedy}")
-        return
     except EngineNotFoundError:
         return
     if not chosen.converts:

@@ -6,13 +6,19 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from bitnet_chat.cli.messages import can_prompt, choose, confirm, write_lines
 from bitnet_chat.config import Settings
-from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.requirements import LARGE, SMALL, Requirement, find_missing
+from bitnet_chat.errors import BitnetChatError, BuildError
+from bitnet_chat.requirements import LARGE, SMALL, Requirement, engine_requirement, find_missing
 from bitnet_chat.text.sanitize import visible
+from bitnet_chat.util.progress import size
+
+if TYPE_CHECKING:
+    from bitnet_chat.engine.selection import EngineRequest
 
 _VERBS = {"engine": ("engine", "install"), "model": ("models", "pull")}
 """The verb that installs each kind of requirement."""
@@ -38,6 +44,50 @@ def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
         wanted = _agreed(found) if found and asks else found
         return next((code for each in wanted if (code := _install(each))), 0)
     return 0
+
+
+class ModelEngine:
+    """The engine of a model that is pulled: offered once, before the download if it is known then, else after it."""
+
+    def __init__(self, label: str, request: EngineRequest, mode: str) -> None:
+        """``label``: name of the model. ``mode``: a value of :attr:`Settings.install`."""
+        self._label, self._request, self._mode = label, request, mode
+        self._was_offered = False
+
+    def provide(self, model: str) -> int:
+        """Install the missing engine, as the mode allows. ``model``: a file, or a name of the registry. Returns the
+        exit code of an interrupted installation, else 0, also after a refusal or a failure, which is reported."""
+        package = self._missing(model)
+        if not package or self._was_offered:
+            return 0
+        self._was_offered = True
+        try:
+            needed = engine_requirement(package)
+        except BuildError as error:
+            write_lines(f"bitnet-chat: {visible(str(error))}")
+            return 0
+        if self._mode == "ask":
+            question = f"{self._label} needs {needed.label}. Install it ({size(needed.size)})?"
+            if not (_is_attended() and confirm(visible(question), usually=True)):
+                return 0
+        return _install(replace(needed, optional=True)) if self._mode != "no" else 0
+
+    def describe(self, model: str) -> str:
+        """Return a line about the engine if it is still missing, else an empty text."""
+        from bitnet_chat.engine.install import packages
+        from bitnet_chat.engine.selection import missing
+
+        package = packages.by_name(self._missing(model))
+        error = missing(package, self._label) if package is not None else None
+        return f"{error.what}: {error.remedy}" if error is not None else ""
+
+    def _missing(self, model: str) -> str:
+        """Return the name of the missing engine. The default engine is offered when a chat begins."""
+        from bitnet_chat.engine.install import packages
+        from bitnet_chat.engine.selection import missing_package
+
+        package = missing_package(self._request, model)
+        return package if package != packages.PACKAGES[0].name else ""
 
 
 def _is_attended() -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
 from bitnet_chat.cli import conversion
+from bitnet_chat.cli.first_run import ModelEngine
 from bitnet_chat.cli.messages import may_remove
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
@@ -25,6 +26,7 @@ from bitnet_chat.util.progress import Progress, ProgressLine, size
 if TYPE_CHECKING:
     from bitnet_chat.engine.selection import EngineRequest
     from bitnet_chat.models.hugging_face import OfferedModel
+    from bitnet_chat.models.model_download import PulledModel
     from bitnet_chat.models.registry import ModelSource
 
 
@@ -65,6 +67,7 @@ def parser() -> Parser:
         help="removal of the original of a model that the engine needs converted",
     )
     pulling.add_argument("--if-missing", action="store_true", help="no download if a model is installed")
+    pulling.add_argument("--yes", action="store_true", help="installation of a missing engine without confirmation")
     informing = verbs.add_parser("info", help="metadata of a model file")
     informing.add_argument("model", metavar="FILE", help="a file, or a name")
     checking = verbs.add_parser("verify", help="check of models against their hashes")
@@ -172,7 +175,6 @@ def _row(item: CatalogItem, width: int, path: str = "") -> str:
 
 
 def _pull(flags: argparse.Namespace) -> int:
-    from bitnet_chat.models.model_download import pull
     from bitnet_chat.models.registry import entries, parse
     from bitnet_chat.models.resolve import present
 
@@ -186,6 +188,34 @@ def _pull(flags: argparse.Namespace) -> int:
         if not source.quantization:
             return _show_offered(source, models, flags)
         source = hugging_face.pick(source, models)
+    settings, _ = config.load({"install": "yes"} if flags.yes else {})
+    engine = ModelEngine(source.name, _engine_request(), settings.install)
+    if flags.model in entries() and (code := engine.provide(flags.model)):
+        return code
+    pulled = _download(source)
+    if pulled is None:
+        return FinishReason.INTERRUPTED.exit_code
+    model = pulled.model
+    if code := engine.provide(str(model.path)):
+        return code
+    if missing := engine.describe(str(model.path)):
+        print(f"bitnet-chat: {one_line(missing)}", file=sys.stderr)
+    conversion.after_pull(model.path, _engine_request(), alone=flags.only_converted)
+    if flags.json:
+        record = asdict(model.record) if model.record else {}
+        _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)
+    else:
+        state = "is already installed" if pulled.was_here else f"is installed, {size(model.size)}"
+        print(one_line(f"{model.name} {state}: bitnet-chat -m {model.name}"))
+        if not pulled.was_here and model.record and model.record.license:
+            print(one_line(f"licence: {model.record.license}"))
+    return 0
+
+
+def _download(source: ModelSource) -> PulledModel | None:
+    """Download a model with progress. Returns None if the user has stopped it. Raises ModelError."""
+    from bitnet_chat.models.model_download import pull
+
     line = ProgressLine(sys.stderr)
     told: set[str] = set()
 
@@ -199,22 +229,12 @@ def _pull(flags: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         line.close()
         print("bitnet-chat: stopped; run the same command to resume", file=sys.stderr)
-        return FinishReason.INTERRUPTED.exit_code
+        return None
     finally:
         line.close()
-    model = pulled.model
     if pulled.warning:
         print(f"bitnet-chat: {one_line(pulled.warning)}", file=sys.stderr)
-    conversion.after_pull(model.path, _engine_request(), alone=flags.only_converted)
-    if flags.json:
-        record = asdict(model.record) if model.record else {}
-        _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)
-    else:
-        state = "is already installed" if pulled.was_here else f"is installed, {size(model.size)}"
-        print(one_line(f"{model.name} {state}: bitnet-chat -m {model.name}"))
-        if not pulled.was_here and model.record and model.record.license:
-            print(one_line(f"licence: {model.record.license}"))
-    return 0
+    return pulled
 
 
 def _show_offered(source: ModelSource, models: Sequence[OfferedModel], flags: argparse.Namespace) -> int:

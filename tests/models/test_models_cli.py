@@ -16,7 +16,13 @@ from model_server import ModelServer, serving
 from models_command import run, stored
 
 from bitnet_chat import paths
+from bitnet_chat.cli import engine as engine_verb
+from bitnet_chat.cli import first_run, models
+from bitnet_chat.engine import conversion
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.known_answer_model import SmallModel
+from bitnet_chat.errors import ModelError
+from bitnet_chat.models import model_download
 from bitnet_chat.models.resolve import resolve
 
 __all__ = ["stored"]
@@ -211,3 +217,91 @@ def test_an_installed_model_answers_by_its_name(stored: Path, classic: EngineBin
     heard = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert heard.returncode == 0, heard.stderr
     assert json.loads(heard.stdout)["reply"]
+
+
+# The engine of a pulled model
+
+
+@pytest.fixture
+def without_engine(bitnet: EngineBinary, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """A computer without engines, on which ``engine install`` installs the real one at once. Returns its arguments."""
+    calls: list[str] = []
+
+    def install(arguments: list[str]) -> int:
+        calls.append(" ".join(arguments))
+        paths.engine_home().mkdir(parents=True, exist_ok=True)
+        (paths.engine_home() / bitnet.path.name).symlink_to(bitnet.path)
+        return 0
+
+    monkeypatch.setattr(engine_verb, "run", install)
+    monkeypatch.setattr(paths, "checkout", lambda: None)
+    monkeypatch.delenv("BITNET_CHAT_ENGINE", raising=False)
+    monkeypatch.setenv("BITNET_CHAT_INSTALL", "ask")
+    for name in ("PATH", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+@pytest.fixture
+def ternary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "ternary.gguf"
+    SmallModel("I2_S", "bitnet-b1.58").write(file)
+    with serving(file.read_bytes()) as server:
+        yield server
+
+
+def test_a_pull_installs_the_engine_and_converts(
+    capsys: pytest.CaptureFixture[str], ternary: ModelServer, without_engine: list[str]
+) -> None:
+    code, out, err = run(capsys, "pull", f"{ternary.base}/small.gguf", "--yes")
+    assert code == 0 and without_engine == ["install bitnet"]
+    assert "Converting small" in err and "small is ready" in err and "is installed" in out
+    assert conversion.present(paths.models_dir() / "small.gguf") is not None
+    code, _, err = run(capsys, "pull", f"{ternary.base}/small.gguf", "--yes")
+    assert code == 0 and without_engine == ["install bitnet"] and "Converting" not in err
+
+
+@pytest.mark.parametrize(("answer", "installs"), [("\n", True), ("y\n", True), ("n\n", False), ("", False)])
+def test_a_pull_offers_the_engine_on_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+    ternary: ModelServer,
+    without_engine: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    installs: bool,
+) -> None:
+    monkeypatch.setattr(first_run, "_is_attended", lambda: True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    code, _, err = run(capsys, "pull", f"{ternary.base}/small.gguf")
+    assert code == 0 and bool(without_engine) is installs
+    assert "small needs the engine bitnet. Install it (" in err
+    assert ("small is ready" in err) is installs
+    assert ("bitnet-chat engine install bitnet fetches it" in err) is not installs
+
+
+def test_a_script_is_told_the_command(
+    capsys: pytest.CaptureFixture[str], ternary: ModelServer, without_engine: list[str]
+) -> None:
+    code, _, err = run(capsys, "pull", f"{ternary.base}/small.gguf")
+    assert code == 0 and not without_engine
+    assert "small needs the engine bitnet, which is not installed: bitnet-chat engine install bitnet fetches it" in err
+
+
+def test_a_model_of_the_list_asks_before_its_download(
+    capsys: pytest.CaptureFixture[str],
+    without_engine: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = without_engine
+
+    def fail(source: object, **keywords: object) -> None:
+        order.append("download")
+        raise ModelError("no network")
+
+    monkeypatch.setattr(model_download, "pull", fail)
+    with pytest.raises(ModelError):
+        models.run(["pull", "bitnet-2b", "--yes"])
+    assert order == ["install bitnet", "download"]
