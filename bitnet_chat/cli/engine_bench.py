@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from bitnet_chat import config
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine import known_answer_results, speeds
-from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.selection import EngineOption, EngineRequest, contenders, judge
 from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.engine_checks import benchmark, known_answers
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import ProgressClock, ProgressLine
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.info import ModelInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +47,7 @@ def run(flags: argparse.Namespace) -> int:
     clock = ProgressClock(line)
     try:
         clock.step("Checking known answers")
-        _check_known_answers(wish, {kind for kind, _ in info.tensor_types})
+        _check_known_answers(wish, info)
         found = contenders(wish, info)
         problems = {each: each.obstacle for each in found if each.obstacle}
         for each in (each for each in found if not each.obstacle):
@@ -73,15 +75,13 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _check_known_answers(wish: EngineRequest, types: Collection[str]) -> None:
-    """Check the known answers of the prebuilt engines, because only a correct engine is measured. ``types``: tensor
-    types of the model.
-    """
-    for each in wish.candidates():
-        if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
-            known_answers.check(
-                each.binary, [one for one in known_answer_results.offered(each.binary) if one.weights in types]
-            )
+def _check_known_answers(wish: EngineRequest, info: ModelInfo) -> None:
+    """Check the known answers of each engine that may run the model, because only a correct one is measured."""
+    for each in contenders(wish, info):
+        types = each.types(info)
+        known_answers.check(
+            each.engine, [one for one in known_answer_results.offered(each.engine) if one.weights in types]
+        )
 
 
 def _row(contender: EngineOption, kind: str, speed: EngineSpeed | None, problem: str) -> dict[str, object]:

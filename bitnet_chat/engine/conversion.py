@@ -1,6 +1,6 @@
-"""Conversion of models from I2_S to IQ2_BN for the prebuilt engine ``bitnet``, once for each model, with a check.
+"""Conversion of models from I2_S to IQ2_BN for an engine of ik_llama.cpp, once for each model, with a check.
 
-That engine loads an I2_S file without an error, and computes wrong results. Its ``llama-quantize`` converts such a file
+Such an engine loads an I2_S file without an error, and computes wrong results. Its ``llama-quantize`` converts the file
 correctly (measured with the shape of BitNet 2B4T: 1,188 MB to 803 MB in 24 to 48 s), and the result is also faster.
 Known errors in the metadata are corrected. The weights and some replies of the converted file are checked before it
 gets its name::
@@ -20,6 +20,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -27,8 +28,10 @@ from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.engine import processors
-from bitnet_chat.engine.binary import EngineBinary, EngineVariant
-from bitnet_chat.engine.install.packages import SITE
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
+from bitnet_chat.engine.install import packages
+from bitnet_chat.engine.known_answer_model import FIRST_TOKEN, prompt_text, question
+from bitnet_chat.engine.known_answer_results import ANSWERS
 from bitnet_chat.engine.native.client import NativeClient, NativeClientError, command
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import store, tensor_types
@@ -65,15 +68,22 @@ class ConversionSource:
 
 
 def is_for(engine: EngineBinary, info: ModelInfo) -> bool:
-    """Return whether the engine needs a converted file of the model."""
-    is_package = engine.make is EngineVariant.IK and quantizer(engine).is_file()
-    return is_package and info.header.architecture in ARCHITECTURES and any(k == "I2_S" for k, _ in info.tensor_types)
+    """Return whether the engine needs a converted file of the model, and a program that converts it exists."""
+    is_affected = engine.make is EngineVariant.IK and any(kind == "I2_S" for kind, _ in info.tensor_types)
+    return is_affected and info.header.architecture in ARCHITECTURES and quantizer(engine) is not None
 
 
-def quantizer(engine: EngineBinary) -> Path:
-    """Return the path of ``llama-quantize`` in a prebuilt engine, which may not exist."""
-    suffix = ".exe" if sys.platform == "win32" else ""
-    return engine.path / SITE / "ik_llama_cpp" / "bin" / f"llama-quantize{suffix}"
+def quantizer(engine: EngineBinary) -> Path | None:
+    """Return the ``llama-quantize`` of an engine of ik_llama.cpp: its own, else that of the prebuilt one; None if
+    neither exists.
+    """
+    name = "llama-quantize" + (".exe" if sys.platform == "win32" else "")
+    folders = [engine.path] if engine.dialect is Dialect.NATIVE else []
+    if (package := packages.by_name("bitnet")) is not None:
+        folders.append(packages.folder_of(package))
+    beside = [engine.path.with_name(name)] if engine.dialect is not Dialect.NATIVE else []
+    own = [folder / packages.SITE / "ik_llama_cpp" / "bin" / name for folder in folders]
+    return next((path for path in (*beside, *own) if path.is_file()), None)
 
 
 def target_of(source: Path) -> Path:
@@ -190,6 +200,11 @@ def _quantize(
     source: Path, part: Path, engine: EngineBinary, overrides: tuple[str, ...], at: Callable[[int, int], None]
 ) -> None:
     program = quantizer(engine)
+    if program is None:
+        raise ModelError(
+            f"{source} cannot be converted: llama-quantize of {engine.path} is missing",
+            remedy="bitnet-chat engine install bitnet installs one",
+        )
     words = [str(program), "--allow-requantize", *(word for each in overrides for word in ("--override-kv", each))]
     words += [str(source), str(part), "iq2_bn", str(processors.allowed().default)]
     last: list[str] = []
@@ -292,21 +307,23 @@ _TEXTS = (
     "He opened the old door, a dog began to bark, and then",
 )
 """Prompts with the same end: a model whose matrices have no effect continues all of them in the same way."""
-_LONG = "The capital of France is Paris, and the capital of Italy is Rome. "
+_LONG = "The capital of France is Paris, and the capital of Italy is Rome. " * 3
+_SECONDS = 600.0
+"""Time limit of one run of an engine program in seconds, including loading."""
 
 
 def require(source: Path, converted: Path, engine: EngineBinary) -> None:
-    """Check a converted file: its weights are those of the source, and the engine computes it correctly. Raises
-    ModelError if not. Blocks for seconds.
+    """Check a converted file: its weights are those of the source, and the engine computes it correctly. A small model
+    is converted too, and must give its known answers. Raises ModelError if not. Blocks for seconds.
     """
     if read_info(converted).is_cut_off:
         raise _wrong(source, "the converted file is truncated")
     if different := next(_differences(source, converted), ""):
         raise _wrong(source, f"the weights of {different} changed")
     try:
-        # One thread, which takes seconds: several are much slower while another program uses a processor.
-        with NativeClient(command(engine, converted, context_size=4 * _BATCH, threads=1, batch_size=128)) as client:
-            _require_replies(client, source)
+        _require_known_answers(source, engine)
+        with _completions(engine, converted) as complete:
+            _require_replies(complete, source)
     except NativeClientError as error:
         raise _wrong(source, f"the engine cannot run it: {error}") from error
 
@@ -318,17 +335,69 @@ def _wrong(source: Path, what: str) -> ModelError:
     )
 
 
-def _require_replies(client: NativeClient, source: Path) -> None:
-    greedy = {"temperature": 0.0}
-    replies = {client.complete(client.tokenize(text), max_tokens=_REPLY, sampling=greedy).tokens for text in _TEXTS}
-    if len(replies) == 1:
+_Complete = Callable[[str, int, bool], str]
+"""Return the greedy continuation of a text: at most so many tokens; the prompt in one batch, or token by token."""
+
+
+@contextlib.contextmanager
+def _completions(engine: EngineBinary, model: Path, first: str = "") -> Iterator[_Complete]:
+    """Load a model and complete texts. ``first``: text of the token before each prompt, which a program adds by itself.
+    One thread, which takes seconds: several are much slower while another program uses a processor. Raises
+    NativeClientError.
+    """
+    if engine.dialect is not Dialect.NATIVE:
+        yield lambda text, count, one_by_one: _completed(engine, model, text, count, one_by_one=one_by_one)
+        return
+    with NativeClient(command(engine, model, context_size=4 * _BATCH, threads=1, batch_size=128)) as client:
+
+        def complete(text: str, count: int, one_by_one: bool) -> str:
+            tokens = client.tokenize([(first + text, True)])
+            greedy = {"temperature": 0.0}
+            # Only the last token of each prompt is evaluated, because the rest is in the cache.
+            for end in range(1, len(tokens)) if one_by_one else ():
+                client.complete(tokens[:end], max_tokens=1, sampling=greedy)
+            return client.complete(tokens, max_tokens=count, sampling=greedy).text
+
+        yield complete
+
+
+def _completed(engine: EngineBinary, model: Path, text: str, count: int, *, one_by_one: bool) -> str:
+    """Run an engine program for one completion. Raises NativeClientError."""
+    words = [str(engine.path), "-m", str(model), "-p", text, "-n", str(count), "-c", str(4 * _BATCH), "-t", "1"]
+    words += ["--temp", "0", "--no-display-prompt", "-b", "1" if one_by_one else "128"]
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, preexec_fn=_die_with_parent()
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeClientError(str(error)) from error
+    if done.returncode:
+        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise NativeClientError(f"{engine.path.name} ended with status {done.returncode}: {last}")
+    return done.stdout.decode("utf-8", "replace").strip("\r\n")
+
+
+def _require_known_answers(source: Path, engine: EngineBinary) -> None:
+    """Convert a small model of the same architecture and compare its replies with those of a reference."""
+    name = read_info(source).header.architecture
+    small = next(each for each in ANSWERS if each.weights == "I2_S" and each.architecture == name)
+    with tempfile.TemporaryDirectory(prefix="bitnet-chat-") as folder:
+        path, converted = Path(folder) / "small.gguf", Path(folder) / "converted.gguf"
+        small.write(path)
+        _quantize(path, converted, engine, (), lambda done, total: None)
+        with _completions(engine, converted, FIRST_TOKEN) as complete:
+            said = [complete(prompt_text(question(number)), len(text), False) for number, text in ANSWERS[small]]
+    right = sum(one == text for one, (_, text) in zip(said, ANSWERS[small], strict=True))
+    # Rounding of the embedding, to Q6_K, may change one: its logits correlate with those before by 0.994 to 0.997.
+    if right < len(said) - 1:
+        known = ", ".join(text for _, text in ANSWERS[small])
+        raise _wrong(source, f"a small model, converted in the same way, says {', '.join(said)} instead of {known}")
+
+
+def _require_replies(complete: _Complete, source: Path) -> None:
+    if len({complete(text, _REPLY, False) for text in _TEXTS}) == 1:
         raise _wrong(source, "its answers do not depend on the words before the last one")
-    prompt = client.tokenize(_LONG * _BATCH)[:_BATCH]
-    at_once = client.complete(prompt, max_tokens=_REPLY, sampling=greedy).tokens
-    for end in range(1, len(prompt)):
-        client.complete(prompt[:end], max_tokens=1, sampling=greedy)
-    # Only the last token of this prompt is evaluated, because the rest is in the cache.
-    if client.complete(prompt, max_tokens=_REPLY, sampling=greedy).tokens != at_once:
+    if complete(_LONG, _REPLY, True) != complete(_LONG, _REPLY, False):
         raise _wrong(source, "its answers in one batch and token by token differ")
 
 

@@ -22,6 +22,7 @@ Architecture = Literal["llama", "bitnet", "bitnet-b1.58"]
 LAYERS, HEAD, CONTEXT = 2, 64, 2048
 EPSILON, ROPE_BASE = 1e-6, 500_000.0
 _SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
+FIRST_TOKEN = _SPECIAL[0]
 VOCABULARY = 256 + len(_SPECIAL)
 BOS, EOS, EOT = 256, 257, 258
 LOUD, QUIET = 0.08, 0.01
@@ -257,6 +258,11 @@ def spelled() -> list[str]:
 def question(number: int, length: int = 90) -> str:
     """Return a text of ``length`` pseudo-random letters, the same for the same number."""
     return "".join(ascii_letters[byte % len(ascii_letters)] for byte in _random(f"question {number}", length))
+
+
+def prompt_text(message: str) -> str:
+    """Return the prompt with a first message, as rendered by :data:`TEMPLATE`, without the first token."""
+    return f"user: {message}<|eot_id|>assistant: "
 
 
 def tokens(message: str) -> list[int]:

@@ -230,8 +230,8 @@ def contenders(request: EngineRequest, info: ModelInfo) -> list[EngineOption]:
 def _named(request: EngineRequest, model: Path) -> EngineOption:
     engine = request.require()
     converts = False
-    if engine.make is EngineVariant.IK and engine.dialect is Dialect.NATIVE:
-        with contextlib.suppress(ModelError):
+    if engine.make is EngineVariant.IK:
+        with contextlib.suppress(OSError, ModelError):
             converts = conversion.is_for(engine, read_info(model))
     return EngineOption(engine, "", converts=converts)
 
@@ -286,7 +286,8 @@ class _Fits:
 
     def of(self, engine: EngineBinary) -> _Fit:
         """Return the fit of an engine, from the cache if possible. Raises ModelError."""
-        key = f"{known_answer_results.key(engine)}||{self._key}"
+        converter = conversion.quantizer(engine) if engine.make is EngineVariant.IK else ""
+        key = f"{known_answer_results.key(engine)}|{converter or ''}|{self._key}"
         with contextlib.suppress(KeyError, TypeError):
             content = self._all[key]
             return replace(_Fit(**content), types=tuple(map(str, content["types"])))
@@ -346,6 +347,10 @@ class EngineOption:
         """The name of the engine for users, without its version."""
         name = self.engine.path.name
         return name.rpartition("-")[0] or name if self.engine.dialect is Dialect.NATIVE else name
+
+    def types(self, info: ModelInfo) -> tuple[str, ...]:
+        """Return the tensor types of a model as the engine computes them: those of the converted file, if any."""
+        return _CONVERTED_TYPES if self.converts else tuple(kind for kind, _ in info.tensor_types)
 
 
 @dataclass(frozen=True, slots=True)

