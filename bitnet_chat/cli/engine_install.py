@@ -68,12 +68,13 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _check_known_answers(folder: Path) -> None:
-    """Check the known answers of a prebuilt engine once after its installation. ``doctor`` checks a compiled one."""
+    """Check the known answers of an engine once after its installation. Raises BuildError if all of them are wrong."""
     from bitnet_chat.engine import known_answer_results
     from bitnet_chat.engine_checks import known_answers
     from bitnet_chat.util.progress import ProgressClock
 
-    engine = packages.at(folder)
+    found = candidates(str(folder))
+    engine = next((each.binary for each in found if each.binary is not None and each.binary.can_chat), None)
     if engine is None or known_answer_results.kept(engine):
         return
     line = ProgressLine(sys.stderr)

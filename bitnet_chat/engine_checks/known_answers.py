@@ -58,7 +58,9 @@ def require(engine: EngineBinary, on_model: Callable[[int, int], None] = lambda 
     if verdicts and all(each.wrong for each in verdicts):
         raise BuildError(
             f"The engine in {engine.path} computes wrong results on this computer: {verdicts[0].wrong}",
-            remedy="Install another: bitnet-chat engine install --build",
+            remedy="Compile one for this processor: bitnet-chat engine install --build"
+            if engine.dialect is Dialect.NATIVE
+            else "Use the prebuilt one: bitnet-chat engine install",
         )
 
 

@@ -55,6 +55,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]
     return asked
 
 
+@pytest.fixture(autouse=True)
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of the engines whose known answers were checked."""
+    folders: list[Path] = []
+    monkeypatch.setattr(engine_install, "_check_known_answers", folders.append)
+    return folders
+
+
 # The search.
 
 
@@ -165,13 +173,27 @@ def test_the_prebuilt_one_is_installed_unless_it_is_to_be_compiled(
     assert capsys.readouterr().out == "engine installed in /prebuilt\n"
 
 
-def test_build_and_with_compile(compiled: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_and_with_compile(
+    compiled: list[object], checked: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["engine", "install", "--build"]) == 0
     assert "implies" not in capsys.readouterr().err
     assert main(["engine", "install", "bitnet", "--build"]) == 0
     assert main(["engine", "install", "--with", "rpc", "--with", "server"]) == 0
     assert "--with rpc implies --build" in capsys.readouterr().err
     assert compiled == [("llama.cpp", ()), ("bitnet", ()), ("llama.cpp", ("rpc", "server"))]
+    assert checked == [Path("/compiled")] * 3
+
+
+def test_the_known_answers_of_a_compiled_engine_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitnet_chat.engine_checks import known_answers
+
+    monkeypatch.undo()
+    asked: list[Path] = []
+    monkeypatch.setattr(known_answers, "require", lambda engine, on_model: asked.append(engine.path))
+    cli, _ = program(tmp_path / "llama-cli", CLASSIC), program(tmp_path / "llama-server", SERVER)
+    engine_install._check_known_answers(tmp_path)
+    assert asked == [cli]
 
 
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

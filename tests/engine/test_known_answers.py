@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import bitnet_reference
 import pytest
 from bitnet_reference import Model
 
+from bitnet_chat.cli import engine as engine_verb
 from bitnet_chat.doctor.benchmark import judge_answers
 from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine import known_answer_model, known_answer_results
-from bitnet_chat.engine.binary import Dialect, EngineBinary, HelpOptions
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.known_answer_model import SmallModel
 from bitnet_chat.engine.known_answer_results import ANSWERS, AnswerVerdict, kept, offered
 from bitnet_chat.engine.probe import probe
@@ -66,17 +69,40 @@ def test_a_program_is_asked_as_in_a_conversation(built_engine: EngineBinary) -> 
     assert not wrong(built_engine, TQ2_0)
 
 
-def test_a_program_that_computes_wrongly_is_told(classic: EngineBinary, tmp_path: Path) -> None:
-    """A build that reads the weights of another model."""
-    other, program = tmp_path / "other.gguf", tmp_path / "llama-completion"
-    SmallModel("Q5_0").write(other)
+def reading_another(classic: EngineBinary, other: Path) -> EngineBinary:
+    """A program that loads the file ``other`` in place of any model."""
+    program = other.with_name("llama-completion")
     program.write_text(
         f"#!{sys.executable}\nimport os, sys\n"
         f"words = [{str(other)!r} if word.endswith('.gguf') else word for word in sys.argv[1:]]\n"
         f"os.execv({str(classic.path)!r}, [{str(classic.path)!r}, *words])\n"
     )
     program.chmod(0o755)
-    engine = probe(program)
+    return probe(program)
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_probe_of_a_bitnet_build_tells_whether_i2_s_is_right(
+    classic: EngineBinary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_right: bool
+) -> None:
+    """A build that computes the same weights, and one that computes others."""
+    small, other = SmallModel("I2_S"), tmp_path / "other.gguf"
+    if is_right:
+        bitnet_reference.write_f32(small, other)
+    else:
+        SmallModel("TQ2_0").write(other)
+    engine = replace(reading_another(classic, other), make=EngineVariant.BITNET)
+    monkeypatch.setattr(known_answer_results, "offered", lambda engine: [small])
+    assert engine_verb._answers(engine).startswith("right with I2_S" if is_right else "WRONG with I2_S: it says ")
+    finding = judge_answers(engine, check(engine, [small]))
+    assert finding.status is (FindingStatus.OK if is_right else FindingStatus.BROKEN)
+
+
+def test_a_program_that_computes_wrongly_is_told(classic: EngineBinary, tmp_path: Path) -> None:
+    """A build that reads the weights of another model."""
+    other = tmp_path / "other.gguf"
+    SmallModel("Q5_0").write(other)
+    engine = reading_another(classic, other)
     assert "instead of" in wrong(engine, TQ2_0)[TQ2_0.name]
     finding = judge_answers(engine, check(engine, [TQ2_0]))
     assert finding.status is FindingStatus.BROKEN and TQ2_0.name in finding.seen

@@ -14,6 +14,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_chat.engine.known_answer_model import SmallModel
+
 Array = NDArray[np.float64]
 
 
@@ -34,6 +36,20 @@ def iq2_bn(data: bytes, rows: int, columns: int) -> Array:
     scales = whole[:, :4].copy().view("<f4").astype(np.float64)
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
     return ternary(whole[:, 4:].reshape(rows, -1, 1, 16) >> shifts & 3).reshape(rows, columns) * scales
+
+
+def write_f32(small: SmallModel, target: Path) -> None:
+    """Write a small model with F32 weights of the same values, which every engine loads."""
+    from bitnet_chat.models.gguf_writer import NewTensor, write
+
+    small.write(target)
+    model, tensors = Model(target), []
+    for name, weights in model.weights.items():
+        data = weights.astype("<f4").tobytes()
+        tensors.append(NewTensor(name, 0, weights.shape[::-1], len(data), (data,)))
+    values = {name: value for name, value in small._values().items() if name != "general.file_type"}
+    with target.open("wb") as file:
+        write(file, values, tensors)
 
 
 class Model:
@@ -147,7 +163,6 @@ _LEAD = 0.4
 
 def main() -> None:
     from bitnet_chat.engine import known_answer_model
-    from bitnet_chat.engine.known_answer_model import SmallModel
 
     rows = [SmallModel(name) for name in known_answer_model.FORMS]
     rows += [SmallModel("TQ2_0", "bitnet"), SmallModel("IQ2_BN", "bitnet"), SmallModel("I2_S", "bitnet")]
