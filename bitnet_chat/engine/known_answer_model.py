@@ -111,7 +111,9 @@ FORMS = {
     "TQ1_0": TensorFormat(34, 256, 0.82, (RandomValues(52), Scale())),
     "TQ2_0": TensorFormat(35, 256, 0.82, (RandomValues(64, _TERNARY), Scale())),
     "I2_S": TensorFormat(36, 0, 0.82, ()),
+    "IQ1_BN": TensorFormat(134, 0, 0.82, ()),
     "IQ2_BN": TensorFormat(135, 0, 0.82, ()),
+    "IQ2_BN_R4": TensorFormat(335, 0, 0.82, ()),
 }
 
 
@@ -203,12 +205,22 @@ def _packed(weights: str, form: TensorFormat, name: str, rows: int, columns: int
             return b"".join(map(table.__getitem__, _random(name, count)))
         case "I2_S":  # docs/I2_s.md of BitNet: the scale follows the weights, eight times
             return _random(name, count // 4).translate(_TERNARY) + struct.pack("<8f", *[scale] * 8)
-        case "IQ2_BN":  # each row begins with its scale
+        case "IQ2_BN" | "IQ2_BN_R4":  # each row, or group of four rows, begins with its scales
+            together = 4 if weights == "IQ2_BN_R4" else 1
             codes = _random(name, count // 4).translate(_TERNARY)
-            size, head = columns // 4, struct.pack("<f", scale)
+            size, head = together * columns // 4, struct.pack(f"<{together}f", *[scale] * together)
             return b"".join(head + codes[at : at + size] for at in range(0, len(codes), size))
+        case "IQ1_BN":  # each row begins with its scale; 64 weights in 12 bytes of five, and one of four
+            size, head, data = columns // 64 * 13, struct.pack("<e", scale), bytearray(_random(name, count // 64 * 13))
+            data[:] = bytes(_of_base_3(byte % 81 if at % 13 == 12 else byte % 243) for at, byte in enumerate(data))
+            return b"".join(head + data[at : at + size] for at in range(0, len(data), size))
     columns_of_parts = [_part(f"{name}.{at}", part, count // form.block, scale) for at, part in enumerate(form.parts)]
     return b"".join(b"".join(block) for block in zip(*columns_of_parts, strict=True))
+
+
+def _of_base_3(number: int) -> int:
+    """Return the byte of a number of five ternary digits: its multiple by 3 has the first digit above the byte."""
+    return (number * 256 + 242) // 243
 
 
 def _part(seed: str, part: RandomValues | Scale | Exponent, blocks: int, scale: float) -> list[bytes]:

@@ -53,11 +53,15 @@ ANSWERS: dict[SmallModel, tuple[tuple[int, str], ...]] = {
     SmallModel("TQ1_0"): ((18, "Slb"), (20, "mRM"), (22, "kkk"), (28, "isc")),
     SmallModel("TQ2_0"): ((1, "QTw"), (2, "yLy"), (5, "ddd"), (9, "JTq")),
     SmallModel("I2_S"): ((4, "ZFB"), (8, "wjK"), (13, "pBB"), (15, "DZj")),
+    SmallModel("IQ1_BN"): ((3, "mEE"), (9, "JDy"), (10, "TEG"), (16, "eee")),
     SmallModel("IQ2_BN"): ((1, "vWN"), (9, "rhh"), (11, "WWW"), (15, "utZ")),
+    SmallModel("IQ2_BN_R4"): ((6, "cMQ"), (9, "SSS"), (10, "djX"), (14, "YjM")),
     SmallModel("TQ2_0", "bitnet"): ((5, "pRx"), (8, "iNE"), (10, "LLL"), (14, "IAA")),
     SmallModel("IQ2_BN", "bitnet"): ((2, "KsF"), (4, "uIM"), (17, "Suu"), (18, "rdK")),
     SmallModel("I2_S", "bitnet"): ((2, "jqn"), (4, "ZZZ"), (6, "RJG"), (9, "QtB")),
     SmallModel("IQ2_BN", "bitnet-b1.58"): ((2, "Ksy"), (5, "oEc"), (18, "rdK"), (19, "mDf")),
+    SmallModel("IQ1_BN", "bitnet-b1.58"): ((0, "NNI"), (1, "jgU"), (5, "HAb"), (9, "WpN")),
+    SmallModel("IQ2_BN_R4", "bitnet-b1.58"): ((0, "dPx"), (2, "npw"), (3, "HBh"), (9, "EIw")),
     SmallModel("I2_S", "bitnet-b1.58"): ((3, "ajo"), (4, "ZEE"), (5, "qGw"), (6, "udj")),
 }
 """Known answers by model: numbers of questions (:func:`bitnet_chat.engine.known_answer_model.question`), each with the

@@ -61,6 +61,10 @@ class BareServer:
         content = {"content": rendered["prompt"], "parse_special": True, "add_special": True}
         return len(self._post("/tokenize", content)["tokens"])
 
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer of llama.cpp's own ``/completion``."""
+        return self._post("/completion", body)
+
     def close(self) -> None:
         self._client.close()
 

@@ -5,6 +5,7 @@ embedding, grouped queries, tied embedding. ``python tests/bitnet_reference.py``
 from __future__ import annotations
 
 import struct
+import sys
 import tempfile
 from itertools import count
 from pathlib import Path
@@ -36,6 +37,33 @@ def iq2_bn(data: bytes, rows: int, columns: int) -> Array:
     scales = whole[:, :4].copy().view("<f4").astype(np.float64)
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
     return ternary(whole[:, 4:].reshape(rows, -1, 1, 16) >> shifts & 3).reshape(rows, columns) * scales
+
+
+def iq2_bn_r4(data: bytes, rows: int, columns: int) -> Array:
+    """Groups of four rows: their scales, and blocks of 16 weights of each row in 16 bytes, four bytes a row."""
+    whole = np.frombuffer(data, np.uint8).reshape(rows // 4, 16 + columns)
+    scales = whole[:, :16].copy().view("<f4").astype(np.float64)
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 1, 4, 1)
+    codes = whole[:, 16:].reshape(rows // 4, columns // 16, 4, 1, 4) >> shifts & 3  # group, block, row, shift, byte
+    return (ternary(codes).transpose(0, 2, 1, 3, 4).reshape(rows // 4, 4, columns) * scales[:, :, None]).reshape(
+        rows, columns
+    )
+
+
+def iq1_bn(data: bytes, rows: int, columns: int) -> Array:
+    """Rows of a scale in F16 and of blocks of 64 weights in 13 bytes. Twelve have five ternary digits, the last of
+    which is the first weight; the last byte has weights 15, 31, 47 and 63 in its last four digits.
+    """
+    whole = np.frombuffer(data, np.uint8).reshape(rows, 2 + columns // 64 * 13)
+    scales = whole[:, :2].copy().view("<f2").astype(np.float64)
+    blocks = whole[:, 2:].reshape(rows, columns // 64, 13).astype(np.int64)
+    digits = np.stack([(blocks * 3**place % 256 * 3) >> 8 for place in range(5)], axis=-1)
+    codes = np.empty((rows, columns // 64, 64), np.uint8)
+    for at in range(12):
+        first = 16 * (at // 3) + 5 * (at % 3)
+        codes[:, :, first : first + 5] = digits[:, :, at, ::-1]
+    codes[:, :, 15::16] = digits[:, :, 12, :0:-1]
+    return ternary(codes).reshape(rows, columns) * scales
 
 
 def write_f32(small: SmallModel, target: Path) -> None:
@@ -72,6 +100,10 @@ class Model:
                 values = i2_s(data, size)
             elif tensor.kind == 135:
                 values = iq2_bn(data[: shape[0] * (4 + shape[1] // 4)], *shape)
+            elif tensor.kind == 335:
+                values = iq2_bn_r4(data[: shape[0] * (4 + shape[1] // 4)], *shape)
+            elif tensor.kind == 134:
+                values = iq1_bn(data[: shape[0] * (2 + shape[1] // 64 * 13)], *shape)
             else:
                 kind = gguf.GGMLQuantizationType(tensor.kind)
                 block, length = gguf.GGML_QUANT_SIZES[kind]
@@ -161,12 +193,14 @@ _LEAD = 0.4
 """What engines round differently moves a logit by 0.05 standard deviations (correlation 0.999)."""
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     from bitnet_chat.engine import known_answer_model
 
     rows = [SmallModel(name) for name in known_answer_model.FORMS]
     rows += [SmallModel("TQ2_0", "bitnet"), SmallModel("IQ2_BN", "bitnet"), SmallModel("I2_S", "bitnet")]
     rows += [SmallModel("IQ2_BN", "bitnet-b1.58"), SmallModel("I2_S", "bitnet-b1.58")]
+    rows += [SmallModel("IQ1_BN", "bitnet-b1.58"), SmallModel("IQ2_BN_R4", "bitnet-b1.58")]
+    rows = [row for row in rows if not names or row.weights in names]
     for row in rows:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "m.gguf"
@@ -187,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
