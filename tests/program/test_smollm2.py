@@ -69,9 +69,11 @@ def settings(engine: EngineBinary, model: Path, **more: Any) -> Settings:
     return Settings(engine=str(engine.path), model=str(model), temperature=0.0, threads=1, journal=False, **more)
 
 
-async def reply(backend: LocalEngineBackend, conversation: Conversation) -> tuple[Completed, list[str]]:
+async def reply(
+    backend: LocalEngineBackend, conversation: Conversation, limit: int = LIMIT
+) -> tuple[Completed, list[str]]:
     pieces, notices, end = [], [], None
-    async for event in backend.reply(conversation, ReplyOptions(max_tokens=LIMIT)):
+    async for event in backend.reply(conversation, ReplyOptions(max_tokens=limit)):
         if isinstance(event, TextDelta):
             pieces.append(event.text)
         elif isinstance(event, Notice):
@@ -121,7 +123,8 @@ def test_golden_transcripts(
 
 def test_golden_transcripts_through_a_server(real_engine: EngineBinary, smollm2: Path, bare: BareServer) -> None:
     golden = {prompt: bare.said(Conversation().with_user(prompt), LIMIT) for prompt in PROMPTS[:2]}
-    with served_process("--engine", str(real_engine.path), "-m", str(smollm2), "-t", "1") as served:
+    limit = ("--temp", "0", "--max-tokens", str(LIMIT))
+    with served_process("--engine", str(real_engine.path), "-m", str(smollm2), "-t", "1", *limit) as served:
         for prompt, (text, size) in golden.items():
             body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}], "temperature": 0}
             body |= {"max_tokens": LIMIT, "model": smollm2.stem}
@@ -133,6 +136,27 @@ def test_golden_transcripts_through_a_server(real_engine: EngineBinary, smollm2:
             with httpx.stream("POST", f"{served.url}/api/chat", json=asked, timeout=60) as response:
                 pieces = [json.loads(line)["message"]["content"] for line in response.iter_lines()]
             assert "".join(pieces) == text
+        prompt, (text, _) = next(iter(golden.items()))
+        assert run("--attach", served.url, prompt).stdout.decode() == text + "\n"
+        assert reply_of_page(served.url, prompt) == text
+
+
+def reply_of_page(url: str, prompt: str) -> str:
+    """Ask as the page does: a new chat, its events, a message."""
+    chat = httpx.post(f"{url}/chats", json={}).json()["id"]
+    pieces = []
+    with httpx.stream("GET", f"{url}/chats/{chat}/events?follow=1", timeout=60) as events:
+        lines = events.iter_lines()
+        httpx.post(f"{url}/chats/{chat}/messages", json={"content": prompt, "stream": False})
+        kind = ""
+        for line in lines:
+            name, _, value = line.partition(": ")
+            kind = value if name == "event" else kind
+            if name == "data" and kind == "chunk":
+                pieces.append(json.loads(value)["text"])
+            elif name == "data" and kind == "complete":
+                break
+    return "".join(pieces)
 
 
 @pytest.mark.parametrize("kind", ["native", "llama-server"])
@@ -173,6 +197,21 @@ def test_a_client_that_leaves_while_a_long_prompt_is_read(
     asyncio.run(asyncio.wait_for(main(), 100))
 
 
+def test_a_modern_engine_says_the_same(modern: EngineBinary, smollm2: Path) -> None:
+    prompts = PROMPTS[:2]
+    with compiled(modern.path, smollm2) as server:
+        golden = {prompt: server.said(Conversation().with_user(prompt), LIMIT)[0] for prompt in prompts}
+
+    async def main() -> None:
+        backend = LocalEngineBackend(settings(modern, smollm2))
+        for prompt, text in golden.items():
+            end, _ = await reply(backend, Conversation().with_user(prompt))
+            assert end.text == text
+        await backend.close()
+
+    asyncio.run(asyncio.wait_for(main(), 120))
+
+
 @pytest.mark.parametrize("real_engine", ["native"], indirect=True)
 def test_many_turns_in_a_small_window(real_engine: EngineBinary, smollm2: Path, bare: BareServer) -> None:
     """A prompt has the tokens that the server counts for what is left of the conversation, as the notices tell it."""
@@ -180,9 +219,9 @@ def test_many_turns_in_a_small_window(real_engine: EngineBinary, smollm2: Path, 
     async def main() -> None:
         backend = LocalEngineBackend(settings(real_engine, smollm2, ctx=256))
         conversation, left = Conversation().with_system(SYSTEM), 0
-        for number in range(18):
+        for number in range(30):
             asked = conversation.with_user(f"{PROMPTS[number % len(PROMPTS)]} ({number})")
-            end, notices = await reply(backend, asked)
+            end, notices = await reply(backend, asked, 4)
             for notice in notices:
                 if "left it" in notice:
                     left = int(notice.split("the oldest ")[1].split()[0])
