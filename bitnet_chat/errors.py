@@ -33,6 +33,29 @@
     └── InternalError                 (2) a bug in the program
         └── InvalidTransitionError    (2) a signal that a state machine does not accept in its state
 
+Errors within the package, which the module above the one that raises them handles, so that no caller sees them::
+
+    NativeClientError                     the child of a native engine has refused a request, or ended
+    NativeRequestError                    in the child: a request that cannot be processed
+    NativeLoadError                       in the child: a library or a model that cannot be loaded
+    ContextFullError                      in the child: a batch without room in the cache
+    NativeProtocolError                   a line that is not of the protocol between both
+    GrammarSchemaError                    a JSON schema that cannot be converted to a grammar
+    HTTPStatusError                       a server has refused a request
+    ConnectionLostError                   a connection that ended during a request or a response
+    RequestCancelledError                 a request that was stopped while it waited
+    InvalidToolCallsError                 a complete reply without a valid tool call
+    OtherReplyError                       a server that generates another reply than the one that was cut
+    DownloadInterruptedError              a connection that ended during a download
+    StalePartError                        a part of a download that does not belong to the file on the server
+    StateRecordError                      the record of a saved state that is damaged
+    TemplateFaultError                    a template that has failed, in the process that renders it
+    TemplateRaisedError                   ``raise_exception`` of a template
+    NotTextError, PdfError                an attachment without readable text
+    ClientDisconnectedError               a client that has closed its connection during its request
+    BodyTooLargeError                     a body of a request beyond the limit
+    TooManyAttemptsError                  wrong API keys, too many from one address
+
 The numbers are exit codes. Each reply ends with a :class:`FinishReason`, whose exit code is from the same table, so
 that a script can use either. :class:`BitnetChatError` has no reason; each branch of the tree defines one.
 """
@@ -40,7 +63,7 @@ that a script can use either. :class:`BitnetChatError` has no reason; each branc
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 
 class FinishReason(StrEnum):
@@ -357,3 +380,125 @@ class InvalidTransitionError(InternalError):
     def __init__(self, machine: str, state: str, signal: str) -> None:
         super().__init__(f"{machine} does not accept {signal} in the state {state}")
         self.state, self.signal = state, signal
+
+
+# Errors within the package.
+
+NativeFailureKind = Literal["usage", "unsupported", "context_full", "model", "failed"]
+"""Why the child of a native engine has refused a request, see
+:class:`bitnet_chat.engine.native.protocol.NativeFailed`."""
+Refusal = TypeVar("Refusal")
+
+
+class NativeClientError(Exception):
+    """The child of a native engine has refused a request, or ended. ``why``: the kind of refusal; empty without one.
+    ``log``: its stderr so far.
+    """
+
+    def __init__(self, what: str, why: NativeFailureKind | Literal[""] = "", log: str = "") -> None:
+        super().__init__(what)
+        self.why, self.log = why, log
+
+
+class NativeRequestError(Exception):
+    """A request that the child cannot process. It becomes a ``NativeFailed`` with the same message."""
+
+    def __init__(self, why: NativeFailureKind, what: str) -> None:
+        super().__init__(what)
+        self.why: NativeFailureKind = why
+
+
+class NativeLoadError(Exception):
+    """The model or the library cannot be loaded. The child ends."""
+
+    def __init__(self, what: str, why: NativeFailureKind = "model") -> None:
+        super().__init__(what)
+        self.why: NativeFailureKind = why
+
+
+class ContextFullError(Exception):
+    """The cache of a native engine has no contiguous free cells for a batch."""
+
+
+class NativeProtocolError(ValueError):
+    """A line that is not part of the protocol of native engines. ``id``: that of the request or message, if it can be
+    read.
+    """
+
+    def __init__(self, what: str, id: int | None = None) -> None:
+        super().__init__(what)
+        self.id = id
+
+
+class GrammarSchemaError(ValueError):
+    """A JSON schema cannot be converted to a grammar."""
+
+
+class HTTPStatusError(Exception, Generic[Refusal]):
+    """A server refused a request. ``refusal``: its error response, a
+    :class:`bitnet_chat.backends.http.errors.ErrorResponse`.
+    """
+
+    def __init__(self, message: str, refusal: Refusal) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+class ConnectionLostError(Exception):
+    """A connection ended during a request or a response. The text gives the reason."""
+
+
+class RequestCancelledError(Exception):
+    """A reply was interrupted, or reached its time limit, during a wait."""
+
+
+class InvalidToolCallsError(Exception):
+    """A reply is complete, and none of its tool calls is valid."""
+
+
+class OtherReplyError(Exception):
+    """A server generates another reply instead of the one that was cut."""
+
+
+class DownloadInterruptedError(Exception):
+    """The connection of a download was lost; a retry is useful."""
+
+
+class StalePartError(Exception):
+    """The part file of a download does not belong to the file on the server."""
+
+
+class StateRecordError(ValueError):
+    """The record of a saved state is damaged, or has another format."""
+
+
+class TemplateRaisedError(Exception):
+    """Raised by ``raise_exception`` in a template."""
+
+
+class NotTextError(Exception):
+    """The data is not a text. The message is the apparent format: ``a PNG picture``."""
+
+
+class PdfError(Exception):
+    """The text of a PDF cannot be extracted. ``what``: a predicate of the file. ``remedy``: what to do."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.what, self.remedy = what, remedy
+
+
+class ClientDisconnectedError(Exception):
+    """A client of the server has closed its connection."""
+
+
+class BodyTooLargeError(Exception):
+    """The body of a request exceeds the limit."""
+
+
+class TooManyAttemptsError(Exception):
+    """Too many wrong keys from one address. ``retry_after``: seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("too many wrong keys came from this address")
+        self.retry_after = retry_after

@@ -33,14 +33,6 @@ class PdfText:
     """Number of pages without text."""
 
 
-class PdfError(Exception):
-    """The text of a PDF cannot be extracted. ``what``: a predicate of the file. ``remedy``: what to do."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what)
-        self.what, self.remedy = what, remedy
-
-
 _SPLIT = "extract the relevant pages, for example with qpdf --pages"
 _PROBLEMS = {
     "encrypted": ("is encrypted", "remove its password, for example with qpdf --decrypt"),
@@ -54,6 +46,8 @@ _PROBLEMS = {
 
 def pdf_text(data: bytes) -> PdfText:
     """Extract the text of a PDF. Blocks for at most ``SECONDS``. Raises PdfError."""
+    from bitnet_chat.errors import PdfError  # imported here because the separate process does not find the package
+
     try:
         done = subprocess.run(
             # -P: neither the directory of this file nor the current directory is searched for modules. -I also ignores

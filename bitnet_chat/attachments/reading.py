@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bitnet_chat.attachments.attachment import Attachment, looks_like_file, mentions
-from bitnet_chat.errors import EmptyFileError, UsageError
+from bitnet_chat.errors import EmptyFileError, NotTextError, UsageError
 
 TEXT_LIMIT = 4_000_000
 """Maximum bytes of a text file: ten times the largest context windows."""
@@ -115,7 +115,8 @@ def from_bytes(name: str, data: bytes) -> Attachment:
 
 
 def _from_pdf(name: str, data: bytes) -> Attachment:
-    from bitnet_chat.attachments.pdf import PdfError, pdf_text
+    from bitnet_chat.attachments.pdf import pdf_text
+    from bitnet_chat.errors import PdfError
 
     if len(data) > PDF_LIMIT:
         raise _too_large(name, len(data), PDF_LIMIT)
@@ -231,10 +232,6 @@ _SAMPLE = 64_000
 """Number of bytes from which the encoding is detected, since detection takes seconds per megabyte."""
 
 _CONTROL = re.compile(rb"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f]")  # texts may contain \b \t \n \f \r ESC
-
-
-class NotTextError(Exception):
-    """The data is not a text. The message is the apparent format: ``a PNG picture``."""
 
 
 def decoded(data: bytes) -> tuple[str, str]:

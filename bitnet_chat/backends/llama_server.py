@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backend import EngineFacts
 from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
-from bitnet_chat.backends.http.client import ConnectionLostError, HTTPConnection, HTTPStatusError, require_aiohttp
+from bitnet_chat.backends.http.client import HTTPConnection, require_aiohttp
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
@@ -33,7 +33,7 @@ from bitnet_chat.engine.server_process import HOST, ManagedServer, ServerProcess
 from bitnet_chat.engine.start_errors import OptionRetry
 from bitnet_chat.engine.state_identity import identity_flags, identity_version
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
-from bitnet_chat.errors import UsageError
+from bitnet_chat.errors import ConnectionLostError, HTTPStatusError, UsageError
 from bitnet_chat.models.names import name_of
 from bitnet_chat.prompt_cache.key import StateIdentity, text_digest
 from bitnet_chat.prompt_cache.model_hash import when_hashed

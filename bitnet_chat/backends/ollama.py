@@ -11,18 +11,13 @@ import contextlib
 from typing import Any
 
 from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
-from bitnet_chat.backends.http.client import (
-    ConnectionLostError,
-    HTTPStatusError,
-    checked_url,
-    require_aiohttp,
-)
+from bitnet_chat.backends.http.client import checked_url, require_aiohttp
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import ExternalEndpoint, RequestTarget
 from bitnet_chat.backends.http.ollama_format import OllamaFormat
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
-from bitnet_chat.errors import BitnetChatError, ModelError
+from bitnet_chat.errors import BitnetChatError, ConnectionLostError, HTTPStatusError, ModelError
 
 _LOOKS = 4
 """Attempts to get the size of the context window; older versions do not report it."""

@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bitnet_chat.backends.http.backend import RemoteBackend, sign_of_life
-from bitnet_chat.backends.http.client import HTTPStatusError, checked_url, require_aiohttp
+from bitnet_chat.backends.http.client import checked_url, require_aiohttp
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import ExternalEndpoint, RequestTarget
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
-from bitnet_chat.errors import ModelError, UsageError
+from bitnet_chat.errors import HTTPStatusError, ModelError, UsageError
 
 _WINDOW = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
 """Names of the size of the context window in lists of models: vLLM, others, and llama-server in ``meta``."""

@@ -15,13 +15,12 @@ from functools import partial
 from typing import Any
 
 from bitnet_chat.backend import JournalPlace, ReplyOptions
-from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.conversation.openai_codec import encode_message, encode_tool
 from bitnet_chat.engine.context_saver import SaveAtRest, begun
 from bitnet_chat.engine.saved_states import WORTH_CHARACTERS, EngineStates, StateJob, shared_messages
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, ConnectionLostError, HTTPStatusError
 from bitnet_chat.events import ContextOrigin, ContextSource
 from bitnet_chat.prompt_cache.record import SavedState
 from bitnet_chat.util.threads import run_in_daemon_thread

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from bitnet_chat.backends.factory import open_backend, open_factory
 from bitnet_chat.backends.http.backend import RemoteBackend
-from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError
 from bitnet_chat.backends.local_engine import engine_request, model_path
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.config import Settings
@@ -23,7 +22,7 @@ from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.discovery import find_server
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.selection import judge, select
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, ConnectionLostError, HTTPStatusError
 from bitnet_chat.models.names import key_of
 from bitnet_chat.models.registry import AUTO
 from bitnet_chat.text.sanitize import one_line

@@ -6,12 +6,12 @@ import asyncio
 import os
 from collections.abc import Iterator
 
-from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError, require_aiohttp
+from bitnet_chat.backends.http.client import require_aiohttp
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.discovery import INSTALL_SERVER, find_server
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, ConnectionLostError, HTTPStatusError
 
 _GROUP = "server"
 _LIMIT = 15.0

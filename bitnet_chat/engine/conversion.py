@@ -32,8 +32,8 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.known_answer_model import FIRST_TOKEN, prompt_text, question
 from bitnet_chat.engine.known_answer_results import ANSWERS
-from bitnet_chat.engine.native.client import NativeClient, NativeClientError, command
-from bitnet_chat.errors import ModelError
+from bitnet_chat.engine.native.client import NativeClient, command
+from bitnet_chat.errors import ModelError, NativeClientError
 from bitnet_chat.models import store, tensor_types
 from bitnet_chat.models.gguf import GGUFTensor, opened, read_header
 from bitnet_chat.models.info import ModelInfo, read_info

@@ -88,7 +88,8 @@ def _ask_library(engine: EngineBinary, model: Path, questions: list[str]) -> dic
     """Ask a native engine. Returns the answers by the kind of evaluation: each prompt in one batch, and the first also
     token by token, with prompts that each have one token more than the one before; only this token is evaluated.
     """
-    from bitnet_chat.engine.native.client import NativeClient, NativeClientError, command
+    from bitnet_chat.engine.native.client import NativeClient, command
+    from bitnet_chat.errors import NativeClientError
 
     argv = command(engine, model, context_size=CONTEXT, threads=1, batch_size=128)
     try:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bitnet_chat.errors import ModelError
+from bitnet_chat.errors import DownloadInterruptedError, ModelError, StalePartError
 from bitnet_chat.models.store import state_path, write_json
 from bitnet_chat.util.progress import size as shown
 from bitnet_chat.version import __version__
@@ -64,14 +64,6 @@ class _DownloadState:
     sha256: str = ""
     etag: str = ""
     modified: str = ""
-
-
-class _ConnectionLost(Exception):
-    """The connection was lost; a retry is useful."""
-
-
-class _StalePart(Exception):
-    """The part file does not belong to the file on the server."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -127,14 +119,14 @@ class Download:
             try:
                 self._attempt()
                 return self._check_hash()
-            except _StalePart:
+            except StalePartError:
                 restarts += 1
                 if restarts > 2:
                     raise ModelError(
                         f"the server of {self._remote.origin} sends contradictory information about the file"
                     ) from None
                 self.discard()
-            except _ConnectionLost as cut:
+            except DownloadInterruptedError as cut:
                 failures = 0 if self._done() - before >= _PROGRESS else failures + 1
                 if failures > _MAX_FAILURES:
                     raise ModelError(
@@ -151,7 +143,7 @@ class Download:
                 path.unlink(missing_ok=True)
 
     def _attempt(self) -> None:
-        """Send one request and receive its data. Raises _ConnectionLost, _StalePart or ModelError."""
+        """Send one request and receive its data. Raises DownloadInterruptedError, StalePartError or ModelError."""
         done = self._resumable()
         request = urllib.request.Request(
             self._remote.url, headers={"User-Agent": f"bitnet-chat/{__version__}", "Accept-Encoding": "identity"}
@@ -180,7 +172,7 @@ class Download:
                     f"{self._remote.origin} cannot be reached ({reason})",
                     remedy="its certificate is not trusted" if final else "check the network connection",
                 ) from None
-            raise _ConnectionLost(str(reason) or type(reason).__name__) from None
+            raise DownloadInterruptedError(str(reason) or type(reason).__name__) from None
 
     def _receive(self, response: Any, done: int) -> None:
         headers = response.headers
@@ -190,14 +182,14 @@ class Download:
         if response.status == 206:
             match = _RANGE.fullmatch(headers.get("Content-Range", ""))
             if not done or match is None or int(match[1]) != done:
-                raise _StalePart
+                raise StalePartError
             total = int(match[2]) if match[2].isdigit() else total and total + done
         else:  # the whole file: there was no part, the server does not support ranges, or the file has changed
             done = 0
             self.discard()
         if self._remote.size and total and total != self._remote.size:
             if done:
-                raise _StalePart
+                raise StalePartError
             raise ModelError(
                 f"{self._remote.origin} is {total} bytes; {self._remote.size} were expected: it is a different file",
                 remedy="check its page; hf:user/repo/file.gguf pulls it nevertheless",
@@ -220,14 +212,14 @@ class Download:
                         remedy="use the URL of the file itself, not of a page about it",
                     )
                 if total and done + len(chunk) > total:
-                    raise _StalePart
+                    raise StalePartError
                 self._write(file, chunk)
                 done += len(chunk)
                 self._on_bytes(done, total)
             with contextlib.suppress(OSError):
                 os.fsync(file.fileno())
         if done < total:
-            raise _ConnectionLost(f"after {done} of {total} bytes")
+            raise DownloadInterruptedError(f"after {done} of {total} bytes")
 
     def _handle_status(self, error: urllib.error.HTTPError, done: int) -> None:
         """Raise the error for a status of 400 or above. Returns if the file was already complete (416)."""
@@ -235,7 +227,7 @@ class Download:
         if status == 416 and done:
             length = number((error.headers.get("Content-Range") or "").rpartition("/")[2])
             if length != done:
-                raise _StalePart
+                raise StalePartError
             self._hash_part(done)
             return  # the part file is already complete
         if status in (401, 403):
@@ -246,7 +238,7 @@ class Download:
         if status in (404, 410):
             raise ModelError(f"{origin} does not exist (HTTP {status})", remedy="check the name on its page")
         if status in (408, 429) or status >= 500:
-            raise _ConnectionLost(f"HTTP {status}")
+            raise DownloadInterruptedError(f"HTTP {status}")
         raise ModelError(f"{origin} cannot be fetched: HTTP {status} {error.reason}")
 
     def _check_hash(self) -> str:

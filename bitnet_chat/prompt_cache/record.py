@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bitnet_chat.errors import StateRecordError
 from bitnet_chat.prompt_cache.key import FORMAT, StateIdentity
 from bitnet_chat.prompt_cache.names import StateOwner, digest_of
 
@@ -52,10 +53,6 @@ class SavedState:
         return self.owner is None and len(self.digests) == 1
 
 
-class RecordError(ValueError):
-    """A record is damaged, or has another format."""
-
-
 def encode(state: SavedState) -> bytes:
     """The content of a record."""
     values = {"format": FORMAT, "identity": asdict(state.identity), "digests": state.digests, "tokens": state.tokens}
@@ -64,11 +61,11 @@ def encode(state: SavedState) -> bytes:
 
 
 def decode(content: bytes, path: Path, stem: str, owner: StateOwner | None) -> SavedState:
-    """Parse a record. ``path``, ``stem`` and ``owner``: those of the state. Raises RecordError."""
+    """Parse a record. ``path``, ``stem`` and ``owner``: those of the state. Raises StateRecordError."""
     try:
         values = json.loads(content)
         if values["format"] != FORMAT:
-            raise RecordError(f"its record has the format {values['format']!r}")
+            raise StateRecordError(f"its record has the format {values['format']!r}")
         state = SavedState(
             path=path,
             identity=_identity(values["identity"]),
@@ -82,12 +79,12 @@ def decode(content: bytes, path: Path, stem: str, owner: StateOwner | None) -> S
             stem=stem,
         )
         if state.digests[-1] != digest_of(stem):
-            raise RecordError("its record is of another conversation")
+            raise StateRecordError("its record is of another conversation")
         return state
-    except RecordError:
+    except StateRecordError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RecordError(f"its record is damaged ({type(error).__name__})") from None
+        raise StateRecordError(f"its record is damaged ({type(error).__name__})") from None
 
 
 def _identity(values: Mapping[str, Any]) -> StateIdentity:

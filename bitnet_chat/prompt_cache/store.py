@@ -27,11 +27,12 @@ from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.config import Settings
+from bitnet_chat.errors import StateRecordError
 from bitnet_chat.prompt_cache import budget, names, record
 from bitnet_chat.prompt_cache.budget import StateUse
 from bitnet_chat.prompt_cache.key import StateIdentity, text_digest
 from bitnet_chat.prompt_cache.names import FolderListing, StateOwner
-from bitnet_chat.prompt_cache.record import PendingState, RecordError, SavedState
+from bitnet_chat.prompt_cache.record import PendingState, SavedState
 from bitnet_chat.util.process_identity import is_alive, this_process
 from bitnet_chat.util.progress import size as in_words
 
@@ -379,7 +380,7 @@ class StateStore:
             fault = "" if size == state.bytes else f"it has {size} bytes instead of {state.bytes}"
         except FileNotFoundError:
             fault = "its file is missing"
-        except RecordError as error:
+        except StateRecordError as error:
             fault = str(error)
         except OSError as error:
             self._log(f"an engine state cannot be read: {error}")

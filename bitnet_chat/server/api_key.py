@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from bitnet_chat.errors import InvalidFieldError
+from bitnet_chat.errors import InvalidFieldError, TooManyAttemptsError
 from bitnet_chat.server.error_responses import rejection_response
 from bitnet_chat.server.errors import RejectedRequest
 from bitnet_chat.server.requests import read
@@ -31,14 +31,6 @@ _ADDRESSES = 4096
 """Maximum number of addresses whose wrong keys are counted; those with the oldest attempts are forgotten."""
 _LOGIN_LIMIT = 4096
 """Bytes of the body of a login, which needs no key."""
-
-
-class TooManyAttemptsError(Exception):
-    """Too many wrong keys from one address. ``retry_after``: seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__("too many wrong keys came from this address")
-        self.retry_after = retry_after
 
 
 class ApiKeyAuth:

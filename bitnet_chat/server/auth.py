@@ -13,7 +13,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bitnet_chat.server.api_key import COOKIE, ApiKeyAuth, TooManyAttemptsError, key_in, too_many_guesses
+from bitnet_chat.errors import TooManyAttemptsError
+from bitnet_chat.server.api_key import COOKIE, ApiKeyAuth, key_in, too_many_guesses
 from bitnet_chat.server.errors import RejectedRequest
 from bitnet_chat.server.origins import AllowedHosts, AllowedOrigins
 from bitnet_chat.server.settings import ServeSettings

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
-from bitnet_chat.errors import BitnetChatError, InternalError
+from bitnet_chat.errors import BitnetChatError, BodyTooLargeError, ClientDisconnectedError, InternalError
 from bitnet_chat.server.auth import (
     HEADERS,
     RequestGuard,
@@ -22,7 +22,6 @@ from bitnet_chat.server.auth import (
 )
 from bitnet_chat.server.error_responses import api_of, error_response, rejection_response
 from bitnet_chat.server.metrics import Metrics
-from bitnet_chat.server.requests import ClientDisconnectedError
 from bitnet_chat.server.routing import plain
 from bitnet_chat.text.sanitize import one_line
 
@@ -87,16 +86,12 @@ class RequestMiddleware:
         match error:
             case ClientDisconnectedError():
                 return None
-            case _TooLargeError():
+            case BodyTooLargeError():
                 return rejection_response(too_large(self._body_limit), path)
             case BitnetChatError() if not begun:
                 return error_response(error, path)
         log.error("a request broke", exc_info=error)
         return error_response(InternalError("internal server error; see the log of the server"), path)
-
-
-class _TooLargeError(Exception):
-    """The body exceeds the limit."""
 
 
 class _Exchange:
@@ -113,11 +108,11 @@ class _Exchange:
         """Headers for a page of another origin."""
 
     async def receive(self) -> Message:
-        """Receive a message. Raises _TooLargeError."""
+        """Receive a message. Raises BodyTooLargeError."""
         message = await self._receive()
         self._count(message)
         if self._read > self._body_limit + _SLACK:
-            raise _TooLargeError
+            raise BodyTooLargeError
         return message
 
     async def send(self, message: Message) -> None:

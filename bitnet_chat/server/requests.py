@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
-from bitnet_chat.errors import InvalidFieldError
+from bitnet_chat.errors import ClientDisconnectedError, InvalidFieldError
 from bitnet_chat.text.utf8 import well_formed
 
 T = TypeVar("T")
@@ -27,10 +27,6 @@ _AT_ONCE = 32_000
 """Bytes that are parsed on the event loop: about 8 ms for the shortest messages."""
 _MOST_VALUES = 100_000
 """Maximum number of values in a body that is parsed in steps: about half a second in its thread."""
-
-
-class ClientDisconnectedError(Exception):
-    """The client has closed its connection."""
 
 
 async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: IgnoredFields | None = None) -> T:

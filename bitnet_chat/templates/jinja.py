@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bitnet_chat.errors import FaultKind, TemplateFaultError
+from bitnet_chat.errors import FaultKind, TemplateFaultError, TemplateRaisedError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -54,7 +54,7 @@ class JinjaProgram:
                     raise TemplateFaultError(FaultKind.LIMIT, f"it writes more than {most:,} characters")
                 pieces.append(piece)
             return "".join(pieces)
-        except (_RaisedError, TemplateFaultError) as error:
+        except (TemplateRaisedError, TemplateFaultError) as error:
             raise (
                 error
                 if isinstance(error, TemplateFaultError)
@@ -62,10 +62,6 @@ class JinjaProgram:
             ) from None
         except Exception as error:  # a template can make Jinja and Python raise anything
             raise _fault(error) from None
-
-
-class _RaisedError(Exception):
-    """Raised by ``raise_exception`` in a template."""
 
 
 def _fault(error: Exception) -> TemplateFaultError:
@@ -78,7 +74,9 @@ def _error_text(error: Exception) -> str:
     from jinja2 import TemplateError
 
     text = " ".join(str(error)[:_MAX_MESSAGE].split())
-    return text if text and isinstance(error, (TemplateError, _RaisedError)) else f"{type(error).__name__}: {text}"
+    return (
+        text if text and isinstance(error, (TemplateError, TemplateRaisedError)) else f"{type(error).__name__}: {text}"
+    )
 
 
 def _environment() -> Environment:
@@ -128,4 +126,4 @@ def _to_json(
 
 
 def _raise(message: str) -> None:
-    raise _RaisedError(message)
+    raise TemplateRaisedError(message)

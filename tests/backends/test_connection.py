@@ -9,15 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from bitnet_chat.backends.http import client
-from bitnet_chat.backends.http.client import (
-    CancellableRequest,
-    ConnectionLostError,
-    HTTPConnection,
-    HTTPStatusError,
-    RequestCancelledError,
-    chunk,
-)
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.backends.http.client import CancellableRequest, HTTPConnection, chunk
+from bitnet_chat.errors import ConnectionLostError, FinishReason, HTTPStatusError, RequestCancelledError
 
 TIMEOUT = 60
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -20,8 +20,9 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.engine.binary import EngineBinary, EngineVariant
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.native.client import LIBRARIES, NativeClient, NativeClientError, NativeReply, command
+from bitnet_chat.engine.native.client import LIBRARIES, NativeClient, NativeReply, command
 from bitnet_chat.engine.native.protocol import Message, NativeFailed, NativeReplyEnded, Piece, Prefill, Token
+from bitnet_chat.errors import NativeClientError
 
 pytestmark = pytest.mark.engine
 TIMEOUT = 60
@@ -91,11 +92,11 @@ def reference() -> Iterator[Callable[..., Any]]:
         process.kill()
 
 
-def refused(call: Callable[[], object]) -> NativeFailed:
+def refused(call: Callable[[], object]) -> NativeClientError:
     with pytest.raises(NativeClientError) as caught:
         call()
-    assert caught.value.failed is not None
-    return caught.value.failed
+    assert caught.value.why
+    return caught.value
 
 
 def until(messages: Iterator[Message], kind: type[Message], last: Callable[[Any], bool] = lambda _: True) -> None:
@@ -210,9 +211,9 @@ def test_grammars_and_schemas(child: NativeClient) -> None:
     if child.ready.library == "llama.cpp":
         assert 5 <= json.loads(child.complete(chat("x"), schema=limited, **GREEDY).text) <= 7
     else:
-        assert "minimum" in refused(lambda: child.complete(chat("x"), schema=limited)).what
+        assert "minimum" in refused(lambda: child.complete(chat("x"), schema=limited)).args[0]
     failed = refused(lambda: child.complete(chat("x"), schema={"type": "integer", "minimum": 5, "not": {"const": 6}}))
-    assert failed.why == "unsupported" and "not" in failed.what, "what is not obeyed is refused"
+    assert failed.why == "unsupported" and "not" in str(failed), "what is not obeyed is refused"
     assert refused(lambda: child.complete(chat("x"), grammar="root ::= ((")).why == "usage"
     assert refused(lambda: child.complete(chat("x"), grammar='a ::= "a"')).why == "usage"
     assert refused(lambda: child.complete(chat("x"), grammar="root ::= root")).why == "usage"
@@ -381,7 +382,7 @@ def test_a_line_that_names_no_request_ends_the_child(start: Start, line: bytes) 
     with start() as child:
         child.send_line(line)
         failed = refused(lambda: next(child.messages(1)))
-        assert (failed.id, failed.why) == (None, "usage") and failed.what
+        assert failed.why == "usage" and str(failed)
         assert child.wait() == 2
 
 
@@ -433,9 +434,8 @@ def test_a_model_that_cannot_be_loaded(engine: EngineBinary, tmp_path: Path, con
         file.write_bytes(content)
     with pytest.raises(NativeClientError) as caught:
         NativeClient(command(engine, file, context_size=WINDOW, threads=1), timeout=TIMEOUT)
-    failed = caught.value.failed
-    assert failed is not None and (failed.id, failed.why) == (None, "model")
-    assert len(failed.what) > 20 and "check the input params" not in failed.what
+    assert caught.value.why == "model"
+    assert len(str(caught.value)) > 20 and "check the input params" not in str(caught.value)
 
 
 def test_a_folder_without_the_library(engine: EngineBinary, tmp_path: Path, model: Path) -> None:
@@ -443,15 +443,13 @@ def test_a_folder_without_the_library(engine: EngineBinary, tmp_path: Path, mode
     words[words.index("--folder") + 1] = str(tmp_path)
     with pytest.raises(NativeClientError) as caught:
         NativeClient(words, timeout=TIMEOUT)
-    assert caught.value.failed is not None and caught.value.failed.why == "failed"
-    assert str(tmp_path) in caught.value.failed.what
+    assert caught.value.why == "failed" and str(tmp_path) in str(caught.value)
 
 
 def test_metadata_from_outside(engine: EngineBinary, start: Start) -> None:
     with pytest.raises(NativeClientError) as caught:
         start(overrides=["bitnet.context_length=text:300"])
-    failed = caught.value.failed
-    assert failed is not None and failed.why == ("usage" if engine.make is EngineVariant.IK else "unsupported")
+    assert caught.value.why == ("usage" if engine.make is EngineVariant.IK else "unsupported")
     if engine.make is EngineVariant.IK:
         with start(context_size=None, overrides=["bitnet.context_length=int:256"]) as child:
             assert child.ready.context_size == 256

@@ -24,11 +24,10 @@ from bitnet_chat.engine.native.__main__ import OutputWriter
 from bitnet_chat.engine.native.active_reply import ReplyTextDecoder, RunningReply
 from bitnet_chat.engine.native.child import PieceCache
 from bitnet_chat.engine.native.client import command
-from bitnet_chat.engine.native.grammar import SchemaError, of_schema
+from bitnet_chat.engine.native.grammar import of_schema
 from bitnet_chat.engine.native.library import (
     GenerationRequest,
     LibrarySettings,
-    LoadError,
     Sequences,
     batch_size,
     common,
@@ -36,7 +35,8 @@ from bitnet_chat.engine.native.library import (
     prefill_slices,
 )
 from bitnet_chat.engine.native.llama_cpp import LlamaCpp
-from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, Prefill, ProtocolError, Token
+from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, Prefill, Token
+from bitnet_chat.errors import GrammarSchemaError, NativeLoadError, NativeProtocolError
 
 
 def texts(pieces: list[bytes], *stops: str, by_token: bool = False) -> list[tuple[str, tuple[int, ...]]]:
@@ -129,7 +129,7 @@ def test_a_line_that_cannot_be_read_names_its_request_if_it_can() -> None:
         try:
             request = protocol.decode_request(line)
             assert protocol.problem(request)
-        except ProtocolError as error:
+        except NativeProtocolError as error:
             assert error.id == id
     lone = Token(id=1, text="\udc80\ud800 é\n", tokens=(1,))
     assert protocol.decode_message(protocol.encode(lone)) == lone
@@ -325,13 +325,13 @@ def test_schemas_as_grammars(schema: dict[str, Any], right: list[Any], wrong: li
     ],
 )
 def test_what_a_schema_demands_is_never_left_out(schema: dict[str, Any], named: str) -> None:
-    with pytest.raises(SchemaError, match=named):
+    with pytest.raises(GrammarSchemaError, match=named):
         of_schema(schema)
 
 
 def test_keywords_that_a_library_reads_itself() -> None:
     assert of_schema({"type": "string", "pattern": "^a$"}, {"pattern"})
-    with pytest.raises(SchemaError, match="not"):
+    with pytest.raises(GrammarSchemaError, match="not"):
         of_schema({"type": "array", "items": {"pattern": "^a$", "not": {}}}, {"pattern"})
 
 
@@ -351,7 +351,7 @@ def test_metadata_for_the_library() -> None:
         "a=str:" + "x" * 128,
         "k" * 128 + "=int:1",
     ):
-        with pytest.raises(LoadError):
+        with pytest.raises(NativeLoadError):
             ik_api.overrides((word,))
 
 

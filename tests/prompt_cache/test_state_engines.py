@@ -11,7 +11,8 @@ from bitnet_chat import paths
 from bitnet_chat.conversation import Message
 from bitnet_chat.engine.binary import EngineVariant
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.native.client import LIBRARIES, NativeClient, NativeClientError, command
+from bitnet_chat.engine.native.client import LIBRARIES, NativeClient, command
+from bitnet_chat.errors import NativeClientError
 from bitnet_chat.prompt_cache.key import StateIdentity, prefix_digests
 from bitnet_chat.prompt_cache.model_hash import compute_hash
 from bitnet_chat.prompt_cache.store import StateStore

@@ -18,10 +18,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.errors import FinishReason, TooManyAttemptsError, UsageError
 from bitnet_chat.events import Completed, TextDelta
 from bitnet_chat.server import uvicorn_server
-from bitnet_chat.server.api_key import COOKIE, SESSION, ApiKeyAuth, TooManyAttemptsError, key_in
+from bitnet_chat.server.api_key import COOKIE, SESSION, ApiKeyAuth, key_in
 from bitnet_chat.server.app import application
 from bitnet_chat.server.auth import CSP, RequestGuard, RequestInfo
 from bitnet_chat.server.model_manager import ModelManager

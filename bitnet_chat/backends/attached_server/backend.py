@@ -24,13 +24,14 @@ from bitnet_chat.backends.attached_server.messages import (
     event_of,
     message_in,
 )
-from bitnet_chat.backends.http.client import ConnectionLostError, whole
+from bitnet_chat.backends.http.client import whole
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import (
     BitnetChatError,
     BusyError,
     ChatNotFoundError,
+    ConnectionLostError,
     EngineDiedError,
     FinishReason,
     ServerUnreachableError,

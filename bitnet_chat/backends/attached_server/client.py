@@ -12,11 +12,12 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.http.client import ConnectionLostError, checked_url, chunk, whole
+from bitnet_chat.backends.http.client import checked_url, chunk, whole
 from bitnet_chat.errors import (
     BitnetChatError,
     BusyError,
     ChatNotFoundError,
+    ConnectionLostError,
     ContextOverflowError,
     EngineDiedError,
     EngineNotFoundError,

@@ -8,13 +8,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.http.client import CancellableRequest, ConnectionLostError, whole
+from bitnet_chat.backends.http.client import CancellableRequest, whole
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.backends.http.tool_errors import PendingToolErrors
 from bitnet_chat.backends.http.wire_format import Delta, ResponseAccumulator, ResponseParser, WireFormat, sent
-from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason
+from bitnet_chat.errors import (
+    BitnetChatError,
+    ConnectionLostError,
+    EngineDiedError,
+    FinishReason,
+    InvalidToolCallsError,
+    OtherReplyError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.filters.tool_call_repair import CallProgress, InvalidToolCall, ToolCallRepair
 from bitnet_chat.templates.special_tokens import note
@@ -26,14 +33,6 @@ if TYPE_CHECKING:
 _WHOLE = ("application/json", "text/html")
 """Content types that are read as one JSON value: a reply that is not streamed, or the page of another server."""
 _REFUSAL = 5.0  # seconds to wait for the refusal of a request that may be too long
-
-
-class InvalidToolCallsError(Exception):
-    """The reply is complete, and none of its tool calls is valid."""
-
-
-class OtherReplyError(Exception):
-    """The server generates another reply instead of the one that was cut."""
 
 
 class RequestAttempt:

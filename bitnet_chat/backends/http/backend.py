@@ -13,12 +13,7 @@ from functools import partial
 from bitnet_chat.backend import BackendState, BackendStatus, EngineFacts, ReplyOptions, Sampling
 from bitnet_chat.backends.http import attempt
 from bitnet_chat.backends.http.attempt import RequestAttempt
-from bitnet_chat.backends.http.client import (
-    CancellableRequest,
-    ConnectionLostError,
-    HTTPStatusError,
-    RequestCancelledError,
-)
+from bitnet_chat.backends.http.client import CancellableRequest
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import Endpoint, PromptStates, RequestTarget
 from bitnet_chat.backends.http.fit_request import RequestTrimmer
@@ -29,7 +24,15 @@ from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireForma
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
+from bitnet_chat.errors import (
+    BitnetChatError,
+    ConnectionLostError,
+    FinishReason,
+    HTTPStatusError,
+    RequestCancelledError,
+    UnsupportedError,
+    UsageError,
+)
 from bitnet_chat.events import Completed, ContextOrigin, Event, Failed, Notice
 from bitnet_chat.filters.continuation import is_repeated
 from bitnet_chat.filters.tool_call_repair import SIGN_OF_LIFE, ToolCallRepair

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from bitnet_chat.backends.http import errors
-from bitnet_chat.errors import EngineNotFoundError, FinishReason, UsageError
+from bitnet_chat.errors import (
+    ConnectionLostError,
+    EngineNotFoundError,
+    FinishReason,
+    HTTPStatusError,
+    RequestCancelledError,
+    UsageError,
+)
 from bitnet_chat.text.utf8 import well_formed
 from bitnet_chat.util.loopback import leads_to_loopback
 
@@ -31,18 +38,6 @@ _CONNECTING = 30.0
 """Seconds for TCP and TLS. The time of a reply is not limited here."""
 _ANSWER_LIMIT = 1 << 25
 """Bytes of a JSON response."""
-
-
-class ConnectionLostError(Exception):
-    """The connection ended during a request or a response. The text gives the reason."""
-
-
-class HTTPStatusError(Exception):
-    """The server refused the request."""
-
-    def __init__(self, refusal: errors.ErrorResponse) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
 
 
 def checked_url(url: str, what: str = "--base-url") -> str:
@@ -212,9 +207,8 @@ class HTTPConnection:
             return response
         body = await _words_of(response)
         headers = response.headers
-        raise HTTPStatusError(
-            errors.read(response.status, body, headers.get("Retry-After", ""), headers.get("Location", ""))
-        )
+        refusal = errors.read(response.status, body, headers.get("Retry-After", ""), headers.get("Location", ""))
+        raise HTTPStatusError(refusal.message, refusal)
 
 
 async def _on_kept(session: object, context: SimpleNamespace, params: object) -> None:
@@ -300,10 +294,6 @@ def _words(error: Exception) -> str:
 # The request of one reply: waits that can be cancelled.
 
 _T = TypeVar("_T")
-
-
-class RequestCancelledError(Exception):
-    """The reply was interrupted, or reached its time limit, during a wait."""
 
 
 class CancellableRequest:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.http.client import CancellableRequest, ConnectionLostError, HTTPStatusError
+from bitnet_chat.backends.http.client import CancellableRequest
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.errors import ErrorResponse
@@ -17,7 +17,7 @@ from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.backends.http.wire_format import WireFormat, sent
 from bitnet_chat.context.summary import Summary, summarise
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, ConnectionLostError, HTTPStatusError
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from bitnet_chat.backend import ReplyOptions, Sampling
-from bitnet_chat.backends.http.attempt import (
-    InvalidToolCallsError,
-    OtherReplyError,
-    RequestAttempt,
-    completed,
-    cut_off,
-    refused,
-    stopped,
-)
-from bitnet_chat.backends.http.client import (
-    CancellableRequest,
-    ConnectionLostError,
-    HTTPStatusError,
-    RequestCancelledError,
-)
+from bitnet_chat.backends.http.attempt import RequestAttempt, completed, cut_off, refused, stopped
+from bitnet_chat.backends.http.client import CancellableRequest
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
+from bitnet_chat.backends.http.errors import ErrorResponse
 from bitnet_chat.backends.http.fit_request import RequestTrimmer
 from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
-from bitnet_chat.errors import BitnetChatError, FinishReason
+from bitnet_chat.errors import (
+    BitnetChatError,
+    ConnectionLostError,
+    FinishReason,
+    HTTPStatusError,
+    InvalidToolCallsError,
+    OtherReplyError,
+    RequestCancelledError,
+)
 from bitnet_chat.events import Event, Notice
 
 _REFUSALS = 8
@@ -105,7 +101,7 @@ class ReplyRetry:
         self._cuts = self._refusals = 0
         return []
 
-    async def _after_status(self, error: HTTPStatusError) -> list[Event]:
+    async def _after_status(self, error: HTTPStatusError[ErrorResponse]) -> list[Event]:
         refusal = error.refusal
         self._refusals += 1
         if self._refusals <= _REFUSALS and self._account.is_fresh:
@@ -140,6 +136,6 @@ class ReplyRetry:
         return list(events)
 
 
-def _without(wire: WireFormat, error: HTTPStatusError) -> WireFormat | None:
+def _without(wire: WireFormat, error: HTTPStatusError[ErrorResponse]) -> WireFormat | None:
     """The format without the optional field that a strict server has refused; None: the error names none of them."""
     return next((wire.without(field) for field in wire.optional if error.refusal.names(field)), None)

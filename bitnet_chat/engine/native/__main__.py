@@ -18,16 +18,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from bitnet_chat.engine.native.child import NativeServer
-from bitnet_chat.engine.native.library import Library, LibrarySettings, LoadError
-from bitnet_chat.engine.native.protocol import (
-    MOST_VARIANTS,
-    Loading,
-    Message,
-    NativeFailed,
-    NativeReady,
-    ProtocolError,
-    encode,
-)
+from bitnet_chat.engine.native.library import Library, LibrarySettings
+from bitnet_chat.engine.native.protocol import MOST_VARIANTS, Loading, Message, NativeFailed, NativeReady, encode
+from bitnet_chat.errors import NativeLoadError, NativeProtocolError
 
 _ADAPTERS = {"llama.cpp": "llama_cpp", "ik_llama.cpp": "ik_llama_cpp"}
 _FLUSH = 5.0
@@ -127,7 +120,7 @@ def _serve(name: str, settings: LibrarySettings, next_line: Callable[[], bytes],
     output.send_first(Loading())
     try:
         library = _load(name, settings, output)
-    except LoadError as error:
+    except NativeLoadError as error:
         output.send(NativeFailed(None, error.why, str(error)))
         return 1
     except Exception as error:  # such as a damaged package
@@ -146,7 +139,7 @@ def _serve(name: str, settings: LibrarySettings, next_line: Callable[[], bytes],
     try:
         while True:
             child.take(next_line())
-    except ProtocolError as error:
+    except NativeProtocolError as error:
         output.send(NativeFailed(None, "usage", str(error)))
         return 2
 

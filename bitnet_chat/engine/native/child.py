@@ -11,20 +11,18 @@ from typing import Any
 
 from bitnet_chat.engine.native import protocol
 from bitnet_chat.engine.native.active_reply import RunningReply, never_begun
-from bitnet_chat.engine.native.grammar import SchemaError, of_schema
-from bitnet_chat.engine.native.library import GenerationRequest, Library, RequestError
+from bitnet_chat.engine.native.grammar import of_schema
+from bitnet_chat.engine.native.library import GenerationRequest, Library
 from bitnet_chat.engine.native.protocol import (
     Complete,
     Detokenize,
     DetokenizedText,
     Embed,
     Embedding,
-    FailureKind,
     Message,
     NativeFailed,
     NativeReplyEnded,
     Piece,
-    ProtocolError,
     Request,
     Restore,
     Restored,
@@ -35,6 +33,7 @@ from bitnet_chat.engine.native.protocol import (
     Tokens,
     decode_request,
 )
+from bitnet_chat.errors import GrammarSchemaError, NativeFailureKind, NativeProtocolError, NativeRequestError
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _Job = Complete | Embed | Save | Restore
@@ -56,19 +55,19 @@ class NativeServer:
             threading.Thread(target=self._work, name=f"sequence {number}", daemon=True).start()
 
     def take(self, line: bytes) -> None:
-        """Handle a line, or queue it. An invalid request fails with a message. Raises ProtocolError if the line has no
-        valid request id, so that no message could name it.
+        """Handle a line, or queue it. An invalid request fails with a message. Raises NativeProtocolError if the line
+        has no valid request id, so that no message could name it.
         """
         try:
             request = decode_request(line)
-        except ProtocolError as error:
+        except NativeProtocolError as error:
             if error.id is None:
                 raise
             self._send(NativeFailed(error.id, "usage", str(error)))
             return
         if problem := protocol.problem(request):
             if not protocol.is_id(request.id):
-                raise ProtocolError(problem)
+                raise NativeProtocolError(problem)
             self._send(NativeFailed(request.id, "usage", problem))
         elif isinstance(request, Stop):
             self._stop(request.id)
@@ -113,12 +112,12 @@ class NativeServer:
                 self._complete(request)
             else:
                 self._send(self._answer(request))
-        except RequestError as error:
+        except NativeRequestError as error:
             self._fail(request, error.why, str(error))
         except Exception as error:
             self._fail(request, "failed", f"{type(error).__name__}: {error}")
 
-    def _fail(self, request: Request, why: FailureKind, what: str) -> None:
+    def _fail(self, request: Request, why: NativeFailureKind, what: str) -> None:
         """Send the last messages of a request, or of those of its variants that have not ended."""
         for id in _ids(request):
             if not isinstance(request, Complete) or id in self._running:
@@ -153,11 +152,11 @@ class NativeServer:
     def _complete(self, request: Complete) -> None:
         grammar, schema = request.grammar, request.schema
         if grammar and schema is not None:
-            raise RequestError("usage", "a grammar and a schema were given; a reply can have one of them")
+            raise NativeRequestError("usage", "a grammar and a schema were given; a reply can have one of them")
         if schema is not None:
             grammar, schema = self._grammar(schema)
         if request.prompt and request.tokens:
-            raise RequestError("usage", "prompt and tokens were given; a reply continues one of them")
+            raise NativeRequestError("usage", "prompt and tokens were given; a reply continues one of them")
         tokens = self._fitting(request.tokens or self._tokens(request.prompt))
         replies = [self._running[id] for id in _ids(request)]
         for each in replies:
@@ -178,17 +177,17 @@ class NativeServer:
 
     def _grammar(self, schema: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
         """Return the grammar of a schema; or no grammar and the schema, if the library supports keywords that
-        :mod:`bitnet_chat.engine.native.grammar` does not. Raises RequestError for other keywords: the library would
-        ignore them without an error.
+        :mod:`bitnet_chat.engine.native.grammar` does not. Raises NativeRequestError for other keywords: the library
+        would ignore them without an error.
         """
         try:
             try:
                 return of_schema(schema), None
-            except SchemaError:
+            except GrammarSchemaError:
                 of_schema(schema, self._library.schema_keywords)
                 return "", schema
-        except SchemaError as error:
-            raise RequestError("unsupported", str(error)) from None
+        except GrammarSchemaError as error:
+            raise NativeRequestError("unsupported", str(error)) from None
 
     def _tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
         with self._tokenizing:
@@ -203,17 +202,17 @@ class NativeServer:
         return self._tokens(prompt)
 
     def _fitting(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        """Return ``tokens``. Raises RequestError if they are empty or do not fit into the context window."""
+        """Return ``tokens``. Raises NativeRequestError if they are empty or do not fit into the context window."""
         size = self._library.context_size
         if not tokens:
-            raise RequestError("usage", "the prompt is empty")
+            raise NativeRequestError("usage", "the prompt is empty")
         if len(tokens) >= size:
-            raise RequestError("context_full", f"the prompt has {len(tokens)} tokens, and the window {size}")
+            raise NativeRequestError("context_full", f"the prompt has {len(tokens)} tokens, and the window {size}")
         return tokens
 
     def _require(self, ability: str) -> None:
         if ability not in self._library.can:
-            raise RequestError("unsupported", f"this library cannot do it as it was started: {ability}")
+            raise NativeRequestError("unsupported", f"this library cannot do it as it was started: {ability}")
 
 
 def _ids(request: Request) -> range:

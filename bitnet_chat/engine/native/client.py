@@ -50,6 +50,7 @@ from bitnet_chat.engine.native.protocol import (
     decode_message,
     encode,
 )
+from bitnet_chat.errors import NativeClientError
 
 LIBRARIES = {EngineVariant.LLAMA: "llama.cpp", EngineVariant.IK: "ik_llama.cpp"}
 """The value of ``--library`` for a variant of llama.cpp."""
@@ -94,14 +95,6 @@ def command(
 
 Prompt = str | Sequence[int] | Sequence[Piece]
 """A prompt: text without special tokens, token ids, or pieces."""
-
-
-class NativeClientError(Exception):
-    """The child has refused a request, or ended. ``failed``: its message, if any. ``log``: its stderr so far."""
-
-    def __init__(self, what: str, failed: NativeFailed | None = None, log: str = "") -> None:
-        super().__init__(what)
-        self.failed, self.log = failed, log
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +205,7 @@ class NativeClient:
         self.send(request)
         message = list(self.messages(request.id))[-1]
         if isinstance(message, NativeFailed):
-            raise NativeClientError(message.what, message, self.log())
+            raise NativeClientError(message.what, message.why, self.log())
         return message
 
     def begin(self, prompt: Prompt, **fields: Any) -> int:
@@ -233,7 +226,7 @@ class NativeClient:
         last = messages[-1]
         if not isinstance(last, NativeReplyEnded):
             what = last.what if isinstance(last, NativeFailed) else f"an unexpected message: {last}"
-            raise NativeClientError(what, last if isinstance(last, NativeFailed) else None, self.log())
+            raise NativeClientError(what, last.why if isinstance(last, NativeFailed) else "", self.log())
         tokens = [each for each in messages if isinstance(each, Token)]
         return NativeReply(
             text="".join(each.text for each in tokens),
@@ -284,7 +277,7 @@ class NativeClient:
                 case NativeReady():
                     return message
                 case NativeFailed():
-                    raise NativeClientError(message.what, message, self.log())
+                    raise NativeClientError(message.what, message.why, self.log())
         raise NativeClientError("the first message of the child is not Ready", log=self.log())
 
     def _read(self) -> None:
@@ -305,7 +298,7 @@ class NativeClient:
             raise NativeClientError(f"the child ended with status {status}", log=self.log())
         message = decode_message(line)
         if isinstance(message, NativeFailed) and message.id is None:
-            raise NativeClientError(message.what, message, self.log())
+            raise NativeClientError(message.what, message.why, self.log())
         return message
 
 

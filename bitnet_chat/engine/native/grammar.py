@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from bitnet_chat.errors import GrammarSchemaError
+
 _RULES = {
     "value": "object | array | string | number | boolean | null",
     "object": '"{" space ( member ( comma member )* space )? "}"',
@@ -38,12 +40,8 @@ _NEEDS_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f]')
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
-class SchemaError(ValueError):
-    """The schema cannot be converted to a grammar."""
-
-
 def of_schema(schema: Mapping[str, Any], also: Collection[str] = ()) -> str:
-    """Return the grammar of the values that ``schema`` allows; ``{}`` allows any object. Raises SchemaError.
+    """Return the grammar of the values that ``schema`` allows; ``{}`` allows any object. Raises GrammarSchemaError.
 
     ``also``: further keywords, which are ignored. It serves to check a schema for a library that supports them itself.
     """
@@ -71,7 +69,7 @@ class _Grammar:
         if schema is True:
             return "value"
         if not isinstance(schema, Mapping):
-            raise SchemaError(f"not a schema that allows a value: {json.dumps(schema)[:80]}")
+            raise GrammarSchemaError(f"not a schema that allows a value: {json.dumps(schema)[:80]}")
         wanted = {key: value for key, value in schema.items() if key not in self._ignored}
         if not wanted:
             return "value"
@@ -96,7 +94,7 @@ class _Grammar:
 
     def _typed(self, kind: Any, schema: Mapping[str, Any]) -> str:
         if kind not in _TYPES:
-            raise SchemaError(f"unknown type in a schema: {json.dumps(kind)[:80]}")
+            raise GrammarSchemaError(f"unknown type in a schema: {json.dumps(kind)[:80]}")
         self._refuse(schema, _KEYWORDS[kind])
         match kind:
             case "object" if schema:
@@ -110,11 +108,11 @@ class _Grammar:
     def _object(self, schema: Mapping[str, Any]) -> str:
         properties, required = schema.get("properties", {}), _list("required", schema.get("required", []))
         if not isinstance(properties, Mapping):
-            raise SchemaError("properties of a schema must be an object")
+            raise GrammarSchemaError("properties of a schema must be an object")
         more = schema.get("additionalProperties", not properties)
         names = [*properties, *(name for name in required if name not in properties)]
         if more is False and len(names) > len(properties):
-            raise SchemaError(f"the property {names[-1]!r} is required and not allowed")
+            raise GrammarSchemaError(f"the property {names[-1]!r} is required and not allowed")
         extra = self._rule(f"{self._other_key(names)} colon {self._any(more)}") if more is not False else ""
         # From the last property to the first: ``rest`` is what may follow a property, ``begin`` what may begin the
         # object.
@@ -158,7 +156,7 @@ class _Grammar:
         options = _list(key, schema.pop(key))
         self._refuse(schema, set())
         if key == "allOf" and len(options) != 1:
-            raise SchemaError("several schemas in allOf are not supported")
+            raise GrammarSchemaError("several schemas in allOf are not supported")
         return self._rule(" | ".join(map(self._any, options)))
 
     def _reference(self, schema: dict[str, Any]) -> str:
@@ -172,17 +170,19 @@ class _Grammar:
     def _target(self, path: Any) -> Any:
         found: Any = self._schema
         if not isinstance(path, str) or not path.startswith("#"):
-            raise SchemaError(f"the reference {json.dumps(path)[:80]} is not within the schema")
+            raise GrammarSchemaError(f"the reference {json.dumps(path)[:80]} is not within the schema")
         for step in path.removeprefix("#").split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, Mapping) or step not in found:
-                raise SchemaError(f"the reference {path!r} has no target")
+                raise GrammarSchemaError(f"the reference {path!r} has no target")
             found = found[step]
         return found
 
     def _refuse(self, schema: Mapping[str, Any], known: Any) -> None:
         if unknown := sorted(schema.keys() - set(known)):
-            raise SchemaError(f"this library does not support {', '.join(map(repr, unknown))} in a JSON schema here")
+            raise GrammarSchemaError(
+                f"this library does not support {', '.join(map(repr, unknown))} in a JSON schema here"
+            )
 
 
 _KEYWORDS: dict[str, tuple[str, ...]] = {
@@ -198,7 +198,7 @@ def _implied(schema: Mapping[str, Any]) -> str:
     for kind, keys in _KEYWORDS.items():
         if any(key in schema for key in keys):
             return kind
-    raise SchemaError(f"this schema names no type: {json.dumps(schema)[:80]}")
+    raise GrammarSchemaError(f"this schema names no type: {json.dumps(schema)[:80]}")
 
 
 def _code(character: str) -> str:
@@ -213,14 +213,14 @@ def _literal(value: Any) -> str:
 
 def _list(key: str, value: Any) -> list[Any]:
     if not isinstance(value, list) or (not value and key != "required"):
-        raise SchemaError(f"{key} of a schema must be a list")
+        raise GrammarSchemaError(f"{key} of a schema must be a list")
     return value
 
 
 def _limits(schema: Mapping[str, Any], least: str, most: str) -> tuple[int, int | None]:
     low, high = schema.get(least, 0), schema.get(most)
     if not isinstance(low, int) or not isinstance(high, int | None) or low < 0 or (high is not None and high < low):
-        raise SchemaError(f"{least} and {most} of a schema must be integers in ascending order")
+        raise GrammarSchemaError(f"{least} and {most} of a schema must be integers in ascending order")
     return low, high
 
 

@@ -28,7 +28,7 @@ from ctypes import (
 from pathlib import Path
 from typing import Any
 
-from bitnet_chat.engine.native.library import LoadError
+from bitnet_chat.errors import NativeLoadError
 
 ProgressCallback = ctypes.CFUNCTYPE(c_bool, c_float, c_void_p)
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
@@ -216,7 +216,7 @@ _NAMES = {"win32": "llama.dll", "darwin": "libllama.dylib"}
 
 
 def load(site: Path) -> Any:
-    """Load the library from the folder of its unpacked wheel. Raises LoadError if it is missing or of another
+    """Load the library from the folder of its unpacked wheel. Raises NativeLoadError if it is missing or of another
     version.
     """
     path = site / "ik_llama_cpp" / "lib" / _NAMES.get(sys.platform, "libllama.so")
@@ -228,9 +228,9 @@ def load(site: Path) -> Any:
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        raise LoadError(f"the library {path} cannot be used: {error}", "failed") from None
+        raise NativeLoadError(f"the library {path} cannot be used: {error}", "failed") from None
     if wrong := unexpected(library):
-        raise LoadError(f"the library {path} is of another version than expected: {wrong}", "failed")
+        raise NativeLoadError(f"the library {path} is of another version than expected: {wrong}", "failed")
     return library
 
 
@@ -246,7 +246,7 @@ def unexpected(library: Any) -> str:
 
 
 def overrides(words: tuple[str, ...]) -> Any:
-    """Convert texts ``KEY=TYPE:VALUE`` to an array of :class:`Override`. Raises LoadError for an invalid one."""
+    """Convert texts ``KEY=TYPE:VALUE`` to an array of :class:`Override`. Raises NativeLoadError for an invalid one."""
     entries = (Override * (len(words) + 1))()  # an empty entry ends the array
     for entry, word in zip(entries, words, strict=False):
         key, _, rest = word.partition("=")
@@ -261,7 +261,7 @@ def overrides(words: tuple[str, ...]) -> Any:
             message = (
                 f"{word!r} is not KEY=TYPE:VALUE with int, float, bool or str as TYPE and less than {KEY_SIZE} bytes"
             )
-            raise LoadError(message, "usage") from None
+            raise NativeLoadError(message, "usage") from None
     return entries
 
 

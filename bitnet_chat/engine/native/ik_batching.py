@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from bitnet_chat.engine.native.ik_context import BatchPart, ContextFullError, IkContext
+from bitnet_chat.engine.native.ik_context import BatchPart, IkContext
 from bitnet_chat.engine.native.ik_model import IkModel
 from bitnet_chat.engine.native.ik_sampling import IkSampler
-from bitnet_chat.engine.native.library import GenerationRequest, Outcome, ReplySink, RequestError, Sequences, common
+from bitnet_chat.engine.native.library import GenerationRequest, Outcome, ReplySink, Sequences, common
+from bitnet_chat.errors import ContextFullError, NativeRequestError
 
 _Result = TypeVar("_Result")
 
@@ -69,7 +70,7 @@ class IkScheduler:
         finally:
             sampler.close()
         if task.outcome is None:
-            raise task.error or RequestError("failed", "the reply ended without a reason")
+            raise task.error or NativeRequestError("failed", "the reply ended without a reason")
         return task.outcome
 
     def call(self, work: Callable[[IkContext, Sequences], _Result]) -> _Result:
@@ -152,7 +153,7 @@ class IkScheduler:
             except ContextFullError:  # the free cells are not contiguous: try a smaller batch
                 room //= 2
         if room == 0:
-            raise RequestError("failed", "the cache has no free cell")
+            raise NativeRequestError("failed", "the cache has no free cell")
         return [], []
 
     def _plan(self, room: int) -> list[tuple[_Task, BatchPart]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bitnet_chat.engine.native import ik_api
 from bitnet_chat.engine.native.ik_model import IkModel
-from bitnet_chat.engine.native.library import LoadError
+from bitnet_chat.errors import ContextFullError, NativeLoadError
 
 _CACHE_FULL = 1
 _NO_POOLING = 0
@@ -37,7 +37,7 @@ class IkContext:
         self, model: IkModel, *, size: int, batch: int, sequences: int, threads: int, embeddings: bool = False
     ) -> None:
         """Create a context. ``size``: tokens of all sequences together. ``batch``: maximum tokens of a batch. Raises
-        LoadError.
+        NativeLoadError.
         """
         self._model, self._library = model, model.library
         parameters = self._library.llama_context_default_params()
@@ -50,7 +50,7 @@ class IkContext:
         parameters.flash_attn = not self._is_shared
         self.pointer = self._library.llama_init_from_model(model.pointer, parameters)
         if not self.pointer:
-            raise LoadError(f"a context of {size} tokens cannot be created; the log of the engine has the reason")
+            raise NativeLoadError(f"a context of {size} tokens cannot be created; the log of the engine has the reason")
         self.size = int(self._library.llama_n_ctx(self.pointer))
         self._flag = ctypes.create_string_buffer(b"", 2)
         # The library calls the abort callback for each operation of a graph, so a C function is used: strlen() of a
@@ -158,7 +158,3 @@ class IkContext:
         return ik_api.Batch(
             count, self._tokens, None, self._positions, self._counts, self._owner_pointers, self._wanted, 0, 0, 0
         )
-
-
-class ContextFullError(Exception):
-    """The cache has no contiguous free cells for a batch."""

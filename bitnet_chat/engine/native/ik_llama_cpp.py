@@ -11,23 +11,15 @@ from bitnet_chat.engine.native import ik_api
 from bitnet_chat.engine.native.ik_batching import IkScheduler
 from bitnet_chat.engine.native.ik_context import IkContext
 from bitnet_chat.engine.native.ik_model import IkModel
-from bitnet_chat.engine.native.library import (
-    GenerationRequest,
-    LibrarySettings,
-    LoadError,
-    Outcome,
-    ReplySink,
-    RequestError,
-    Sequences,
-    mean,
-)
+from bitnet_chat.engine.native.library import GenerationRequest, LibrarySettings, Outcome, ReplySink, Sequences, mean
 from bitnet_chat.engine.native.protocol import Piece
+from bitnet_chat.errors import NativeLoadError, NativeRequestError
 
 _LEAST_BATCH = 64
 
 
 def load(settings: LibrarySettings, progress: Callable[[float], None]) -> IkLlamaCpp:
-    """Load the library and the model. ``progress``: called with the loaded share, from 0 to 1. Raises LoadError."""
+    """Load the library and the model. ``progress``: called with the loaded share, 0 to 1. Raises NativeLoadError."""
     library = ik_api.load(settings.folder)
     library.llama_backend_init()
     return IkLlamaCpp(IkModel(library, settings, progress), settings)
@@ -75,7 +67,7 @@ class IkLlamaCpp:
         # With flash attention, logits are wrong as soon as the cells of sequences alternate: measured with a small F32
         # model from cell 128 on, in rows that must not see the first cell of a block; correlation with the right ones
         # 0.3. Without it, single replies would be rounded in another way, and their saved states would not be read.
-        raise RequestError("unsupported", "this library generates one reply at a time")
+        raise NativeRequestError("unsupported", "this library generates one reply at a time")
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
         assert self._embedder is not None
@@ -88,9 +80,9 @@ class IkLlamaCpp:
         def work(context: IkContext, sequences: Sequences) -> int:
             tokens = sequences.evaluated(sequences.last)
             if not tokens:
-                raise RequestError("failed", "no evaluated tokens to save")
+                raise NativeRequestError("failed", "no evaluated tokens to save")
             if not context.save(path, sequences.last, tokens):
-                raise RequestError("failed", f"{path} cannot be written; the log of the engine has the reason")
+                raise NativeRequestError("failed", f"{path} cannot be written; the log of the engine has the reason")
             return len(tokens)
 
         return self._scheduler.call(work)
@@ -107,7 +99,9 @@ class IkLlamaCpp:
             finally:
                 sequences.release(number)
             if tokens is None:
-                raise RequestError("failed", f"the state {path} cannot be read; the log of the engine has the reason")
+                raise NativeRequestError(
+                    "failed", f"the state {path} cannot be read; the log of the engine has the reason"
+                )
             return len(tokens)
 
         return self._scheduler.call(work)
@@ -121,5 +115,5 @@ def _version(site: Path) -> str:
     """Return the version of the library: that of its package, because the library itself does not report one."""
     names = [path.name.removesuffix(".dist-info") for path in site.glob("ik_llama_cpp_python-*.dist-info")]
     if not names:
-        raise LoadError(f"the folder {site} has no description of its package", "failed")
+        raise NativeLoadError(f"the folder {site} has no description of its package", "failed")
     return " ".join(names[0].replace("_", "-").rsplit("-", 1))

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_chat.engine.native import ik_api
-from bitnet_chat.engine.native.library import LibrarySettings, LoadError, RequestError
+from bitnet_chat.engine.native.library import LibrarySettings
+from bitnet_chat.errors import NativeLoadError, NativeRequestError
 from bitnet_chat.text.utf8 import well_formed
 
 _STEP = 0.05
@@ -19,7 +20,7 @@ class IkModel:
     """A loaded model. Thread-safe, because the library does not change it."""
 
     def __init__(self, library: Any, settings: LibrarySettings, progress: Callable[[float], None]) -> None:
-        """Load the model. ``progress``: called with the loaded share, from 0 to 1. Raises LoadError."""
+        """Load the model. ``progress``: called with the loaded share, from 0 to 1. Raises NativeLoadError."""
         self.library = library
         log = _ErrorLog()
         library.llama_log_set(log.callback, None)
@@ -40,7 +41,7 @@ class IkModel:
         del overrides  # must exist until here, because the library reads it while it loads
         library.llama_log_set(None, None)
         if not self.pointer:
-            raise LoadError(log.reason or "the library reports no reason")
+            raise NativeLoadError(log.reason or "the library reports no reason")
         self.vocabulary = library.llama_model_get_vocab(self.pointer)
         self.size = int(library.llama_n_vocab(self.pointer))
         self.trained_context = int(library.llama_n_ctx_train(self.pointer))
@@ -48,7 +49,7 @@ class IkModel:
 
     def tokenize(self, text: str, *, special: bool, whole: bool) -> tuple[int, ...]:
         """Return the tokens of a text. ``special``: special tokens in the text are parsed. ``whole``: add the tokens
-        that the model has at the beginning and end of a text. Raises RequestError.
+        that the model has at the beginning and end of a text. Raises NativeRequestError.
         """
         # The library aborts at malformed UTF-8.
         data = well_formed(text).encode("utf-8")
@@ -56,7 +57,7 @@ class IkModel:
         tokens = (ctypes.c_int32 * room)()
         count = self.library.llama_tokenize(self.pointer, data, len(data), tokens, room, whole, special)
         if count < 0:
-            raise RequestError("failed", f"a text of {len(data)} bytes is not tokenized: {count}")
+            raise NativeRequestError("failed", f"a text of {len(data)} bytes is not tokenized: {count}")
         return tuple(tokens[:count])
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
@@ -74,9 +75,9 @@ class IkModel:
         return bool(self.library.llama_token_is_eog(self.pointer, token))
 
     def check(self, tokens: tuple[int, ...]) -> None:
-        """Raise RequestError for a token outside of the vocabulary, at which the library would abort."""
+        """Raise NativeRequestError for a token outside of the vocabulary, at which the library would abort."""
         if max(tokens, default=0) >= self.size:
-            raise RequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self.size}")
+            raise NativeRequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self.size}")
 
 
 class _ErrorLog:

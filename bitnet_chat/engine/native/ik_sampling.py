@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 from bitnet_chat.engine.native.ik_api import CANDIDATE_SIZE, Candidates
-from bitnet_chat.engine.native.library import RequestError
+from bitnet_chat.errors import NativeRequestError
 
 DEFAULTS = {
     "temperature": 0.8,
@@ -49,13 +49,13 @@ class IkSampler:
         self._grammar = 0
 
     def obey(self, grammar: str) -> None:
-        """Restrict the reply to a grammar (GBNF). :meth:`close` must be called afterwards. Raises RequestError for an
-        invalid grammar.
+        """Restrict the reply to a grammar (GBNF). :meth:`close` must be called afterwards. Raises NativeRequestError
+        for an invalid grammar.
         """
         text = grammar.encode("utf-8", "replace")
         made = b"\0" not in text and self._library.llama_sampler_init_grammar(self._vocabulary, text, b"root")
         if not made:
-            raise RequestError("usage", "the grammar cannot be read; the log of the engine shows where")
+            raise NativeRequestError("usage", "the grammar cannot be read; the log of the engine shows where")
         self._grammar = made
 
     def close(self) -> None:

@@ -14,28 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from bitnet_chat.engine.native.protocol import MOST_VARIANTS, FailureKind, Piece
+from bitnet_chat.engine.native.protocol import MOST_VARIANTS, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
 """The reason why a library ended a reply: a token that ends it, ``max_tokens``, the end of the context window, or
 a request of the :class:`ReplySink` (``cut``).
 """
-
-
-class RequestError(Exception):
-    """A request that cannot be processed. It becomes :class:`NativeFailed` with the same message."""
-
-    def __init__(self, why: FailureKind, what: str) -> None:
-        super().__init__(what)
-        self.why: FailureKind = why
-
-
-class LoadError(Exception):
-    """The model or the library cannot be loaded. The child ends."""
-
-    def __init__(self, what: str, why: FailureKind = "model") -> None:
-        super().__init__(what)
-        self.why: FailureKind = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +80,7 @@ class GenerationRequest:
 
 class Library(Protocol):
     """A library with a loaded model. Methods are called on several threads at once, :meth:`complete` on at most as many
-    as there are sequences. Each raises RequestError if the request cannot be processed.
+    as there are sequences. Each raises NativeRequestError if the request cannot be processed.
     """
 
     @property

@@ -23,19 +23,18 @@ from bitnet_chat.engine.native.library import (
     MIN_BATCH,
     GenerationRequest,
     LibrarySettings,
-    LoadError,
     Outcome,
     ReplySink,
-    RequestError,
     Sequences,
     common,
     mean,
     prefill_slices,
 )
-from bitnet_chat.engine.native.protocol import FailureKind, Piece
+from bitnet_chat.engine.native.protocol import Piece
+from bitnet_chat.errors import NativeFailureKind, NativeLoadError, NativeRequestError
 from bitnet_chat.text.utf8 import well_formed
 
-_WHY: dict[str, FailureKind] = {
+_WHY: dict[str, NativeFailureKind] = {
     "invalid_request_error": "usage",
     "exceed_context_size_error": "context_full",
     "not_supported_error": "unsupported",
@@ -53,20 +52,20 @@ _SEEDS = 1 << 32
 
 
 def load(settings: LibrarySettings, progress: Callable[[float], None]) -> LlamaCpp:
-    """Load the library and the model. llama.cpp does not report progress here. Raises LoadError."""
+    """Load the library and the model. llama.cpp does not report progress here. Raises NativeLoadError."""
     sys.path.append(str(settings.folder))
     try:
         library = importlib.import_module("xllamacpp")
     except (ImportError, OSError) as error:
-        raise LoadError(f"the library in {settings.folder} cannot be used: {error}", "failed") from None
+        raise NativeLoadError(f"the library in {settings.folder} cannot be used: {error}", "failed") from None
     if settings.overrides:
-        raise LoadError("this library does not support --override (metadata of the model)", "unsupported")
+        raise NativeLoadError("this library does not support --override (metadata of the model)", "unsupported")
     key = secrets.token_urlsafe()
     parameters = _parameters(library, settings, key)
     try:
         server = library.Server(parameters)
     except RuntimeError as error:
-        raise LoadError(_reason(lambda: library.Server(parameters)) or str(error)) from None
+        raise NativeLoadError(_reason(lambda: library.Server(parameters)) or str(error)) from None
     return LlamaCpp(library, server, key, settings, parameters.n_batch)
 
 
@@ -138,7 +137,7 @@ class LlamaCpp:
     def detokenize(self, tokens: tuple[int, ...]) -> bytes:
         """Return the bytes of tokens. The server responds in JSON, with U+FFFD for bytes that are not UTF-8."""
         if max(tokens, default=0) >= self._vocabulary:
-            raise RequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self._vocabulary}")
+            raise NativeRequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self._vocabulary}")
         content: str = self._http("POST", "/detokenize", {"tokens": tokens})["content"]
         return content.encode("utf-8", "surrogateescape")
 
@@ -217,7 +216,7 @@ class LlamaCpp:
             slot = self._slots.last
         saved = int(self._state("save", slot, file)["n_saved"])
         if not saved:
-            raise RequestError("failed", "no evaluated tokens to save")
+            raise NativeRequestError("failed", "no evaluated tokens to save")
         return saved
 
     def restore(self, file: str) -> int:
@@ -302,7 +301,7 @@ class _CompletionStream:
         return self._sink.token(self.tokens[-1] if count == len(pieces) else None, piece, count)
 
     def outcome(self, max_tokens: int | None) -> Outcome:
-        """Return the reason for the end of the reply. Raises RequestError if the completion failed."""
+        """Return the reason for the end of the reply. Raises NativeRequestError if the completion failed."""
         if self._error is not None:
             if self._count and _FULL in str(self._error):
                 return "context_full"
@@ -352,9 +351,9 @@ def _request(generation: GenerationRequest, slot: int) -> dict[str, Any]:
 
 
 def _checked(answer: Any) -> Any:
-    """Return a response of the server. Raises RequestError if it is an error."""
+    """Return a response of the server. Raises NativeRequestError if it is an error."""
     if isinstance(answer, dict) and (error := answer.get("error")):
-        raise RequestError(_WHY.get(error.get("type", ""), "failed"), str(error.get("message", error)))
+        raise NativeRequestError(_WHY.get(error.get("type", ""), "failed"), str(error.get("message", error)))
     return answer
 
 

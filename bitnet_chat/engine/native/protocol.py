@@ -23,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
+from bitnet_chat.errors import NativeFailureKind, NativeProtocolError
+
 __all__ = [
     "MOST_VARIANTS",
     "Complete",
@@ -33,11 +35,11 @@ __all__ = [
     "Loading",
     "Message",
     "NativeFailed",
+    "NativeProtocolError",
     "NativeReady",
     "NativeReplyEnded",
     "Piece",
     "Prefill",
-    "ProtocolError",
     "Request",
     "Restore",
     "Restored",
@@ -55,20 +57,11 @@ __all__ = [
 MOST_VARIANTS = 8
 """Maximum number of replies from one evaluation of a prompt."""
 EndReason = Literal["stop", "length", "stop_text", "interrupted", "context_full"]
-FailureKind = Literal["usage", "unsupported", "context_full", "model", "failed"]
 
 Piece = tuple[str, bool]
 """A part of a prompt: its text, and whether special tokens in it are parsed. Each piece is tokenized separately, so a
 boundary of two pieces should be at a special token. No BOS token is added.
 """
-
-
-class ProtocolError(ValueError):
-    """A line that is not part of this protocol. ``id``: that of the request or message, if it can be read."""
-
-    def __init__(self, what: str, id: int | None = None) -> None:
-        super().__init__(what)
-        self.id = id
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +271,7 @@ class NativeFailed:
 
     kind: ClassVar[str] = "failed"
     id: int | None = None
-    why: FailureKind = "failed"
+    why: NativeFailureKind = "failed"
     what: str = ""
 
 
@@ -324,13 +317,13 @@ def encode(message: Request | Message) -> bytes:
 
 
 def decode_request(line: bytes) -> Request:
-    """Parse a line to the child. The types of the fields are not checked, see :func:`problem`. Raises ProtocolError."""
+    """Parse a line to the child. Types of fields are not checked, see :func:`problem`. Raises NativeProtocolError."""
     request: Request = _decoded(line, _REQUESTS)
     return request
 
 
 def decode_message(line: bytes | str) -> Message:
-    """Parse a line from the child. Raises ProtocolError."""
+    """Parse a line from the child. Raises NativeProtocolError."""
     message: Message = _decoded(line, _MESSAGES)
     return message
 
@@ -339,14 +332,14 @@ def _decoded(line: bytes | str, kinds: dict[str, type[Any]]) -> Any:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"not a line of this protocol: {error}") from None
+        raise NativeProtocolError(f"not a line of this protocol: {error}") from None
     id = content.get("id") if isinstance(content, dict) else None
     try:
         made = kinds[content.pop("kind")]
         return made(**{name: _frozen(value) for name, value in content.items()})
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         known = id if isinstance(id, int) and not isinstance(id, bool) else None
-        raise ProtocolError(f"not a line of this protocol: {error}", known) from None
+        raise NativeProtocolError(f"not a line of this protocol: {error}", known) from None
 
 
 def _frozen(value: Any) -> Any:

@@ -29,7 +29,6 @@ from bitnet_chat.engine.native.protocol import (
     NativeReplyEnded,
     Piece,
     Prefill,
-    ProtocolError,
     Restore,
     Restored,
     Save,
@@ -51,7 +50,7 @@ from bitnet_chat.engine_output import (
     UnexpectedOutput,
     VariantFrame,
 )
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import FinishReason, NativeProtocolError
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
 from bitnet_chat.templates.segments import PromptSegments, TemplateThinking, unguarded
 
@@ -254,7 +253,7 @@ class NativeFramer:
         for line in lines:
             try:
                 frames += self._frames(decode_message(line))
-            except ProtocolError:
+            except NativeProtocolError:
                 frames.append(UnexpectedOutput(line[:_SHOWN]))
         return frames
 
@@ -368,6 +367,6 @@ def prompt_of(data: bytes) -> str:
     """Return the prompt in a line to the engine; empty if it has none."""
     try:
         request = decode_request(data)
-    except ProtocolError:
+    except NativeProtocolError:
         return ""
     return "".join(text for text, _ in request.prompt) if isinstance(request, Complete) else ""
