@@ -43,6 +43,12 @@ class _SlotContext:
     is_restored: bool = False
     place: Callable[[], JournalPlace | None] = field(default=lambda: None, compare=False)
 
+    @property
+    def is_lone_request(self) -> bool:
+        """Whether it is that of an independent request, and not of a conversation in a journal, which is expected to
+        go on."""
+        return self.is_alone and self.place() is None
+
 
 class SlotStates(SaveAtRest):
     """The states of one slot. One request at a time uses it."""
@@ -158,7 +164,7 @@ class SlotStates(SaveAtRest):
         if context is None or context == self._saved or not context.conversation.turns:
             return
         with self._uninterrupted():
-            begin = partial(states.begin, context.conversation, context.tools, is_alone=context.is_alone)
+            begin = partial(states.begin, context.conversation, context.tools, is_alone=context.is_lone_request)
             job = await begun(states, begin)
             if job is not None and await self._write(context, job) is not None:
                 self._saved = context

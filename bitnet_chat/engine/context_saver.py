@@ -192,7 +192,7 @@ class ContextSaver(SaveAtRest):
             return
         if protocol.save("x") is None or not is_possible():
             return
-        job = await begun(states, lambda: states.begin(conversation, is_alone=loaded.is_alone))
+        job = await begun(states, lambda: states.begin(conversation, is_alone=loaded.is_lone_request))
         if job is None:
             return
         with self._uninterrupted():

@@ -65,6 +65,12 @@ class EngineInstance:
     def is_alive(self) -> bool:
         return self.process.state is not ProcessState.DEAD
 
+    @property
+    def is_lone_request(self) -> bool:
+        """Whether its context is that of an independent request, and not of a conversation in a journal, which is
+        expected to go on."""
+        return self.is_alone and (self.place is None or self.place() is None)
+
     def samples_as(self, sampling: Sampling) -> bool:
         """Whether its next reply would be sampled with ``sampling``."""
         return self.sampling == sampling and not (self.has_answered and sampling.starts_over)

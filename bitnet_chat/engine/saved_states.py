@@ -105,7 +105,7 @@ class EngineStates:
     ) -> StateJob | None:
         """Begin to save the context of an engine that holds ``conversation``; None if it is not worth it, or no state
         is kept. :meth:`commit` or :meth:`discard` must follow. ``is_alone``: it is the prompt of an independent
-        request, which is worth it only if it is long without a system prompt that has a state."""
+        request without a journal, which is worth it only if it is long without a system prompt that has a state."""
         identity = self._identity()
         if identity is None:
             return None
