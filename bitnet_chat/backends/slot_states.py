@@ -72,7 +72,8 @@ class SlotStates(SaveAtRest):
         async with self._recalling:
             await self._at_rest()
             live = self._live(target, tools)
-            if self._states.is_lost(live, conversation) and self._save_seconds <= _TURN_LIMIT:
+            is_lone = self._context is not None and self._context.is_lone_request
+            if self._states.is_lost(live, conversation, is_alone=is_lone) and self._save_seconds <= _TURN_LIMIT:
                 await self._save()
             worth = 1 if is_exact else WORTH_CHARACTERS
             find = partial(self._states.better, live, conversation, tuple(tools), worth=worth)

@@ -122,7 +122,8 @@ class ContextSaver(SaveAtRest):
         process = loaded.process
         if protocol.restore("x") is None or process.state is not ProcessState.IDLE:
             return
-        if self._states.is_lost(loaded.evaluated, wanted) and self._save_seconds <= _TURN_LIMIT:
+        is_lost = self._states.is_lost(loaded.evaluated, wanted, is_alone=loaded.is_lone_request)
+        if is_lost and self._save_seconds <= _TURN_LIMIT:
             await self._save(loaded, protocol, is_wanted)
         found = await run_in_daemon_thread(partial(self._states.better, live, wanted, worth=worth))
         if found is not None and process.state is ProcessState.IDLE and is_wanted():

@@ -95,10 +95,11 @@ class EngineStates:
         found = self._store.find(identity, _digests(conversation, tools)) if identity is not None else None
         return found[1] if found is not None else -1
 
-    def is_lost(self, live: Conversation | None, wanted: Conversation) -> bool:
+    def is_lost(self, live: Conversation | None, wanted: Conversation, *, is_alone: bool = False) -> bool:
         """Whether an engine whose context holds ``live`` would lose much of it with the prompt of ``wanted``. Does not
-        block."""
-        return live is not None and _characters(live, shared_messages(live, wanted)) >= _WORTH_OF_CLIENTS
+        block. ``is_alone``: as in :meth:`begin`, of ``live``."""
+        worth = _WORTH_OF_CLIENTS if is_alone else WORTH_CHARACTERS
+        return live is not None and _characters(live, shared_messages(live, wanted)) >= worth
 
     def begin(
         self, conversation: Conversation, tools: tuple[Tool, ...] = (), *, is_alone: bool = False
