@@ -108,7 +108,8 @@ class SlotStates(SaveAtRest):
     @property
     def is_saved(self) -> bool:
         """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
-        return self._context is not None and self._context == self._saved
+        is_saved = self._context is not None and self._context == self._saved
+        return is_saved and self._state is not None and self._state.is_present
 
     def sent(self) -> None:
         """See :class:`bitnet_chat.backends.http.endpoint.PromptStates`."""
@@ -168,7 +169,7 @@ class SlotStates(SaveAtRest):
             begin = partial(states.begin, context.conversation, context.tools, is_alone=context.is_lone_request)
             job = await begun(states, begin)
             if job is not None and await self._write(context, job) is not None:
-                self._saved = context
+                self._saved, self._state = context, None
                 commit = partial(states.commit, job, tokens=context.tokens, place=context.place())
                 self._state = await run_in_daemon_thread(commit)
 

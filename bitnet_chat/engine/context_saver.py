@@ -199,7 +199,7 @@ class ContextSaver(SaveAtRest):
         with self._uninterrupted():
             is_written = await self._write(loaded, protocol, job, is_possible)
         if is_written:
-            loaded.saved = conversation
+            loaded.saved, loaded.state = conversation, None
             commit = partial(states.commit, job, tokens=process.command_tokens, place=place())
             loaded.state = await run_in_daemon_thread(commit)
 

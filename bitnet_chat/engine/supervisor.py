@@ -432,9 +432,11 @@ class EngineSupervisor:
 
     @property
     def is_saved(self) -> bool:
-        """Whether the context of the child is saved."""
+        """Whether the context of the child is saved, and the state has not been removed."""
         loaded = self._loaded
-        return loaded is not None and loaded.saved is not None and loaded.saved == loaded.evaluated
+        if loaded is None or loaded.saved is None or loaded.saved != loaded.evaluated:
+            return False
+        return loaded.state is not None and loaded.state.is_present
 
     def sent(self, prompt: EnginePrompt) -> ContextOrigin | None:
         """Note that the child evaluates ``prompt``, of which it may not read all. How its context came about."""

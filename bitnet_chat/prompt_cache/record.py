@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -46,6 +47,11 @@ class SavedState:
     owner: StateOwner | None
     """The owner at the commit."""
     stem: str
+
+    @property
+    def is_present(self) -> bool:
+        """Whether its file has not been removed."""
+        return os.path.exists(self.path)  # noqa: PTH110  # a path raises an error where its folder cannot be read
 
     @property
     def is_prompt(self) -> bool:

@@ -77,6 +77,21 @@ def test_nothing_is_kept_where_nothing_is_to_be(runs: Runs, settings: dict[str, 
     run(body)
 
 
+def test_a_state_that_was_removed_or_is_too_large_is_not_said_to_be_saved(runs: Runs, home: Path) -> None:
+    async def body() -> None:
+        for limit in ("", "100K"):
+            backend = runs.open(state_limit=limit)
+            await ask(backend, Conversation(), STORY)
+            await saved(backend)
+            assert backend.status().state_saved is not bool(limit)
+            for file in files(home, "state"):
+                file.unlink()
+            assert not backend.status().state_saved
+            await backend.close()
+
+    run(body)
+
+
 def test_a_new_conversation_restores_a_system_prompt_that_another_one_has_read(
     runs: Runs, home: Path, tmp_path: Path
 ) -> None:

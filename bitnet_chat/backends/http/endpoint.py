@@ -49,7 +49,7 @@ class PromptStates(Protocol):
 
     @property
     def is_saved(self) -> bool:
-        """Whether what the server has read is saved."""
+        """Whether what the server has read is saved, and the state has not been removed."""
 
     def sent(self) -> None:
         """Note that a request is sent, of which the server may not read all."""
