@@ -141,6 +141,24 @@ def test_a_conversation_goes_on_as_before_after_its_system_prompt_was_saved(runs
     run(body)
 
 
+def test_a_conversation_of_a_journal_is_expected_to_go_on(runs: Runs, home: Path, tmp_path: Path) -> None:
+    """Unlike the requests of API clients. It makes way for one of them before it was saved."""
+    place = JournalPlace(tmp_path / "journal.db", 1)
+
+    async def body() -> None:
+        backend = runs.open()
+        first, _ = await ask(backend, Conversation(), STORY[:1000], alone=True, place=lambda: place)
+        await ask(backend, Conversation(), f"Now {STORY[:1000]}", alone=True)
+        await backend.close()
+        assert len(files(home, "state")) == 1
+        backend = runs.open()
+        _, stats = await ask(backend, first, "Go on.", alone=True, place=lambda: place)
+        assert is_short(stats)
+        await backend.close()
+
+    run(body)
+
+
 def test_a_conversation_that_is_prepared_again_is_saved(runs: Runs) -> None:
     """As a terminal does after each reply, before the state is begun."""
 
