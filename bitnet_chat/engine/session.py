@@ -387,7 +387,7 @@ class Session:
         await process.gone()
         if process.ready_after is not None:
             if not process.was_stopped:
-                self.supervisor.consume_restart(process)
+                self.supervisor.consume_restart(process, before_message=True)
             return
         if await self.supervisor.refitted(process):
             return

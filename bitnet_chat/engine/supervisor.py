@@ -92,9 +92,11 @@ class EngineSupervisor:
         return self._standby.pids if self._standby is not None else []
 
     def begin(self, *, alone: bool) -> None:
-        """Begin a request. ``alone``: without the notices and dropped messages of other requests."""
+        """Begin a request. ``alone``: without the notices and dropped messages of other requests, and without an
+        earlier death of the child, which changes nothing in its reply."""
         self.busy, self._is_alone = True, alone
         if alone:
+            self._crashed = None
             self._notices.forget_request()
             self.window.restore(())
 
@@ -523,14 +525,15 @@ class EngineSupervisor:
 
     # Mending
 
-    def consume_restart(self, process: EngineProcess) -> None:
-        """Account for an unexpected death. Raises EngineDiedError when there were too many, or the next would die
-        of the same."""
+    def consume_restart(self, process: EngineProcess, *, before_message: bool = False) -> None:
+        """Account for an unexpected death. ``before_message``: the child was not sent the message of this request yet.
+        Raises EngineDiedError when there were too many, or the next would die of the same."""
         if (lasting := exit_errors.fault_error(process)) is not None:
             raise lasting
         if not self.budget.spend(time.monotonic()):
             raise exit_errors.restart_limit_error(process, self.budget.limit, self.budget.window)
-        self._tell_of_restart(process)
+        if not (before_message and self._is_alone):
+            self._tell_of_restart(process)
 
     def _tell_of_restart(self, process: EngineProcess) -> None:
         self._account_for_the_fallen()

@@ -471,6 +471,30 @@ def test_a_restart_is_told_when_it_is_so(harness: Harness, tmp_path: Path) -> No
     run(harness, body)
 
 
+def test_an_independent_request_does_not_hear_of_an_earlier_death(harness: Harness) -> None:
+    """The engine died while it was idle, or when it was found for the request; not the fault of this client."""
+    alone = ReplyOptions(alone=True)
+
+    async def body(backend: LocalEngineBackend) -> None:
+        await events_of(backend, Conversation().with_user("say one"), alone)
+        first = backend._session.process
+        assert first is not None
+        os.kill(first.pid, signal.SIGKILL)
+        while backend._session.process in (first, None):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        events = await events_of(backend, Conversation().with_user("say two"), alone)
+        assert not notices_in(events) and isinstance(events[-1], Completed) and events[-1].text == "two"
+        second = backend._session.process
+        assert second is not None
+        os.kill(second.pid, signal.SIGKILL)  # not noticed yet
+        events = await events_of(backend, Conversation().with_user("say three"), alone)
+        assert not notices_in(events) and isinstance(events[-1], Completed) and events[-1].text == "three"
+        events = await events_of(backend, Conversation().with_user("kill half"), alone)
+        assert any("restarted" in line for line in notices_in(events))  # its own
+
+    run(harness, body)
+
+
 def test_a_log_that_fills_its_pipe_does_not_stop_the_engine(harness: Harness, transport: str) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         assert (await events_of(backend, said("chatter 1000")))[-1].text == "done"  # type: ignore[union-attr]
