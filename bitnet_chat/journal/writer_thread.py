@@ -252,6 +252,11 @@ class WriterThread:
         except BaseException:
             connection.close()
             raise
+        if before is not None and (what := _what_is_gone(state)):
+            self._report(
+                f"the journal {self._path} was {what} by another program: its earlier conversations are lost; this one"
+                " is saved in a new file"
+            )
         self._close()
         self._connection, self._state = connection, state_of(self._path)
         self._written = connection.total_changes
@@ -270,6 +275,7 @@ class WriterThread:
         except BitnetChatError as error:
             self._give_up(str(error))
             return
+        self._state = None  # the next file is not a new one in the place of another that was removed
         if note:
             self._report(note)
 
@@ -293,3 +299,11 @@ class WriterThread:
         if text not in self._reported:
             self._reported.add(text)
             self._complain(text)
+
+
+def _what_is_gone(state: DatabaseState) -> str:
+    """Return what happened to a file that had content: SQLite takes a missing or an empty one for a new one."""
+    if state.file is None:
+        return "removed"
+    is_empty = state.file[0] == 0 and (state.log is None or state.log[1] == 0)
+    return "emptied" if is_empty else ""

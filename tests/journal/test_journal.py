@@ -778,8 +778,17 @@ def test_a_file_that_is_removed_while_it_is_used_is_written_anew(journal: Journa
         recorder.text(" and after")
         recorder.end_reply(STOP)
 
-    stored = journal.load(recorded(journal, talk).id or 0)
+    told: list[str] = []
+
+    async def main() -> int | None:
+        recorder = JournalRecorder(journal, told.append)
+        await talk(recorder)
+        await recorder.close()
+        return recorder.id
+
+    stored = journal.load(asyncio.run(main()) or 0)
     assert [message.content for message in stored.conversation.messages] == ["q", "a", "q2", "before and after"]
+    assert ["was removed by another program" in line for line in told] == [True]
 
 
 def test_a_title_follows_its_message(journal: Journal) -> None:

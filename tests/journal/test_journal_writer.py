@@ -311,6 +311,16 @@ def _written_over(path: Path) -> None:
     path.write_bytes(other.path.read_bytes())
 
 
+def _emptied_with_its_log(path: Path) -> None:
+    os.truncate(path, 0)
+    os.truncate(path.with_name("journal.db-wal"), 0)
+
+
+def _removed(path: Path) -> None:
+    for each in (path, path.with_name("journal.db-wal"), path.with_name("journal.db-shm")):
+        each.unlink()
+
+
 def _without_log(path: Path) -> None:
     path.with_name("journal.db-wal").unlink()
 
@@ -329,19 +339,23 @@ def _without_tables(path: Path) -> None:
 @pytest.mark.parametrize("again", [True, False], ids=["goes on", "ends"])
 @pytest.mark.parametrize(
     "damage",
-    [_emptied, _halved, _garbled, _beheaded, _written_over, _without_log, _with_a_cut_log, _without_tables],
+    [
+        *(_emptied, _halved, _garbled, _beheaded, _written_over, _without_log, _with_a_cut_log, _without_tables),
+        *(_emptied_with_its_log, _removed),
+    ],
     ids=lambda each: each.__name__,
 )
 def test_a_file_that_is_damaged_in_its_place(journal: Journal, damage: Callable[[Path], None], again: bool) -> None:
     """While a conversation goes on, which is in the file at its end as a whole: what is known of it is written anew.
     Where it has ended before, it is looked at once more."""
-    if not again and damage is _without_tables:
-        return  # what is taken out in good order is nobody's damage
+    if not again and damage in (_without_tables, _removed):
+        return  # the user has removed it
+    told: list[str] = []
     asyncio.run(_say(journal, "many words " * 3000))
     conversation = QUESTION.with_assistant("a reply", FinishReason.STOP).with_user("another")
 
     async def talk() -> None:
-        supervisor = JournalRecorder(journal, lambda text: None)
+        supervisor = JournalRecorder(journal, told.append)
         supervisor.begin_reply(QUESTION)
         supervisor.end_reply(FinishReason.STOP, text="a reply")
         supervisor.begin_reply(conversation)
@@ -364,6 +378,9 @@ def test_a_file_that_is_damaged_in_its_place(journal: Journal, damage: Callable[
             break
     expected = [*(message.content for message in conversation.messages), "before after" if again else "before "]
     assert expected in kept
+    if damage in (_emptied_with_its_log, _removed):
+        what = "removed" if damage is _removed else "emptied"
+        assert [line.split(" was ")[1].partition(" by another program: its earlier")[0] for line in told] == [what]
 
 
 def test_a_place_that_comes_back(journal: Journal) -> None:
