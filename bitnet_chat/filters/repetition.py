@@ -1,7 +1,8 @@
 """Detection of text that repeats itself without end. Pure; the cost per character does not grow with the text.
 
-The end of the text is checked every 127 characters; every 31 if it is not English words, because there each character
-may be one token or more. Once the end is some unit twice, each further check compares only the new characters with
+The end of the text is checked every 127 characters; 31 after the first one that is not ASCII, and every 31 if it is not
+English words, because there each character may be one token or more; every 11 in repetitions with more than one token
+per character. Once the end is some unit twice, each further check compares only the new characters with
 those one unit earlier. The limits are in characters and in tokens, and the first one reached counts: a token of prose
 has four characters, an emoji may be three tokens. With a limit of N (default 12) a text is a runaway if its end is
 
@@ -30,7 +31,7 @@ from collections.abc import Callable
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.filters.role_markers import FenceTracker
 
-_STEP, _SHORT_STEP = 127, 31  # prime numbers, so that the checks fall on all offsets within a unit
+_STEP, _SHORT_STEP, _DENSE_STEP = 127, 31, 11  # prime numbers, so that the checks fall on all offsets within a unit
 _KEY = 32
 _LONGEST_UNIT = 4096
 _WINDOW = 2 * _LONGEST_UNIT + _STEP
@@ -71,6 +72,8 @@ class RepetitionDetector:
         self._pending: list[str] = []
         self._step_size = self._left = _SHORT_STEP
         """Characters between the latest check and the next one; ``_left``: those that are still missing."""
+        self._is_plain = False
+        """Whether the latest check was after English words, and all characters since then are ASCII."""
         self._steps = 0
         self._period = 0
         """Length of the unit that ends the text at least twice; 0 without one."""
@@ -86,6 +89,10 @@ class RepetitionDetector:
         that."""
         if not self._limit:
             return None
+        if self._is_plain and not text.isascii():
+            passed = self._step_size - self._left
+            self._step_size = min(_STEP, passed + _first_other(text) + _SHORT_STEP)
+            self._left, self._is_plain = self._step_size - passed, False
         if len(text) < self._left:
             self._pending.append(text)
             self._left -= len(text)
@@ -99,7 +106,10 @@ class RepetitionDetector:
                 return at
             # Depends on the text before this check only, not on the pieces.
             before, key = end, data[max(0, end - _KEY) : end]
-            self._step_size = _STEP if key.isascii() and key.lower() != key.upper() else _SHORT_STEP
+            self._is_plain = key.isascii() and key.lower() != key.upper()
+            self._step_size = _STEP if self._is_plain else _DENSE_STEP if self._density > 1 else _SHORT_STEP
+            if self._is_plain and not (following := text[at : at + _STEP]).isascii():
+                self._step_size, self._is_plain = min(_STEP, _first_other(following) + _SHORT_STEP), False
             at += self._step_size
             end += self._step_size
         end = before
@@ -271,3 +281,8 @@ def _matching_length(texts: list[str], numbers: list[int], size: int) -> int:
         ):
             count += 1
     return count
+
+
+def _first_other(text: str) -> int:
+    """The position of the first character that is not ASCII; there is one."""
+    return next(at for at, character in enumerate(text) if not character.isascii())

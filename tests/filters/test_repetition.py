@@ -52,6 +52,14 @@ def test_a_real_loop_is_stopped_within_400_tokens(each: dict[str, Any]) -> None:
     assert (at - len(before)) * density <= 400
 
 
+@pytest.mark.parametrize("density", [1.0, 1.5, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("before", ["", "Here: ", "word " * 7])
+def test_one_sign_is_stopped_within_400_tokens(before: str, density: float) -> None:
+    """Such as an emoji, whatever number of tokens it has."""
+    at = found_at(before + "🐮" * 2000, count=lambda text: round(len(text) * density))
+    assert at is not None and (at - len(before)) * density <= 400
+
+
 def test_what_a_real_model_ended_itself_is_left_alone() -> None:
     assert len(REAL["loops"]) >= 18 and len(REAL["whole"]) >= 10
     for text in REAL["whole"]:

@@ -145,11 +145,13 @@ class GuardedBackend(BackendWrapper):
             case FinishReason.REPETITION:
                 repetitions = guard.repetitions if guard is not None else 0
                 what = f"the reply was stopped: it had said the same {repetitions} times in a row"
-                fewer = ", fewer for what is long" if repetitions < limits.repeat_limit else ""
-                ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}{fewer}) allows more"]
+                other = ", fewer for what is long" if repetitions < limits.repeat_limit else ""
+                other = ", more for what is short" if repetitions > limits.repeat_limit else other
+                ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}{other}) allows more"]
             case FinishReason.CONTEXT_OVERFLOW if guard is not None and guard.finding is end.reason:
                 size = self._window()
-                what, ways = f"the reply was stopped: the context window of {size:,} tokens holds no more", [again]
+                what = f"the reply was stopped: the context window of {size:,} tokens holds no more"
+                ways = [again, "--ctx N allows more" if limits.own_template else ""]
             case FinishReason.STALLED:
                 what = f"the reply was stopped: the engine made no progress for {silence:g} s"
                 longer = f", {FIRST_TOKEN} times that for the first token" if silence != limits.stall_timeout else ""
@@ -166,7 +168,8 @@ class GuardedBackend(BackendWrapper):
                 what, ways = "the reply is incomplete", [go_on]
             case _:
                 return ""
-        return f"{what}; {', '.join(way for way in ways if way and (with_commands or not way.startswith('/')))}"
+        ways = [way for way in ways if way and (with_commands or not way.startswith("/"))]
+        return f"{what}; {', '.join(ways)}" if ways else what
 
 
 class _GuardFilter(ReplyFilter):
