@@ -68,9 +68,15 @@ class _MessageReader:
         for place, call in enumerate(self.open_calls):
             if (call.id == id) if id else (not name or call.name == name):
                 return self.open_calls.pop(place)
-        if id:
+        if id and (self.open_calls or fields.notes is None):
             raise fields.wrong("tool_call_id", f"is {id!r}, which is not the id of a pending tool call")
-        raise fields.wrong("role", "is tool, without a pending tool call")
+        if fields.notes is None:
+            raise fields.wrong("role", "is tool, without a pending tool call")
+        fields.change("role", "is the result of a tool call that is missing: a call without arguments is added")
+        call = ToolCall(id or f"call_{len(self.drafts)}", name or "tool", "{}")
+        self.settle(fields)
+        self.drafts.append(_Draft("assistant", [""], (call,)))
+        return call
 
     def settle(self, fields: Fields) -> None:
         """Add results for the open calls before a message that is not a result."""
@@ -161,6 +167,9 @@ def text_only(noun: str) -> str:
 def _content(fields: Fields, *, needed: bool = True) -> str:
     """A text, or the texts of its parts, joined by newlines."""
     content = fields.get("content")
+    if content is None and needed and fields.notes is not None:
+        fields.change("content", "is missing: the message is empty")
+        return ""
     if not isinstance(content, list):
         return fields.needed_text("content") if needed else fields.text("content") or ""
     if content and all(isinstance(part, str) for part in content):

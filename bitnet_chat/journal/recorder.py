@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -72,8 +73,11 @@ class JournalRecorder:
         self._named = False
         self._cut: dict[str, Mapping[str, object]] = {}
         """Options of the replies that were cut, by their text."""
-        self._asked = self._answered = 0
-        """Number of replies begun by the front end; ``_answered``: number of those begun in the file."""
+        self._waiting: list[Conversation] = []
+        """The conversations of the replies that were begun and are not in the file yet. A server begins a reply twice:
+        when it accepts the message, and when an engine is free."""
+        self._has_kept = False
+        """Whether a reply was begun in the file."""
         self.unsaved = ""
         """After :meth:`close`: a line about messages that were not saved; empty if all were."""
 
@@ -157,7 +161,7 @@ class JournalRecorder:
 
             origins = tuple(ReplyOrigin(model, engine, self._made_with(each)) for each in options)
             pending = PendingText(len(origins))
-            self._asked += 1
+            self._waiting.append(conversation)
             self._put(BeginReply(conversation, origins))
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
@@ -316,11 +320,11 @@ class JournalRecorder:
 
     def _describe_unsaved(self) -> str:
         """Describe the messages that are not saved."""
-        count = self._asked - self._answered
+        if self.id is None and not self._has_kept:
+            return "this conversation is not kept"
+        count = sum(first != second for first, second in pairwise((None, *self._waiting)))
         if not count:
             return "the end of this conversation is not kept"
-        if self.id is None and count == self._asked:
-            return "this conversation is not kept"
         if count == 1:
             return "the last message and its reply are not kept"
         return f"the last {count} messages and their replies are not kept"
@@ -351,7 +355,9 @@ class JournalRecorder:
 
         job.slot.id = store.id
         if isinstance(job.command, BeginReply):
-            self._answered += 1
+            self._has_kept = True
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(job.command.conversation)
         elif isinstance(job.command, Report):
             self._call_on_loop(partial(_resolve, job.command.rows, store.rows))
 

@@ -56,9 +56,9 @@ class AllowedOrigins:
         self._regex = re.compile("|".join(filter(None, regexes)) or "(?!)")
 
     def __contains__(self, origin: str) -> bool:
-        """``null``, the origin of a sandboxed page, matches no pattern."""
+        """``null``, the origin of a file and of a sandboxed page, matches no pattern but ``*``."""
         origin = origin.lower()
-        return origin not in ("", "null") and (self.all or self._regex.fullmatch(origin) is not None)
+        return bool(origin) and (self.all or (origin != "null" and self._regex.fullmatch(origin) is not None))
 
 
 def _regex_of(pattern: str) -> str:

@@ -111,7 +111,7 @@ def test_bad_lines_get_an_error_and_the_rest_goes_on(batch: Batch) -> None:
         '{"prompt": "x", "messages": []}',
         '{"messages": "x"}',
         '{"messages": []}',
-        '{"messages": [{"role": "user"}]}',
+        '{"messages": [{"role": "user", "content": 7}]}',
         '{"messages": [{"role": "oracle", "content": "x"}]}',
         '{"messages": [{"role": "assistant", "content": "x"}]}',
         '{"messages": [7]}',

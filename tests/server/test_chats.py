@@ -531,7 +531,6 @@ BAD = [
     ({"content": 5}, "content"),
     ({"content": "x", "regenerate": True}, "content"),
     ({"content": "x", "temperature": 9}, "temperature"),
-    ({"content": "x", "nonsense": 1}, "nonsense"),
     ({"content": "x", "edit": 4711}, "edit"),
     ({"edit": 1}, "content"),
     ({"regenerate": True}, "regenerate"),
@@ -563,6 +562,23 @@ def test_what_cannot_be_used_is_refused_by_name() -> None:
             await api.call("GET", f"/chats/{chat}/events?follow=yes", status=400)
             assert (await api.call("GET", f"/chats/{chat}"))["messages"] == [], "none of it left a trace"
             assert (await api.call("GET", "/chats?q=%00%22*"))["chats"] == []
+
+    run(main)
+
+
+def test_a_field_without_effect_is_told_to_its_client() -> None:
+    async def main() -> None:
+        async with client() as api:
+            chat = await api.new()
+            line = "without effect here: nonsense"
+            told = await api.ask(chat, content="x", nonsense=1)
+            assert [(each.event, each.data) for each in told[:1]] == [("notice", {"text": line})]
+            assert [each.event for each in told].count("notice") == 1
+            assert (await api.begin(chat, content="y", nonsense=1))["notices"] == [line]
+            source = EventSource(api.session, f"{api.served.url}/replies")
+            body = {"messages": [{"role": "user", "content": "x"}], "nonsense": 1}
+            told = [each async for each in source.connect(method="POST", body=body)]
+            assert told[0].data == {"text": line}
 
     run(main)
 

@@ -107,7 +107,7 @@ def test_bodies_of_these_paths_are_checked(model: Path) -> None:
             for path, body in (
                 *(("/tokenize", {}), ("/tokenize", {"content": 5}), ("/tokenize", {"content": "a" * 400_001})),
                 *(("/detokenize", {"tokens": each}) for each in ("x", [1.5], [-1], [1 << 40], [True])),
-                *(("/apply-template", {"messages": each}) for each in ("x", [{"role": "user"}])),
+                *(("/apply-template", {"messages": each}) for each in ("x", [{"role": "user", "content": 5}])),
             ):
                 answer = await client.post(path, json=body)
                 assert answer.status_code == 400 and "error" in answer.json(), (path, answer.text)

@@ -395,6 +395,20 @@ U, A = Message("user", "x"), Message("assistant", "x")
             "",
         ),
         ([said("user", ["x", "y"])], (Message("user", "x\ny"),), ""),
+        ([said("user", None), said("user")], (U,), "is missing: the message is empty"),
+        ([{"role": "system"}, {"role": "user"}, said("user")], (U,), "is missing: the message is empty"),
+        (  # of a client that has cut the beginning of its history
+            [said("user"), said("tool", "1", tool_call_id="c9", name="add"), said("tool", "2"), said("user")],
+            (
+                U,
+                Message("assistant", "", tool_calls=(ToolCall("c9", "add", "{}"),)),
+                Message("tool", "1", call_id="c9", tool_name="add"),
+                Message("assistant", "", tool_calls=(ToolCall("call_3", "tool", "{}"),)),
+                Message("tool", "2", call_id="call_3", tool_name="tool"),
+                U,
+            ),
+            "a call without arguments is added",
+        ),
         (
             [said("user"), said("assistant", [{"type": "thinking", "thinking": "t"}, *TEXT]), said("user")],
             (U, A, U),

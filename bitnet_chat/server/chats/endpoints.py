@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from bitnet_chat.conversation.json_fields import IgnoredFields
 from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.events import Failed
 from bitnet_chat.server.broadcast import ReplyBroadcast
-from bitnet_chat.server.chats.events import RETRY, LastSeen, chat_event, saved_state_event
+from bitnet_chat.server.chats.events import RETRY, LastSeen, chat_event, notice_event, saved_state_event
 from bitnet_chat.server.chats.live import ChatChanged, ChatNews, LiveChat, LiveReply, SavedStateChanged
 from bitnet_chat.server.chats.reply_stream import StreamedReply, events_of
 from bitnet_chat.server.chats.requests import (
@@ -148,27 +149,32 @@ class _ChatsApi:
 
     async def answer(self, request: Request) -> Response:
         id = _id(request)
-        asked = await read(request, self._settings.body_limit, ask)
+        notes = None if self._settings.strict else IgnoredFields()
+        asked = await read(request, self._settings.body_limit, ask, notes)
         live = await self._chats.begin(id, asked, urgent=_is_urgent(request))
+        notices = notes.lines if notes is not None else []
         if not asked.stream:
-            return json_response(to_json(begun_form(live.openings)), 202)
+            return json_response(to_json(begun_form(live.openings) | ({"notices": notices} if notices else {})), 202)
         live.join()
         try:
             first, *_ = live.generations
             await while_connected(request, first.started.wait())
             _check_begin(first)
-            events = _kept(live, _renders(request))
+            events = _with_notices(notices, _kept(live, _renders(request)))
         except BaseException:
             live.leave()
             raise
         return EventStream(events, gone=live.leave)
 
     async def reply(self, request: Request) -> Response:
-        asked: ChatRequest = await read(request, self._settings.body_limit, stateless_request)
+        notes = None if self._settings.strict else IgnoredFields()
+        asked: ChatRequest = await read(request, self._settings.body_limit, stateless_request, notes)
         opening, generation = self._chats.begin_alone(asked, urgent=_is_urgent(request))
         await while_connected(request, generation.started.wait(), generation.stop)
         _check_begin(generation)
-        events = events_of([StreamedReply(opening, generation)])
+        events = _with_notices(
+            notes.lines if notes is not None else [], events_of([StreamedReply(opening, generation)])
+        )
         return EventStream(events, gone=generation.stop, headers=generation.headers)
 
     async def stop(self, request: Request) -> Response:
@@ -233,7 +239,16 @@ def _to_watch(live_chat: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, tu
     return None if live_chat.running_reply is None else (live_chat.running_reply, None)
 
 
-def _kept(live: LiveReply, renders: bool, places: tuple[int, ...] | None = None) -> AsyncIterator[bytes]:
+async def _with_notices(lines: Sequence[str], events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yield notices about a request, which only its own client gets, before the events of the reply."""
+    async with aclosing(events):
+        for line in lines:
+            yield notice_event(line)
+        async for each in events:
+            yield each
+
+
+def _kept(live: LiveReply, renders: bool, places: tuple[int, ...] | None = None) -> AsyncGenerator[bytes]:
     """Yield the events of a reply of a chat that follow the positions ``places``; None: all of them."""
     return events_of(live.streamed(renders), places, live.settled)
 

@@ -211,6 +211,11 @@ def chat_event(form: dict[str, object]) -> bytes:
     return _event("chat", form)
 
 
+def notice_event(text: str) -> bytes:
+    """Return an event with a line for the user."""
+    return _event("notice", {"text": text})
+
+
 def saved_state_event(form: dict[str, object]) -> bytes:
     """Return the event that the chat can be continued without being read again, or no longer."""
     return _event("saved_state", form)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ class StreamedReply:
 
 async def events_of(
     replies: Sequence[StreamedReply], places: Sequence[int] | None = None, settled: asyncio.Event | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield the events of all variants of a reply that follow the positions ``places``; None: all of them.
 
     ``settled``: awaited before the last event, so that the replies are in the journal before a client receives the end

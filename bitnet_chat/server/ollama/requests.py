@@ -131,7 +131,7 @@ def _options(fields: Fields) -> tuple[_Options, int]:
     """Return the options of the reply, and the tokens of the context window (0: any)."""
     limit = fields.whole("num_predict", -2, _MOST)
     top_k = fields.whole("top_k", -1, _MOST)
-    window = fields.whole("num_ctx", 0, _MOST) or 0
+    window = max(0, fields.whole("num_ctx", -1, _MOST) or 0)
     options = _Options(
         max_tokens=limit if limit is not None and limit > 0 else None,  # -1 and -2: no limit of its own
         sampling=Sampling(

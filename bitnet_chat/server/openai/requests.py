@@ -15,6 +15,7 @@ from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.server.reply_fields import name_of, needed_function, seed_of, stops_of, thinking, tools_of
+from bitnet_chat.text.sanitize import one_line
 
 _MOST_TOKENS = 2**31 - 1
 _CHOICES = ("auto", "none", "required")
@@ -151,7 +152,10 @@ def _max_tokens(fields: Fields, *names: str) -> int | None:
 def template_of(fields: Fields) -> Mapping[str, object]:
     """Arguments of the chat template. ``think`` and ``enable_thinking`` are names of other servers for the same."""
     found: dict[str, object] = {}
-    effort = fields.choice("reasoning_effort", _EFFORTS)
+    effort = fields.text("reasoning_effort")
+    if effort is not None and effort not in _EFFORTS:
+        fields.change("reasoning_effort", f"is {one_line(effort[:40])!r}, which is not known: it is ignored")
+        effort = None
     if effort == "none":
         found |= thinking(on=False)
     elif effort is not None:

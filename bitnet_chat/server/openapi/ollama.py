@@ -33,7 +33,9 @@ _OPTIONS = open_object(
     {},
     {
         "num_predict": described(between(-2, _MOST, WHOLE), "Maximum tokens of the reply; 0 or less: no limit."),
-        "num_ctx": described(between(0, _MOST, WHOLE), "A smaller context window of the server is used with a notice."),
+        "num_ctx": described(
+            between(-1, _MOST, WHOLE), "A smaller context window of the server is used with a notice."
+        ),
         "temperature": between(0, 100),
         "top_p": between(0, 1),
         "top_k": between(-1, _MOST, WHOLE),

@@ -88,8 +88,9 @@ TOOLING: dict[str, Schema] = {
         for name in ("json_schema", "guided_json")
     },
     "reasoning_effort": described(
-        one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
-        "Argument of the chat template. none: without thoughts, if the template supports it.",
+        TEXT,
+        "Argument of the chat template: none, minimal, low, medium, high, xhigh or max; others are ignored. none:"
+        " without thoughts, if the template supports it.",
     ),
     **dict.fromkeys(("think", "enable_thinking"), described(FLAG, "Whether the chat template enables thoughts.")),
     "chat_template_kwargs": {
