@@ -53,6 +53,7 @@ _BODIES: dict[str, Callable[[], dict[str, Any]]] = {
     "240,001 short messages": lambda: {"messages": [{"role": "user", "content": "a"}] * 240_001},
     "tools": lambda: {"messages": _conversation(2, 100), "tools": _tools(_LIMIT)},
     "an unknown field of 90,000 numbers": lambda: {"messages": _conversation(2, 100), "x": list(range(90_000))},
+    "90,000 unknown fields": lambda: {"messages": _conversation(2, 100)} | {f"x{at}": at for at in range(90_000)},
 }
 
 
