@@ -25,6 +25,7 @@
     ├── RepetitionError               (7) a reply that was stopped because it repeated itself
     ├── EmptyReplyError               (8) a reply without text
     ├── JournalError                  (9) a journal that cannot be read or written
+    │   ├── JournalSetAsideError      (9) a damaged journal file, in whose place another one begins
     │   └── JournalTooNewError        (9) a journal file of a later release
     ├── BusyError                   (124) more waiting requests than a server or a pool permits
     │   └── ShuttingDownError       (124) a request to a server that is shutting down
@@ -336,6 +337,10 @@ class JournalError(BitnetChatError):
     """The journal cannot be read or written."""
 
     reason = FinishReason.JOURNAL
+
+
+class JournalSetAsideError(JournalError):
+    """A damaged journal file was set aside. The next call uses the new file, with what could be recovered."""
 
 
 class JournalTooNewError(JournalError):

@@ -13,6 +13,7 @@ from bitnet_chat import paths
 from bitnet_chat.cli.messages import may_remove, write_lines
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, export, export_branches, json_text
+from bitnet_chat.errors import JournalSetAsideError
 from bitnet_chat.journal import Journal, JournalEntry, MessageTree, ReplyState, SearchHit, StoredConversation
 from bitnet_chat.journal.votes import ModelVotes, PairVotes, by_model, by_pair
 from bitnet_chat.prompt_cache.store import StateStore
@@ -30,7 +31,14 @@ _DEPTH = 12
 def run(arguments: Sequence[str]) -> int:
     """See :data:`bitnet_chat.cli.VERBS`."""
     flags = parser().parse_args(arguments)
-    journal = Journal()
+    try:
+        return _run(Journal(), flags)
+    except JournalSetAsideError as error:
+        _say(str(error))
+    return _run(Journal(), flags)
+
+
+def _run(journal: Journal, flags: argparse.Namespace) -> int:
     match flags.verb:
         case "list":
             return _list(journal, flags)

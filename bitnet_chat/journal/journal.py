@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat import paths
-from bitnet_chat.errors import JournalError, UsageError
+from bitnet_chat.errors import JournalError, JournalSetAsideError, UsageError
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -222,11 +222,11 @@ class Journal(DatabaseJournal):
                 connection, note = self._open_read_only(), ""
             with closing(connection):
                 if note:
-                    raise JournalError(note)
+                    raise JournalSetAsideError(note)
                 yield connection if _has_tables(connection) else None
         except (sqlite3.Error, OSError) as error:
             if is_damage(error) and (note := set_aside(self.path, identity)):
-                raise JournalError(note) from None
+                raise JournalSetAsideError(note) from None
             raise JournalError(f"the journal cannot be used: {describe_error(error, self.path)}") from None
 
     def _open_read_only(self) -> Connection:
