@@ -55,15 +55,16 @@ def in_all_orders(kinds: list[str]) -> list[str]:
     return order
 
 
-async def told(served: Served, path: str, body: Body) -> tuple[Any, ...]:
-    """What a client gets, as far as it does not depend on time and chance."""
+async def told(served: Served, path: str, body: Body, *, with_text: bool = False) -> tuple[Any, ...]:
+    """What a client gets, as far as it does not depend on time and chance. ``with_text``: of one reply."""
     async with aiohttp.ClientSession() as session, session.post(served.url + path, json=body) as response:
         answer = await response.json(content_type=None)
         if response.status != 200:
             return response.status, answer["error"]
         details, dropped = answer["bitnet_chat"], response.headers.get("x-messages-dropped")
         asked = answer["usage"]["prompt_tokens"] if "usage" in answer else answer["prompt_eval_count"]
-        return response.status, dropped, details["notices"], asked
+        text = (answer["choices"][0]["message"],) if with_text else ()
+        return response.status, dropped, details["notices"], asked, *text
 
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
@@ -117,6 +118,32 @@ def test_what_a_request_costs_belongs_to_it(classic: EngineBinary, native: Engin
                 assert remedy in error["message"]
             async with aiohttp.ClientSession() as session, session.get(served.url + "/health") as response:
                 assert response.status == 200
+
+    run(scene)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("backend", ["llama-server", "native"])
+def test_two_clients_at_the_same_time(classic: EngineBinary, native: EngineBinary, backend: str) -> None:
+    """Sampling, a format, tools and thoughts of one are not those of the other."""
+    settings = replace(settings_of(backend, classic, native), model=TOOL_DEMO, ctx=0)
+    brief: Body = {"messages": said(0, ""), "max_tokens": 6}
+    kinds: dict[str, Body] = {
+        "plain": brief,
+        "sampled": brief | {"temperature": 1.5, "seed": 7, "top_k": 5},
+        "as JSON": brief | {"response_format": {"type": "json_object"}},
+        "tools": brief | {"tools": tools(3, 2)},
+        "without thoughts": brief | {"think": False, "stop": ["e"]},
+        "too long": brief | {"messages": said(300, "word " * 7)},
+    }
+
+    async def scene() -> None:
+        async with serving(open_factory(settings, "", parallel=2)) as served:
+            alone = {kind: await told(served, CHAT, body, with_text=True) for kind, body in kinds.items()}
+            assert len(set(map(str, alone.values()))) >= 4
+            for one, other in itertools.combinations(kinds, 2):
+                both = await asyncio.gather(*(told(served, CHAT, kinds[kind], with_text=True) for kind in (one, other)))
+                assert both == [alone[one], alone[other]], (one, other)
 
     run(scene)
 
