@@ -6,8 +6,8 @@
 
     print(bitnet_chat.ask("Hello"))
 
-:func:`ask` is for scripts, :class:`Chat` for conversations, :func:`open_backend` for direct access to a backend, and
-:func:`missing` finds what must be installed first. ``docs/library.md`` has examples.
+:func:`ask` is for scripts, :class:`Chat` for conversations, :func:`open_backend` for direct access to a backend,
+:class:`Journal` for saved conversations, and :func:`missing` finds what must be installed first. ``docs/library.md`` has examples.
 
 The public names are imported at their first use, so that ``import bitnet_chat`` takes almost no time.
 """
@@ -20,12 +20,15 @@ TYPE_CHECKING = False  # instead of that of typing, whose import takes 7 ms
 if TYPE_CHECKING:
     from typing import Any
 
+    from bitnet_chat.attachments import Attachment, with_attachments
+    from bitnet_chat.attachments.reading import attach
     from bitnet_chat.backend import Backend, BackendState, BackendStatus, ReplyOptions, ResponseFormat, Sampling
     from bitnet_chat.backends.variants import variants_of
     from bitnet_chat.chat import Chat, ToolFunction, ask, open_backend
     from bitnet_chat.config import Settings
     from bitnet_chat.context.token_count import TokenCount
     from bitnet_chat.conversation import Conversation, Message, Role, Tool, ToolCall
+    from bitnet_chat.conversation.export import export
     from bitnet_chat.errors import (
         BitnetChatError,
         BuildError,
@@ -73,10 +76,21 @@ if TYPE_CHECKING:
         ThinkingDelta,
         VariantEvent,
     )
+    from bitnet_chat.journal import (
+        Journal,
+        JournalEntry,
+        MessageRecord,
+        MessageTree,
+        SearchHit,
+        StoredConversation,
+    )
+    from bitnet_chat.journal.votes import Vote
     from bitnet_chat.requirements import Requirement, missing
     from bitnet_chat.util.progress import Progress
+    from bitnet_chat.verification import ReplyCheck, Verdict, verify
 
 _MODULES = {
+    "Attachment": "attachments",
     "Backend": "backend",
     "BackendState": "backend",
     "BackendStatus": "backend",
@@ -102,10 +116,14 @@ _MODULES = {
     "InternalError": "errors",
     "InvalidFieldError": "errors",
     "InvalidTransitionError": "errors",
+    "Journal": "journal",
+    "JournalEntry": "journal",
     "JournalError": "errors",
     "JournalSetAsideError": "errors",
     "JournalTooNewError": "errors",
     "Message": "conversation",
+    "MessageRecord": "journal",
+    "MessageTree": "journal",
     "ModelError": "errors",
     "NoSuchChatError": "errors",
     "Notice": "events",
@@ -114,6 +132,7 @@ _MODULES = {
     "RefusedFlagError": "errors",
     "RepetitionError": "errors",
     "ReplyCancelledError": "errors",
+    "ReplyCheck": "verification",
     "ReplyOptions": "backend",
     "ReplyRunningError": "errors",
     "RequestTimeoutError": "errors",
@@ -121,11 +140,13 @@ _MODULES = {
     "ResponseFormat": "backend",
     "Role": "conversation",
     "Sampling": "backend",
+    "SearchHit": "journal",
     "ServerUnreachableError": "errors",
     "Settings": "config",
     "ShuttingDownError": "errors",
     "Started": "events",
     "Stats": "events",
+    "StoredConversation": "journal",
     "TemplateError": "errors",
     "TextDelta": "events",
     "ThinkingDelta": "events",
@@ -137,13 +158,20 @@ _MODULES = {
     "UnsupportedError": "errors",
     "UsageError": "errors",
     "VariantEvent": "events",
+    "Verdict": "verification",
+    "Vote": "journal.votes",
     "ask": "chat",
+    "attach": "attachments.reading",
+    "export": "conversation.export",
     "missing": "requirements",
     "open_backend": "chat",
     "variants_of": "backends.variants",
+    "verify": "verification",
+    "with_attachments": "attachments",
 }
 
 __all__ = [
+    "Attachment",
     "Backend",
     "BackendState",
     "BackendStatus",
@@ -169,10 +197,14 @@ __all__ = [
     "InternalError",
     "InvalidFieldError",
     "InvalidTransitionError",
+    "Journal",
+    "JournalEntry",
     "JournalError",
     "JournalSetAsideError",
     "JournalTooNewError",
     "Message",
+    "MessageRecord",
+    "MessageTree",
     "ModelError",
     "NoSuchChatError",
     "Notice",
@@ -181,6 +213,7 @@ __all__ = [
     "RefusedFlagError",
     "RepetitionError",
     "ReplyCancelledError",
+    "ReplyCheck",
     "ReplyOptions",
     "ReplyRunningError",
     "RequestTimeoutError",
@@ -188,11 +221,13 @@ __all__ = [
     "ResponseFormat",
     "Role",
     "Sampling",
+    "SearchHit",
     "ServerUnreachableError",
     "Settings",
     "ShuttingDownError",
     "Started",
     "Stats",
+    "StoredConversation",
     "TemplateError",
     "TextDelta",
     "ThinkingDelta",
@@ -204,11 +239,17 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "VariantEvent",
+    "Verdict",
+    "Vote",
     "__version__",
     "ask",
+    "attach",
+    "export",
     "missing",
     "open_backend",
     "variants_of",
+    "verify",
+    "with_attachments",
 ]
 
 

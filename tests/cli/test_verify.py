@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from bitnet_chat import verification
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
 from bitnet_chat.backends.factory import made_with, open_backend
 from bitnet_chat.backends.wrappers.recording import record_reply
-from bitnet_chat.cli import main, verify
+from bitnet_chat.cli import main
+from bitnet_chat.cli.verify import DIFFERENT
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
@@ -158,10 +160,11 @@ def test_a_difference(native: EngineBinary, model: Path, capsys: pytest.CaptureF
     edit_last_reply(lambda old: old[:5] + "#" + old[6:])
     code, found = verified(capsys, *flags(settings), "-t", "2")
     [reply] = found["replies"]
-    assert code == verify.DIFFERENT and (reply["verdict"], reply["at"]) == ("different", 5)
+    assert code == DIFFERENT and (reply["verdict"], reply["at"]) == ("different", 5)
     assert reply["kept"].startswith("#") and reply["made"].startswith(text[5])
-    assert main(["verify", *flags(settings)]) == verify.DIFFERENT
-    assert "reply 1: differs at character 5: " in capsys.readouterr().out
+    assert main(["verify", *flags(settings)]) == DIFFERENT
+    assert reply["token"] == 2
+    assert "reply 1: differs at token 2 (character 5): " in capsys.readouterr().out
 
 
 def edit_last_reply(change: Callable[[str], str], finish: FinishReason = FinishReason.STOP) -> None:
@@ -213,7 +216,7 @@ REPEATABLE = {"model_hash": "1" * 64, "temperature": 0.0, "threads": 1, "templat
     ],
 )
 def test_what_cannot_be_made_again(changed: dict[str, object], why: str) -> None:
-    assert verify.unrepeatable(record(REPEATABLE | changed)) == why
+    assert verification.unrepeatable(record(REPEATABLE | changed)) == why
 
 
 @pytest.mark.parametrize(
@@ -229,13 +232,13 @@ def test_what_cannot_be_made_again(changed: dict[str, object], why: str) -> None
 )
 def test_the_probable_reason(engine: str, version: str, threads: int, template: str, source: str, why: str) -> None:
     kept = record(REPEATABLE | {"engine_version": "v"})
-    found = verify.probable_reason(kept, engine, version, threads, template, ContextSource(source))
+    found = verification.probable_reason(kept, engine, version, threads, template, ContextSource(source))
     assert found.startswith(why)
 
 
 def test_the_probable_reason_for_a_reply_that_was_continued() -> None:
     kept = record(REPEATABLE | {"engine_version": "v", "read": {"from": "state", "begun": 9}})
-    found = verify.probable_reason(kept, "llama.cpp (native)", "v", 1, "t", ContextSource.STATE)
+    found = verification.probable_reason(kept, "llama.cpp (native)", "v", 1, "t", ContextSource.STATE)
     assert found == "its first 9 characters, after which it was cut, were read as text when it was continued"
 
 
@@ -251,4 +254,4 @@ def test_the_probable_reason_for_a_reply_that_was_continued() -> None:
     ],
 )
 def test_the_first_difference(kept: str, made: str, whole: bool, at: int | None) -> None:
-    assert verify.first_difference(kept, made, is_whole=whole) == at
+    assert verification.first_difference(kept, made, is_whole=whole) == at

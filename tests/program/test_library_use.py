@@ -43,6 +43,7 @@ SAYS = {
     "Several replies": "1 ",
     "All that a backend can do": "tokens",
     "All that a backend can do'": "2 ",
+    "The journal": "reply 1 identical",
     "What is missing": "",
     "Errors": "no-such-model",
 }
