@@ -7,7 +7,8 @@
     print(bitnet_chat.ask("Hello"))
 
 :func:`ask` is for scripts, :class:`Chat` for conversations, :func:`open_backend` for direct access to a backend,
-:class:`Journal` for saved conversations, and :func:`missing` finds what must be installed first. ``docs/library.md`` has examples.
+:class:`Journal` for saved conversations, and :func:`missing` finds what must be installed first. There are examples in
+``docs/library.md``.
 
 The public names are imported at their first use, so that ``import bitnet_chat`` takes almost no time.
 """
