@@ -21,6 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from operator import eq
 from pathlib import Path
@@ -33,12 +34,14 @@ from bitnet_chat.prompt_cache.budget import StateUse
 from bitnet_chat.prompt_cache.key import StateIdentity, text_digest
 from bitnet_chat.prompt_cache.names import FolderListing, StateOwner
 from bitnet_chat.prompt_cache.record import PendingState, SavedState
+from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.process_identity import is_alive, this_process
 from bitnet_chat.util.progress import size as in_words
 
 _CHUNK = 1 << 20
 _NUMBERS = itertools.count()
-_LOG: Callable[[str], None] = logging.getLogger("bitnet_chat.prompt_cache").info
+_LOG_FILE, _LOG_BYTES = "states.log", 100_000
+"""The log beside the folder of the states, and the size at which it begins anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class StateUsage:
     bytes: int
 
 
-def open_state_store(settings: Settings, log: Callable[[str], None] = _LOG) -> StateStore | None:
+def open_state_store(settings: Settings, log: Callable[[str], None] | None = None) -> StateStore | None:
     """The store of this user after :meth:`StateStore.tidy`. None if no state is kept: without the journal, or with the
     limit 0, which removes all states."""
     folder = paths.states_dir()
@@ -75,10 +78,11 @@ def limit_of(setting: str, folder: Path) -> int:
 
 class StateStore:
     """``limit``: maximum size of all states in bytes; with 0 states can only be read and removed. ``log``: receives a
-    line without a newline for each state that is not kept or is removed because of a fault; default: level ``INFO``."""
+    line without a newline for each state that is not kept or is removed because of a fault; default: the logger
+    ``bitnet_chat.prompt_cache`` with the level ``INFO``, and the file ``states.log`` beside the folder."""
 
-    def __init__(self, folder: Path, limit: int = 0, log: Callable[[str], None] = _LOG) -> None:
-        self.folder, self.limit, self._log = folder, limit, log
+    def __init__(self, folder: Path, limit: int = 0, log: Callable[[str], None] | None = None) -> None:
+        self.folder, self.limit, self._log = folder, limit, log or partial(_log, folder.with_name(_LOG_FILE))
 
     def owner(self, journal: Path, conversation: int, message: int) -> StateOwner:
         """``journal``: the file. ``conversation`` and ``message``: their rows."""
@@ -427,3 +431,16 @@ def _measured(path: Path) -> tuple[int, int]:
             size += len(chunk)
             crc = zlib.crc32(chunk, crc)
     return size, crc
+
+
+def _log(path: Path, line: str) -> None:
+    """Log a line. Raises nothing."""
+    logging.getLogger("bitnet_chat.prompt_cache").info(line)
+    with contextlib.suppress(OSError):
+        if path.exists() and path.stat().st_size > _LOG_BYTES:
+            path.unlink()
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(file, f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {one_line(line)}\n".encode())
+        finally:
+            os.close(file)

@@ -26,6 +26,7 @@ from restored_replies import (
     states,
 )
 
+from bitnet_chat import paths
 from bitnet_chat.engine.binary import EngineBinary
 
 __all__ = ["earlier", "start"]
@@ -149,6 +150,8 @@ def test_a_damaged_state_costs_a_reading(
     assert (found.source, found.evaluated) == ("cold", found.size)
     (new,) = states()
     assert new != state and len(states("json")) == 1
+    (line,) = paths.states_dir().with_name("states.log").read_text().splitlines()
+    assert " an engine state " in line and " is removed: " in line
 
 
 def test_the_state_of_another_conversation_costs_a_reading(native: EngineBinary, earlier: EarlierRuns) -> None:

@@ -595,3 +595,13 @@ def shutil_usage(free: int) -> Callable[[Path], Any]:
     from types import SimpleNamespace
 
     return lambda place: SimpleNamespace(free=free)
+
+
+def test_the_log_has_a_line_for_each_fault_and_an_end(tmp_path: Path) -> None:
+    store, log = StateStore(tmp_path / "states", 1000), tmp_path / "states.log"
+    (tmp_path / "states").write_text("in the way")
+    assert store.begin(IDENTITY, ("a",)) is None
+    assert "no engine state is kept" in log.read_text() and log.stat().st_mode & 0o777 == 0o600
+    log.write_bytes(b"x" * 200_000)
+    assert store.begin(IDENTITY, ("a",)) is None
+    assert log.stat().st_size < 1000
