@@ -272,6 +272,8 @@ class StateStore:
         exceed the limits."""
         listing = self._listing()
         for stem in (listing.records.keys() | listing.owners.keys()) - set(listing.usable) - listing.unfinished:
+            if stem in listing.records:
+                self._log("an engine state is removed: its file is missing")
             self._remove(listing, stem)
         self._merge(listing)
         listing = self._listing()

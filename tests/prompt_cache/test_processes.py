@@ -78,7 +78,7 @@ def is_sound(folder: Path) -> None:
         best = store.find(IDENTITY, whole)
         assert best is not None and best[1] == len(whole) - 1 and best[0].digests[: len(whole)] == whole
         assert store.verify(best[0]) and content(best[0].digests[-1], best[0].bytes) == best[0].path.read_bytes()
-    assert lines == []
+    assert set(lines) <= {"an engine state is removed: its file is missing"}  # of a removal that was cut off
 
 
 # Killed before each call of the operating system
