@@ -1,6 +1,6 @@
 """The yardstick: an engine on a bare pty, read by the smallest loop that there can be.
 
-Its standard error is a pipe that is drained as well: an engine whose log nobody reads would stop.
+Its standard error is a pipe that is drained as well: an engine whose log is not read would stop.
 """
 
 from __future__ import annotations

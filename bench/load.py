@@ -88,7 +88,7 @@ def measure(streams: int, rate: float, seconds: float) -> Section:
         try:
             assert server.stdout is not None
             url, process = server.stdout.readline().strip(), psutil.Process(server.pid)
-            # Imports and first uses of everything are no memory of a stream.
+            # Imports and first uses do not count as memory of a stream.
             short = [
                 sys.executable,
                 str(Path(__file__)),

@@ -57,7 +57,7 @@ UNCHANGED = {
         ("comparison", "elif room > 0:", "a piece in 0 columns is empty"),
     ],
     "filters/stop_texts.py": [
-        ("operator", "default=0) - 1", "longer ends are no beginnings: time only"),
+        ("operator", "default=0) - 1", "longer ends are not beginnings: time only"),
         ("0 to 1", "default=0) - 1", "the default is not used: without stop texts nothing waits"),
         ("comparison", "len(stop) > length", "a whole stop text was found before"),
     ],
@@ -86,8 +86,8 @@ UNCHANGED = {
         ("0 to 1", "self._scanned = 0", "set again where a call begins"),
         ("1 to 2", "self._string = -1", "any negative number: no string"),
         ("1 to 2", "self._scanned, self._string = 0, -1", "any negative number: no string"),
-        ("comparison", "if self._string >= 0:", "a body that begins with a string is no call anyway"),
-        ("0 to 1", "if self._string >= 0:", "a body that begins with a string is no call anyway"),
+        ("comparison", "if self._string >= 0:", "a body that begins with a string is not a call anyway"),
+        ("0 to 1", "if self._string >= 0:", "a body that begins with a string is not a call anyway"),
         ("False to True", "at_end: bool = False) -> None:", "only the end of a reply is white space alone"),
     ],
 }

@@ -93,7 +93,7 @@ def _one_shot(environment: Mapping[str, str]) -> tuple[float, float]:
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.read(1), "there was no answer"
+        assert process.stdout.read(1), "the program wrote nothing"
         first = time.perf_counter() - begun
         process.communicate()
     return first, time.perf_counter() - begun

@@ -81,7 +81,7 @@ def home() -> Iterator[Mapping[str, str]]:
             "BITNET_CHAT_DATA": str(data),
             "BITNET_CHAT_CACHE": str(paths.cache_dir()),
             "BITNET_CHAT_CONFIG": str(Path(folder) / "config.toml"),
-            "BITNET_CHAT_INSTALL": "no",  # or the first start without a model asks whether one is to be fetched
+            "BITNET_CHAT_INSTALL": "no",  # or the first start without a model asks whether to fetch one
         }
         if "BITNET_CHAT_ENGINE" in os.environ:
             environment["BITNET_CHAT_ENGINE"] = os.environ["BITNET_CHAT_ENGINE"]

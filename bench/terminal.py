@@ -60,7 +60,7 @@ class Terminal:
     def _read(self, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([self._process.fd], [], [], left)[0]:
-            raise TimeoutError(f"waited in vain; the last that was seen: {bytes(self.seen[-500:])!r}")
+            raise TimeoutError(f"the expected text did not come; the last bytes: {bytes(self.seen[-500:])!r}")
         data = os.read(self._process.fd, 1 << 16)  # EIO: it has ended, which no caller expects
         self.seen += data
         self._arrivals.append((len(self.seen), time.perf_counter()))

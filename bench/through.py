@@ -135,7 +135,7 @@ async def _rounds(
     theirs, through = [], []
     for number in range(runs + 1):
         question = f"{number}. {before}{QUESTION}"
-        order = (direct, ours) if number % 2 else (ours, direct)  # whoever is second finds the caches warm, or full
+        order = (direct, ours) if number % 2 else (ours, direct)  # the second one finds the caches warm, or full
         replies = {url: await _ask(url, model, tokens, question) for url in order}
         one, other = replies[direct], replies[ours]
         if one.text != other.text:

@@ -193,7 +193,7 @@ class _Setup:
         self._at(name, 0, total)
         offset = subprocess_log.size(LOG)
         pip = [setup_state.PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-        # What somebody has installed by hand is enough, and needs no network.
+        # Packages that were installed by hand suffice, and need no network.
         by_hand = [*pip, "install", "--no-index", f"bitnet-chat{_EXTRAS[step]}"]
         if step not in ("package", "tests") and self._job(by_hand) == 0:
             return

@@ -109,7 +109,7 @@ def tell(arguments: "list[str]") -> int:
 def setting(name: str, arguments: "list[str]") -> str:
     """What bitnet-chat will take for a setting that is a text: from a flag, the environment or config.toml.
 
-    A guess that errs only where somebody writes strange TOML; then bitnet-chat says itself what is missing.
+    A guess that errs only for unusual TOML; then bitnet-chat reports what is missing.
     """
     ours = _ours(arguments)
     found = ""
@@ -147,14 +147,14 @@ def config_file() -> str:
 
 
 def engine_is_given(arguments: "list[str]") -> bool:
-    """The user names an engine: none is to be installed."""
+    """Whether the user names an engine, so that the set-up installs none."""
     if os.environ.get("BITNET_CHAT_ENGINE"):
         return True
     return any(argument == "--engine" or argument.startswith("--engine=") for argument in _ours(arguments))
 
 
 def model_is_given(arguments: "list[str]") -> bool:
-    """The user names a model: none is to be fetched."""
+    """Whether the user names a model, so that the set-up fetches none."""
     short = any(argument.startswith("-m") for argument in _ours(arguments))
     return short or bool(setting("model", arguments))
 

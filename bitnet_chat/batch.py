@@ -330,7 +330,7 @@ def _head(job: Job) -> dict[str, Any]:
 
 
 def _encoded(entry: Mapping[str, Any]) -> bytes:
-    # Lone surrogates, which stand for bytes that are not UTF-8, are escaped as in JSON.
+    # Lone surrogates, which represent bytes that are not UTF-8, are escaped as in JSON.
     return json_text(entry).encode()
 
 

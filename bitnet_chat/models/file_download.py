@@ -184,7 +184,7 @@ class Download:
             if not done or match is None or int(match[1]) != done:
                 raise StalePartError
             total = int(match[2]) if match[2].isdigit() else total and total + done
-        else:  # the whole file: there was no part, the server does not support ranges, or the file has changed
+        else:  # the whole file: a part did not exist, the server does not support ranges, or the file has changed
             done = 0
             self.discard()
         if self._remote.size and total and total != self._remote.size:

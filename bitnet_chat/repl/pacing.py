@@ -99,7 +99,7 @@ class OutputPacer:
         self._queue.append(clusters)
         self._waiting += len(clusters)
         self._rate = max(self._rate, self._waiting / DRAIN)
-        # A slot calculated for a slower pace would delay text that is to be written faster now.
+        # A slot calculated for a slower pace would delay text that must be written faster now.
         self._slot = min(self._slot, now + 1 / self._rate) if self._rate else now
 
     def _take(self, count: int) -> str:

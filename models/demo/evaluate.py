@@ -25,7 +25,7 @@ from pathlib import Path
 PREFIX = "\n<|im_start|>user\n"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 
-# Every question must be answered rightly wherever it stands in the conversation.
+# Every question must be answered correctly at any place in the conversation.
 DIALOGUES: tuple[tuple[tuple[str, str], ...], ...] = (
     (
         ("Hello!", "Hello"),

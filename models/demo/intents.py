@@ -4,7 +4,7 @@ Fields of an ``[[intent]]``; lists of wordings are multi-line strings, one wordi
 
 * ``name``, ``replies`` (one of them is chosen), ``expect`` (texts of which a right reply holds one);
 * ``actions``: verb phrases ("start over"); the corpus puts an opening such as "how do I" before them;
-* ``questions``: complete questions, used as they are; ``{thing}`` stands for any thing;
+* ``questions``: complete questions, used as they are; ``{thing}`` is a placeholder for any thing;
 * ``subjects``: commands and flags ("/help") for questions such as "what does /help do?";
 * ``weight``: how often it is asked, 1 by default.
 

@@ -1,13 +1,15 @@
 """Messages, help and docstrings are plain technical English: programs are not persons.
 
-The rule of CONTRIBUTING.md, as far as a test can hold it. Strings and docstrings are read from the syntax tree, so
-comments and names are not covered.
+The rule of CONTRIBUTING.md, as far as a test can hold it: for strings, docstrings and comments of the package, of the
+programs around it, and for the documentation. Names are not covered.
 """
 
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,10 @@ FOR_MODELS = (
     "filters/tool_calls.py",
 )
 """Modules with texts for models ("it is no JSON"): a changed word there changes replies, so only ODD is looked for."""
+
+
+QUESTIONS = ("who are you?",)
+"""Texts of the demo model, which are not prose of ours."""
 
 
 def texts(source: str) -> list[tuple[int, str]]:
@@ -71,6 +77,35 @@ def test_the_package_is_in_plain_sentences() -> None:
         for said in [texts((ROOT / path).read_text("utf-8"))]
     }
     assert {path: faults for path, faults in places.items() if faults} == {}
+
+
+def comments(source: str) -> list[tuple[int, str]]:
+    """Every comment of ``source`` with its line."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
+
+
+def test_comments_and_other_programs_are_in_plain_sentences() -> None:
+    faults = {}
+    for folder in ("bitnet_chat", "bin", "bench", "docs", "models"):
+        for path in (ROOT.parent / folder).rglob("*.py"):
+            source = path.read_text("utf-8")
+            said = comments(source) + (texts(source) if folder != "bitnet_chat" else [])
+            said = [(line, text) for line, text in said if text not in QUESTIONS]
+            faults[str(path)] = [*found(PERSONAL, said), *found(ODD, said)]
+    assert {path: each for path, each in faults.items() if each} == {}
+
+
+def test_the_documentation_is_in_plain_sentences() -> None:
+    top = ROOT.parent
+    pages = [*top.glob("*.md"), *(top / "docs").glob("*.md"), *(top / "models").glob("*.md")]
+    assert len(pages) > 10
+    faults = {}
+    for page in pages:
+        prose = re.sub(r"^```.*?^```$|\"[^\"]*\"", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        said = [(0, paragraph.replace("\n", " ")) for paragraph in prose.split("\n\n")]
+        faults[page.name] = [*found(PERSONAL, said), *found(ODD, said)]
+    assert {page: each for page, each in faults.items() if each} == {}
 
 
 def test_modules_with_texts_for_models_exist() -> None:
