@@ -87,11 +87,13 @@ class ContextSource(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ContextOrigin:
     """The context before the message of a reply. ``restored``: number of tokens of a saved state. ``begun``: characters
-    of the reply that were read as text, since the reply continues one that was cut; 0 if all of it was generated."""
+    of the reply that were read as text, since the reply continues one that was cut; 0 if all of it was generated.
+    ``state``: the key of the saved state, the digests of what it was made with and of its conversation."""
 
     source: ContextSource
     restored: int = 0
     begun: int = 0
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)

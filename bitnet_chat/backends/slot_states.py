@@ -40,7 +40,8 @@ class _SlotContext:
     tools: tuple[Tool, ...] = ()
     tokens: int = 0
     is_alone: bool = False
-    is_restored: bool = False
+    restored_key: str = ""
+    """The key of the state from which it was restored; empty: it was not."""
     place: Callable[[], JournalPlace | None] = field(default=lambda: None, compare=False)
 
     @property
@@ -80,7 +81,9 @@ class SlotStates(SaveAtRest):
             found = await run_in_daemon_thread(find)
             if found is not None and await self._restore(target, found[0]):
                 state, part = found
-                self._context = self._saved = _SlotContext(target, part, tuple(tools), state.tokens, is_restored=True)
+                self._context = self._saved = _SlotContext(
+                    target, part, tuple(tools), state.tokens, restored_key=state.key
+                )
                 self._state = state
             if shared_messages(self._live(target, tools), conversation) == 0 and self._save_seconds <= _TURN_LIMIT:
                 await self._save_prompt()
@@ -120,8 +123,8 @@ class SlotStates(SaveAtRest):
         context, live = self._context, self._live(target, tools)
         if context is None or shared_messages(live, conversation) < len(conversation.turns) - 1:
             return ContextOrigin(ContextSource.COLD)
-        if context.is_restored:
-            return ContextOrigin(ContextSource.STATE, context.tokens)
+        if context.restored_key:
+            return ContextOrigin(ContextSource.STATE, context.tokens, state=context.restored_key)
         return ContextOrigin(ContextSource.LIVE)
 
     def replied(

@@ -55,6 +55,8 @@ class EngineInstance:
         """What its context begins with as it was evaluated at first, turn by turn: lived through, or restored."""
         self.restored = 0
         """Tokens of the state that ``exact`` was restored from; 0: lived through."""
+        self.restored_key = ""
+        """The key of that state."""
         self.has_strayed = False
         """Its context differs from ``memory``."""
         self.is_at_limit = False
@@ -79,13 +81,13 @@ class EngineInstance:
         """How the context of a message after ``memory`` comes about."""
         shared, turns = shared_messages(self.exact, memory), len(memory.turns)
         if self.restored and (shared > 0 or (shared == turns and memory.system)):
-            return ContextOrigin(ContextSource.STATE, self.restored)
+            return ContextOrigin(ContextSource.STATE, self.restored, state=self.restored_key)
         return ContextOrigin(ContextSource.LIVE if shared == turns else ContextSource.COLD)
 
     def restored_from(self, state: SavedState, part: Conversation) -> None:
         """Note that the context is that of a state, of which ``part`` is known."""
         self.evaluated = self.saved = self.exact = part
-        self.state, self.restored = state, state.tokens
+        self.state, self.restored, self.restored_key = state, state.tokens, state.key
 
     def cut_to(self, memory: Conversation) -> None:
         """Note that a prompt with ``memory`` is evaluated, of which only the known part is certain."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bitnet_chat.errors import StateRecordError
+from bitnet_chat.prompt_cache import names
 from bitnet_chat.prompt_cache.key import FORMAT, StateIdentity
 from bitnet_chat.prompt_cache.names import StateOwner, digest_of
 
@@ -52,6 +53,11 @@ class SavedState:
     def is_present(self) -> bool:
         """Whether its file has not been removed."""
         return os.path.exists(self.path)  # noqa: PTH110  # a path raises an error where its folder cannot be read
+
+    @property
+    def key(self) -> str:
+        """The digests of what it was made with and of its conversation. A later state of the same key replaces it."""
+        return names.key(self.identity.digest, self.digests[-1])
 
     @property
     def is_prompt(self) -> bool:

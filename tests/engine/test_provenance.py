@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -86,6 +87,7 @@ def check(found: list[Mapping[str, object]], model: Path, version: str) -> None:
     assert first["evaluated"] > 300 and cold["evaluated"] > 300  # type: ignore[index]
     assert live["evaluated"] < 60 and state["evaluated"] < 60  # type: ignore[index]
     assert state["restored"] > 300 and "restored" not in live  # type: ignore[index, operator]
+    assert re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]+", state["state"]) and "state" not in cold  # type: ignore[index, operator]
     assert all("seed" not in options for options in found[:-1])
     assert isinstance(found[-1]["seed"], int), "drawn, so that the reply can be made again"
 

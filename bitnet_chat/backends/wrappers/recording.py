@@ -126,7 +126,7 @@ def made_with(options: ReplyOptions, status: BackendStatus, end: Completed | Non
     facts |= _provenance(status.facts)
     if end is not None and end.origin is not None:
         read = {"from": end.origin.source.value, "restored": end.origin.restored, "evaluated": end.stats.prompt_tokens}
-        read["begun"] = end.origin.begun
+        read |= {"begun": end.origin.begun, "state": end.origin.state}
         facts["read"] = {name: value for name, value in read.items() if value}
     return {name: value for name, value in facts.items() if value is not None}
 
