@@ -456,7 +456,7 @@ def test_the_child_imports_little() -> None:
     code = f"import sys; sys.path.insert(0, sys.argv.pop(1)); import {names}; print(*sys.modules)"
     done = subprocess.run([*words[:6], code, words[7]], capture_output=True, text=True, check=True)
     ours = {name.removeprefix("bitnet_chat.") for name in done.stdout.split() if name.startswith("bitnet_chat.")}
-    allowed = {"engine", "text", "text.utf8", "filters", "filters.stop_texts", "version"}
+    allowed = {"engine", "errors", "text", "text.utf8", "filters", "filters.stop_texts", "version"}
     assert {name for name in ours if not name.startswith("engine.native")} <= allowed
     assert not {"asyncio", "pathlib._local", "subprocess", "platformdirs", "psutil", "numpy"} & set(done.stdout.split())
 

@@ -278,7 +278,7 @@ def test_what_is_kept_may_be_broken() -> None:
 
 def test_probe_tells_known_answers(bitnet: EngineBinary, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["probe", str(bitnet.path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["known answers"].startswith("right with IQ2_BN")
+    assert json.loads(capsys.readouterr().out)["known answers"].startswith("right with IQ1_BN, IQ2_BN")
     assert packages.at(bitnet.path) is not None
 
 
