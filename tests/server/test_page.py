@@ -52,11 +52,15 @@ def test_a_pipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "DUMB"), ("TERM", "unknown"), ("TERM", "")]
+    ("name", "value"),
+    [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "DUMB"), ("TERM", "unknown"), ("TERM", ""), ("TERM", None)],
 )
-def test_no_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_no_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
     assert terminals.shows_colours(Screen()) and not terminals.shows_colours(io.StringIO())
-    monkeypatch.setenv(name, value)
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
     assert not terminals.shows_colours(Screen())
     screen = Screen()
     AnswerWriter("auto", screen, print).show("**b**")
