@@ -26,11 +26,11 @@ from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, InvalidFieldError, UnsupportedError
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.server import model_manager as catalogue_module
 from bitnet_chat.server.model_manager import ModelCard
 from bitnet_chat.server.ollama.requests import chat_request, generate_request
-from bitnet_chat.server.ollama.responses import done_reason, shown
+from bitnet_chat.server.ollama.responses import _durations, done_reason, shown
 from bitnet_chat.server.requests import object_of
 from bitnet_chat.server.settings import ServeSettings
 
@@ -725,3 +725,17 @@ def test_our_own_backend_for_ollama_talks_to_it_too(program: ServedProcess) -> N
         await backend.close()
 
     play(scene())
+
+
+@pytest.mark.parametrize(
+    ("stats", "prompt", "reply"),
+    [
+        (Stats(prompt_tokens=7, tokens=11, time_to_first_token=0.5, seconds=1.5), 0.5, 1.0),
+        (Stats(prompt_tokens=30, tokens=10, time_to_first_token=0.3999, seconds=0.4), 0.3, 0.1),  # in one burst
+        (Stats(tokens=10, time_to_first_token=0.4, seconds=0.4), 0.0, 0.4),
+        (Stats(prompt_tokens=30, seconds=0.4), 0.0, 0.4),
+    ],
+)
+def test_a_reply_in_one_burst_has_a_plausible_speed(stats: Stats, prompt: float, reply: float) -> None:
+    found = _durations(stats, 2.0)
+    assert (found["prompt_eval_duration"], found["eval_duration"]) == (round(prompt * 1e9), round(reply * 1e9))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.conversation.openai_codec import encode_ollama_call, well_formed_call
 from bitnet_chat.errors import FinishReason, InvalidFieldError
-from bitnet_chat.events import Completed, Event, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.events import BURST, Completed, Event, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.server.errors import APIError, without_tools
 from bitnet_chat.server.model_manager import ModelCard
 from bitnet_chat.server.responses import to_json, usage_of
@@ -158,8 +158,13 @@ def _end(end: Completed, total: float, notices: Sequence[str]) -> dict[str, obje
 
 
 def _durations(stats: Stats, total: float) -> dict[str, object]:
-    """Return the durations in nanoseconds. The time before the engine receives the message counts as loading."""
+    """Return the durations in nanoseconds. The time before the engine receives the message counts as loading. The time
+    of a reply that arrived in one burst is divided by tokens: clients calculate a speed from it.
+    """
     first = min(stats.time_to_first_token or 0.0, stats.seconds)
+    if stats.tokens and stats.seconds - first <= BURST:
+        prompt = stats.prompt_tokens or 0
+        first = min(first, stats.seconds * prompt / (prompt + stats.tokens))
     return {
         "total_duration": _nanoseconds(total),
         "load_duration": _nanoseconds(total - stats.seconds),
