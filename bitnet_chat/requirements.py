@@ -102,7 +102,7 @@ def find_missing(settings: Settings, configured: str, *, largest: int) -> tuple[
     if settings.backend != "engine" or settings.attach:
         return ()
     model = _model(settings, largest)
-    package = _package(settings, configured, model.label if model is not None else "")
+    package = missing_engine(settings, configured, model.label if model is not None else "")
     engine = engine_requirement(package) if package else None
     return tuple(each for each in (engine, model) if each is not None)
 
@@ -116,7 +116,7 @@ def engine_requirement(name: str) -> Requirement:
     return Requirement("engine", name, wheels.choose(package, wheels.here()).pin.size)
 
 
-def _package(settings: Settings, configured: str, pulled: str) -> str:
+def missing_engine(settings: Settings, configured: str, pulled: str) -> str:
     """Return the name of the missing prebuilt engine; empty if none is missing. ``pulled``: name of the model to
     download first, if any.
 

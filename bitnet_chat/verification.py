@@ -11,17 +11,19 @@ from typing import Any
 
 from bitnet_chat import config
 from bitnet_chat.backend import Backend, BackendState, ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, ContextSource, Failed, TextDelta
 from bitnet_chat.journal import MessageRecord, StoredConversation
+from bitnet_chat.util.threads import run_in_daemon_thread
 
 _OURS = ("engine", "llama-server")
 _SHOWN = 30
 """Characters of a difference that are shown on each side."""
 _SETTINGS = ("ctx", "chat_template", "overflow", "guard", "repeat_limit", "backend")
 """Settings that the journal keeps with a reply."""
+_ERROR = 0.05
+"""Relative error of a count with the vocabulary of the model; one by length has more."""
 _QUIET = 0.3
 """Seconds without a change after which a prepared engine counts as ready."""
 
@@ -56,7 +58,7 @@ class _Remade:
     """A reply that was made again, and with what. ``equal_tokens``: tokens of the text up to the first difference."""
 
     text: str
-    equal_tokens: int
+    equal_tokens: int | None
     source: ContextSource | None
     engine: str
     version: str
@@ -65,11 +67,13 @@ class _Remade:
 
 
 async def verify(stored: StoredConversation, /, **keywords: object) -> AsyncGenerator[ReplyCheck]:
-    """Make the replies of a conversation again, one after the other, and yield the result for each.
+    """Make the replies of a conversation again, one after the other, and yield the result for each. Raises UsageError
+    for an invalid keyword.
 
     ``keywords``: settings in place of those that the journal keeps with each reply, such as ``model``, ``engine`` and
     ``threads``; see :func:`bitnet_chat.open_backend`. A reply that cannot be made again is a result, not an error.
     """
+    config.from_keywords(None, keywords)  # an invalid one is an error
     remaking, number = _Remaking(keywords), 0
     try:
         for index, record in enumerate(stored.records):
@@ -83,7 +87,7 @@ async def verify(stored: StoredConversation, /, **keywords: object) -> AsyncGene
 
 
 async def _check(number: int, record: MessageRecord, before: Conversation, remaking: _Remaking) -> ReplyCheck:
-    why = unrepeatable(record) or remaking.unavailable(record)
+    why = unrepeatable(record) or await run_in_daemon_thread(lambda: remaking.unavailable(record))
     if why:
         return ReplyCheck(number, record.row, Verdict.NOT_REPEATABLE, why)
     try:
@@ -96,7 +100,8 @@ async def _check(number: int, record: MessageRecord, before: Conversation, remak
         return ReplyCheck(number, record.row, Verdict.IDENTICAL)
     reason = probable_reason(record, made.engine, made.version, made.threads, made.template, made.source)
     theirs, ours = kept[at : at + _SHOWN], made.text[at : at + _SHOWN]
-    return ReplyCheck(number, record.row, Verdict.DIFFERENT, reason, at, theirs, ours, made.equal_tokens + 1)
+    token = None if made.equal_tokens is None else made.equal_tokens + 1
+    return ReplyCheck(number, record.row, Verdict.DIFFERENT, reason, at, theirs, ours, token)
 
 
 class _Remaking:
@@ -145,7 +150,10 @@ class _Remaking:
             await self.close()
             from bitnet_chat.backends.factory import open_backend
 
-            self._backend, self._settings = open_backend(settings, configured, advice="nothing"), settings
+            def opened() -> Backend:  # a conversion takes minutes
+                return open_backend(settings, configured, advice="nothing")
+
+            self._backend, self._settings = await run_in_daemon_thread(opened), settings
             if is_cold and _was_prepared(record):
                 await _prepare(self._backend, before.without_last_turn())
         return await _made_again(self._backend, before, record)
@@ -177,16 +185,17 @@ async def _made_again(backend: Backend, before: Conversation, record: MessageRec
     return _Remade(text, equal, source, status.engine, facts.version, facts.threads, facts.template)
 
 
-def _equal_tokens(backend: Backend, kept: str, at: int | None) -> int:
-    """The number of whole tokens of a reply before the character ``at``; None: of the reply."""
-
-    def count(text: str) -> int:
-        return (backend.count(text) or by_length(text)).count
+def _equal_tokens(backend: Backend, kept: str, at: int | None) -> int | None:
+    """The number of whole tokens of a reply before the character ``at``; None: of the reply. None if the
+    vocabulary is not readable."""
 
     end = len(kept) if at is None else at
-    whole = count(kept[:end])
-    # A token that goes on behind the difference is not equal: without its beginning there is one token less.
-    return whole if at is None or count(kept[: end + 1]) > whole else max(0, whole - 1)
+    counts = [backend.count(text) for text in (kept, kept[:end], kept[end:])]
+    if any(each is None or each.error > _ERROR for each in counts):
+        return None
+    whole, before, behind = (each.count for each in counts if each is not None)
+    # A token that goes on behind the difference is not equal.
+    return before if end == len(kept) or before + behind == whole else max(0, before - 1)
 
 
 async def _prepare(backend: Backend, history: Conversation) -> None:

@@ -8,17 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from bitnet_chat.cli.messages import can_prompt, choose, confirm, write_lines
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, BuildError
-from bitnet_chat.requirements import LARGE, SMALL, Requirement, engine_requirement, find_missing
+from bitnet_chat.requirements import LARGE, SMALL, Requirement, engine_requirement, find_missing, missing_engine
 from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import size
-
-if TYPE_CHECKING:
-    from bitnet_chat.engine.selection import EngineRequest
 
 _VERBS = {"engine": ("engine", "install"), "model": ("models", "pull")}
 """The verb that installs each kind of requirement."""
@@ -49,10 +45,10 @@ def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
 class ModelEngine:
     """The engine of a model that is pulled: offered once, before the download if it is known then, else after it."""
 
-    def __init__(self, label: str, request: EngineRequest, mode: str) -> None:
-        """``label``: name of the model. ``mode``: a value of :attr:`Settings.install`."""
-        self._label, self._request, self._mode = label, request, mode
-        self._was_offered = False
+    def __init__(self, label: str, settings: Settings, configured: str) -> None:
+        """``label``: name of the model. ``configured``: the engine of the config file."""
+        self._label, self._settings, self._configured = label, settings, configured
+        self._was_offered = self._is_unavailable = False
 
     def provide(self, model: str) -> int:
         """Install the missing engine, as the mode allows. ``model``: a file, or a name of the registry. Returns the
@@ -60,17 +56,20 @@ class ModelEngine:
         package = self._missing(model)
         if not package or self._was_offered:
             return 0
-        self._was_offered = True
+        self._was_offered, mode = True, self._settings.install
+        if mode == "no":
+            return 0
         try:
             needed = engine_requirement(package)
         except BuildError as error:
+            self._is_unavailable = True
             write_lines(f"bitnet-chat: {visible(str(error))}")
             return 0
-        if self._mode == "ask":
+        if mode == "ask":
             question = f"{self._label} needs {needed.label}. Install it ({size(needed.size)})?"
             if not (_is_attended() and confirm(visible(question), usually=True)):
                 return 0
-        return _install(replace(needed, optional=True)) if self._mode != "no" else 0
+        return _install(replace(needed, optional=True))
 
     def describe(self, model: str) -> str:
         """Return a line about the engine if it is still missing, else an empty text."""
@@ -78,15 +77,15 @@ class ModelEngine:
         from bitnet_chat.engine.selection import missing
 
         package = packages.by_name(self._missing(model))
-        error = missing(package, self._label) if package is not None else None
+        is_told = package is None or self._is_unavailable
+        error = missing(package, self._label) if package is not None and not is_told else None
         return f"{error.what}: {error.remedy}" if error is not None else ""
 
     def _missing(self, model: str) -> str:
         """Return the name of the missing engine. The default engine is offered when a chat begins."""
         from bitnet_chat.engine.install import packages
-        from bitnet_chat.engine.selection import missing_package
 
-        package = missing_package(self._request, model)
+        package = missing_engine(self._settings, self._configured, model)
         return package if package != packages.PACKAGES[0].name else ""
 
 
@@ -112,7 +111,8 @@ def _install(supply: Requirement) -> int:
     verb, action = _VERBS[supply.kind]
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result of the verb
-            return int(import_module(f"bitnet_chat.cli.{verb}").run([action, supply.name]))
+            more = ["--without-engine"] if supply.kind == "model" else []  # the engine was decided before
+            return int(import_module(f"bitnet_chat.cli.{verb}").run([action, supply.name, *more]))
     except BitnetChatError as error:
         if not supply.optional:
             raise

@@ -68,6 +68,7 @@ def parser() -> Parser:
     )
     pulling.add_argument("--if-missing", action="store_true", help="no download if a model is installed")
     pulling.add_argument("--yes", action="store_true", help="installation of a missing engine without confirmation")
+    pulling.add_argument("--without-engine", action="store_true", help=argparse.SUPPRESS)
     informing = verbs.add_parser("info", help="metadata of a model file")
     informing.add_argument("model", metavar="FILE", help="a file, or a name")
     checking = verbs.add_parser("verify", help="check of models against their hashes")
@@ -188,8 +189,8 @@ def _pull(flags: argparse.Namespace) -> int:
         if not source.quantization:
             return _show_offered(source, models, flags)
         source = hugging_face.pick(source, models)
-    settings, _ = config.load({"install": "yes"} if flags.yes else {})
-    engine = ModelEngine(source.name, _engine_request(), settings.install)
+    given = {"install": "no"} if flags.without_engine else {"install": "yes"} if flags.yes else {}
+    engine = ModelEngine(source.name, *config.load(given))
     if flags.model in entries() and (code := engine.provide(flags.model)):
         return code
     pulled = _download(source)
@@ -198,7 +199,7 @@ def _pull(flags: argparse.Namespace) -> int:
     model = pulled.model
     if code := engine.provide(str(model.path)):
         return code
-    if missing := engine.describe(str(model.path)):
+    if not flags.without_engine and (missing := engine.describe(str(model.path))):
         print(f"bitnet-chat: {one_line(missing)}", file=sys.stderr)
     conversion.after_pull(model.path, _engine_request(), alone=flags.only_converted)
     if flags.json:

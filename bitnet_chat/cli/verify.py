@@ -84,7 +84,8 @@ def _line(check: ReplyCheck) -> str:
         case Verdict.NOT_REPEATABLE:
             return f"reply {check.reply}: not repeatable: {one_line(check.reason)}"
     kept, made = one_line(repr(check.kept)), one_line(repr(check.made))
+    place = f"character {check.at}"
+    place = place if check.token is None else f"token {check.token} ({place})"
     return (
-        f"reply {check.reply}: differs at token {check.token} (character {check.at}): {made} instead of {kept} "
-        f"(probable reason: {one_line(check.reason)})"
+        f"reply {check.reply}: differs at {place}: {made} instead of {kept} (probable reason: {one_line(check.reason)})"
     )

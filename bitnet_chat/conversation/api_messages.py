@@ -68,14 +68,13 @@ class _MessageReader:
         for place, call in enumerate(self.open_calls):
             if (call.id == id) if id else (not name or call.name == name):
                 return self.open_calls.pop(place)
-        if id and (self.open_calls or fields.notes is None):
-            raise fields.wrong("tool_call_id", f"is {id!r}, which is not the id of a pending tool call")
-        if fields.notes is None:
+        if self.open_calls or fields.notes is None:
+            if id:
+                raise fields.wrong("tool_call_id", f"is {id!r}, which is not the id of a pending tool call")
             raise fields.wrong("role", "is tool, without a pending tool call")
         fields.change("role", "is the result of a tool call that is missing: a call without arguments is added")
         call = ToolCall(id or f"call_{len(self.drafts)}", name or "tool", "{}")
-        self.settle(fields)
-        self.drafts.append(_Draft("assistant", [""], (call,)))
+        self.add(_Draft("assistant", [""], (call,)))
         return call
 
     def settle(self, fields: Fields) -> None:

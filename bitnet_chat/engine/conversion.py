@@ -81,7 +81,7 @@ def quantizer(engine: EngineBinary) -> Path | None:
     folders = [engine.path] if engine.dialect is Dialect.NATIVE else []
     if (package := packages.by_name("bitnet")) is not None:
         folders.append(packages.folder_of(package))
-    beside = [engine.path.with_name(name)] if engine.dialect is not Dialect.NATIVE else []
+    beside = [engine.path.resolve().with_name(name)] if engine.dialect is not Dialect.NATIVE else []
     own = [folder / packages.SITE / "ik_llama_cpp" / "bin" / name for folder in folders]
     return next((path for path in (*beside, *own) if path.is_file()), None)
 
@@ -321,7 +321,7 @@ def require(source: Path, converted: Path, engine: EngineBinary) -> None:
     if different := next(_differences(source, converted), ""):
         raise _wrong(source, f"the weights of {different} changed")
     try:
-        _require_known_answers(source, engine)
+        _require_known_answers(source, converted.parent, engine)
         with _completions(engine, converted) as complete:
             _require_replies(complete, source)
     except NativeClientError as error:
@@ -377,21 +377,25 @@ def _completed(engine: EngineBinary, model: Path, text: str, count: int, *, one_
     return done.stdout.decode("utf-8", "replace").strip("\r\n")
 
 
-def _require_known_answers(source: Path, engine: EngineBinary) -> None:
-    """Convert a small model of the same architecture and compare its replies with those of a reference."""
+def _require_known_answers(source: Path, folder: Path, engine: EngineBinary) -> None:
+    """Convert a small model of the same architecture, in ``folder``, and compare its replies with those of a
+    reference."""
     name = read_info(source).header.architecture
     small = next(each for each in ANSWERS if each.weights == "I2_S" and each.architecture == name)
-    with tempfile.TemporaryDirectory(prefix="bitnet-chat-") as folder:
-        path, converted = Path(folder) / "small.gguf", Path(folder) / "converted.gguf"
+    with tempfile.TemporaryDirectory(prefix=".known-answers-", dir=folder) as place:
+        path, converted = Path(place) / "small.gguf", Path(place) / "converted.gguf"
         small.write(path)
-        _quantize(path, converted, engine, (), lambda done, total: None)
+        try:
+            _quantize(path, converted, engine, (), lambda done, total: None)
+        except ModelError as error:
+            raise _wrong(source, "a small model cannot be converted in the same way") from error
         with _completions(engine, converted, FIRST_TOKEN) as complete:
             said = [complete(prompt_text(question(number)), len(text), False) for number, text in ANSWERS[small]]
     right = sum(one == text for one, (_, text) in zip(said, ANSWERS[small], strict=True))
     # Rounding of the embedding, to Q6_K, may change one: its logits correlate with those before by 0.994 to 0.997.
     if right < len(said) - 1:
         known = ", ".join(text for _, text in ANSWERS[small])
-        raise _wrong(source, f"a small model, converted in the same way, says {', '.join(said)} instead of {known}")
+        raise _wrong(source, f"a small model, converted in the same way, replies {', '.join(said)} instead of {known}")
 
 
 def _require_replies(complete: _Complete, source: Path) -> None:

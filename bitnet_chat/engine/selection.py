@@ -99,8 +99,12 @@ def select(request: EngineRequest, model: Path) -> EngineChoice:
         return choice
     if not found:
         _named(request, model)  # raises the error with the problem of each place
-    package = package_for(read_info(model))
-    if package is None or any(each.engine.make is package.make for each in found):
+    info = read_info(model)
+    package = package_for(info)
+    is_i2_s = any(kind == "I2_S" for kind, _ in info.tensor_types)
+    if package is None or any(
+        each.engine.make is package.make and (not is_i2_s or _runs_i2_s(each.engine)) for each in found
+    ):
         return EngineChoice(found[0])  # the error occurs when the engine loads the model
     raise missing(package, model.stem)
 
@@ -182,21 +186,24 @@ def _missing_for(request: EngineRequest, ternary: bool) -> str:
     with contextlib.suppress(EngineNotFoundError):
         for each in request.candidates():
             assert each.binary is not None
-            is_ternary = each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
             # The prebuilt ik_llama.cpp computes some types of llama.cpp wrongly.
             is_plain = each.binary.make is not EngineVariant.IK or each.binary.dialect is not Dialect.NATIVE
-            if is_ternary if ternary else is_plain:
+            if _runs_i2_s(each.binary) if ternary else is_plain:
                 return ""
     return "bitnet" if ternary else packages.PACKAGES[0].name
+
+
+def _runs_i2_s(engine: EngineBinary) -> bool:
+    """Whether an engine can run an I2_S model, as it is or converted."""
+    return engine.make is EngineVariant.BITNET or (
+        engine.make is EngineVariant.IK and conversion.quantizer(engine) is not None
+    )
 
 
 def missing_for_bitnet(request: EngineRequest) -> str:
     """Return a text for a list: which engine a model with types of BitNet installs; empty if one is installed."""
     with contextlib.suppress(EngineNotFoundError):
-        if any(
-            each.binary is not None and each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
-            for each in request.candidates()
-        ):
+        if any(each.binary is not None and _runs_i2_s(each.binary) for each in request.candidates()):
             return ""
     package = packages.by_name("bitnet")
     assert package is not None

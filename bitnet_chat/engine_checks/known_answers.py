@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.known_answer_model import CONTEXT, SmallModel, question, tokens
 from bitnet_chat.engine.known_answer_results import ANSWERS, LENGTH, AnswerVerdict, keep, kept, offered
 from bitnet_chat.errors import BitnetChatError, BuildError, EngineDiedError
@@ -54,13 +54,13 @@ def check(
 
 def require(engine: EngineBinary, on_model: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Check an engine. Raises BuildError if it is correct for none of its types of weights."""
-    verdicts = check(engine, on_model=on_model)
+    verdicts, name = check(engine, on_model=on_model), " bitnet" if engine.make is EngineVariant.IK else ""
     if verdicts and all(each.wrong for each in verdicts):
         raise BuildError(
             f"The engine in {engine.path} computes wrong results on this computer: {verdicts[0].wrong}",
-            remedy="Compile one for this processor: bitnet-chat engine install --build"
+            remedy=f"Compile one for this processor: bitnet-chat engine install{name} --build"
             if engine.dialect is Dialect.NATIVE
-            else "Use the prebuilt one: bitnet-chat engine install",
+            else f"Use the prebuilt one: bitnet-chat engine install{name}",
         )
 
 

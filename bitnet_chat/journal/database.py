@@ -207,6 +207,11 @@ def state_of(path: Path) -> DatabaseState:
     return DatabaseState((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), (log.st_ino, log.st_size))
 
 
+def is_empty(connection: Connection) -> bool:
+    """Whether the file has no conversation."""
+    return not connection.execute("SELECT EXISTS(SELECT 1 FROM conversations)").fetchone()[0]
+
+
 def rows_as_dicts(found: Cursor) -> list[dict[str, Any]]:
     """Return the rows of a cursor as dictionaries with the column names as keys."""
     names = [each[0] for each in found.description]

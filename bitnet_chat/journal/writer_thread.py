@@ -20,7 +20,15 @@ from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.journal import commands
 from bitnet_chat.journal.commands import AddText, Command, Verify
 from bitnet_chat.journal.damaged_file import open_file, set_aside
-from bitnet_chat.journal.database import DatabaseState, clear_unsaved, describe_error, is_damage, mark_unsaved, state_of
+from bitnet_chat.journal.database import (
+    DatabaseState,
+    clear_unsaved,
+    describe_error,
+    is_damage,
+    is_empty,
+    mark_unsaved,
+    state_of,
+)
 from bitnet_chat.journal.records import ConversationSlot
 from bitnet_chat.journal.transactions import ConversationStore
 from bitnet_chat.journal.unfinished_replies import Piece, join_pieces, settle
@@ -235,28 +243,29 @@ class WriterThread:
         before = self._state
         if self._store and self._connection and before and state.has_only_grown(before):
             return self._store
-        same_file = before is not None and state.identity == before.identity
-        if same_file:
+        if before is not None and state.identity == before.identity:
             # SQLite shares its state of a file among the connections of a process. Closing the last one would write the
             # log into the file, although its content is another one now.
             self._close(leave_log=True)
         # Otherwise the old connection stays open until a new one exists, so that a disk that returns is used again.
         connection, note = open_file(self._path, busy=BUSY)
+        same_file = before is not None and state_of(self._path).identity == before.identity
         try:
             if note:
                 self._report(note)
             if self._store is None:
                 self._store = ConversationStore(connection)
             else:
+                what = _what_is_gone(state) if before is not None and is_empty(connection) else ""
                 self._store.go_on(connection, same_file=same_file)
+                if what:
+                    self._report(
+                        f"the journal {self._path} was {what} by another program: its earlier conversations are lost,"
+                        " unless a backup of it exists; this one is saved again"
+                    )
         except BaseException:
             connection.close()
             raise
-        if before is not None and (what := _what_is_gone(state)):
-            self._report(
-                f"the journal {self._path} was {what} by another program: its earlier conversations are lost; this one"
-                " is saved in a new file"
-            )
         self._close()
         self._connection, self._state = connection, state_of(self._path)
         self._written = connection.total_changes
@@ -305,5 +314,5 @@ def _what_is_gone(state: DatabaseState) -> str:
     """Return what happened to a file that had content: SQLite takes a missing or an empty one for a new one."""
     if state.file is None:
         return "removed"
-    is_empty = state.file[0] == 0 and (state.log is None or state.log[1] == 0)
-    return "emptied" if is_empty else ""
+    has_nothing = state.file[0] == 0 and (state.log is None or state.log[1] == 0)
+    return "emptied" if has_nothing else ""

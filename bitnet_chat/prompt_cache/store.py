@@ -272,7 +272,7 @@ class StateStore:
         exceed the limits."""
         listing = self._listing()
         for stem in (listing.records.keys() | listing.owners.keys()) - set(listing.usable) - listing.unfinished:
-            if stem in listing.records:
+            if stem in listing.records and (self.folder / names.record_name(stem, listing.records[stem])).exists():
                 self._log("an engine state is removed: its file is missing")
             self._remove(listing, stem)
         self._merge(listing)

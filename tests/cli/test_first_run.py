@@ -192,7 +192,9 @@ def program(tmp_path: Path, model: Path) -> Path:
 
 
 def installed(output: str) -> list[str]:
-    return [line.strip() for line in output.splitlines() if line.startswith(("engine install", "models pull"))]
+    lines = [line.strip() for line in output.splitlines()]
+    found = [line for line in lines if line.startswith(("engine install", "models pull"))]
+    return [line.removesuffix(" --without-engine") for line in found]
 
 
 @pytest.mark.parametrize("answer", ["", "Y", "yes"])

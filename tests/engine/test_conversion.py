@@ -267,7 +267,7 @@ print({reply})
     ("reply", "wrong"),
     [
         ("answers.get(text, text[:4])", ""),
-        ("'XYZ'", "a small model, converted in the same way, says"),
+        ("'XYZ'", "a small model, converted in the same way, replies"),
         ("answers.get(text, 'same')", "do not depend on the words before"),
         ("answers.get(text, text[:4] + arguments[arguments.index('-b') + 1])", "token by token differ"),
     ],

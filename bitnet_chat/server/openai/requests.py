@@ -153,6 +153,8 @@ def template_of(fields: Fields) -> Mapping[str, object]:
     """Arguments of the chat template. ``think`` and ``enable_thinking`` are names of other servers for the same."""
     found: dict[str, object] = {}
     effort = fields.text("reasoning_effort")
+    if fields.notes is None:
+        fields.choice("reasoning_effort", _EFFORTS)
     if effort is not None and effort not in _EFFORTS:
         fields.change("reasoning_effort", f"is {one_line(effort[:40])!r}, which is not known: it is ignored")
         effort = None

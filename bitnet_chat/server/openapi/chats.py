@@ -30,6 +30,7 @@ from bitnet_chat.server.openapi.schema import (
     errors,
     nullable,
     one_of,
+    open_object,
     operation,
     parameter,
     ref,
@@ -86,7 +87,7 @@ SCHEMAS: dict[str, Schema] = {
     "NewChat": request_object({}, {"title": _SHORT, "system": TEXT, "model": TEXT, "messages": array(ref("Message"))}),
     "NewTitle": request_object({"title": {**_SHORT, "minLength": 1}}, {}),
     "Ask": described(
-        request_object(
+        open_object(
             {},
             {
                 "content": described({"type": "string", "minLength": 1}, "The next user message."),
@@ -106,7 +107,7 @@ SCHEMAS: dict[str, Schema] = {
         ),
         "Exactly one of content, messages, regenerate and continue.",
     ),
-    "LoneAsk": request_object(
+    "LoneAsk": open_object(
         {"messages": array(ref("Message"), minItems=1)},
         {"continue": described(FLAG, "The last message is a reply that was cut and is continued."), **_OPTIONS},
     ),
@@ -207,7 +208,8 @@ SCHEMAS: dict[str, Schema] = {
             "user_message": nullable(WHOLE),
             "message": nullable(WHOLE),
             "messages": array(nullable(WHOLE), description="Of all variants."),
-        }
+        },
+        {"notices": array(TEXT, description="About fields of the request without effect.")},
     ),
     "Stopped": reply_object({"stopped": described(FLAG, "Whether a reply was running.")}),
 }

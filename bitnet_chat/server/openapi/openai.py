@@ -184,10 +184,10 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "ToolCall": open_object({"function": _NAMED_CALL}, {"id": TEXT, "type": one_of("function")}),
     "SystemMessage": described(
-        open_object({"role": one_of("system", "developer"), "content": _CONTENT}, {"images": _NONE}),
+        open_object({"role": one_of("system", "developer")}, {"content": _CONTENT, "images": _NONE}),
         "All of them are placed before the conversation.",
     ),
-    "UserMessage": open_object({"role": {"const": "user"}, "content": _CONTENT}, {"images": _NONE}),
+    "UserMessage": open_object({"role": {"const": "user"}}, {"content": _CONTENT, "images": _NONE}),
     "AssistantMessage": described(
         open_object(
             {"role": {"const": "assistant"}},
