@@ -17,11 +17,12 @@ from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.cli import main
 from bitnet_chat.cli.verify import DIFFERENT
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, ContextSource
-from bitnet_chat.journal import Journal, JournalRecorder, MessageRecord
+from bitnet_chat.journal import Journal, JournalRecorder, MessageRecord, ReplyState, StoredConversation
 from bitnet_chat.prompt_cache.model_hash import compute_hash
 
 STORY = " ".join(f"I have {number} questions about the terminal, the model and the engine." for number in range(30))
@@ -255,3 +256,27 @@ def test_the_probable_reason_for_a_reply_that_was_continued() -> None:
 )
 def test_the_first_difference(kept: str, made: str, whole: bool, at: int | None) -> None:
     assert verification.first_difference(kept, made, is_whole=whole) == at
+
+
+@pytest.mark.parametrize(
+    ("kept", "at", "equal"),
+    [("one two three", None, 3), ("one two three", 13, 3), ("one two three", 4, 1), ("one two three", 6, 1)],
+)
+def test_the_tokens_before_a_difference(kept: str, at: int | None, equal: int) -> None:
+    class Words:
+        """A backend whose tokens are words with the space before them."""
+
+        def count(self, text: str) -> TokenCount:
+            return TokenCount(len(text.split()))
+
+    assert verification._equal_tokens(Words(), kept, at) == equal  # type: ignore[arg-type]
+
+
+def test_a_setting_that_does_not_exist_is_an_error() -> None:
+    async def main() -> None:
+        stored = StoredConversation(1, "", 0, 0, "", "", {}, None, ReplyState.WHOLE, ())
+        async for _ in verification.verify(stored, modle="x"):
+            raise AssertionError
+
+    with pytest.raises(UsageError, match="modle"):
+        asyncio.run(main())

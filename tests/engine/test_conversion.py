@@ -20,8 +20,8 @@ from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.known_answer_model import SmallModel, prompt_text, question, tokens
 from bitnet_chat.engine.known_answer_results import ANSWERS
-from bitnet_chat.engine.selection import EngineRequest
-from bitnet_chat.errors import ModelError
+from bitnet_chat.engine.selection import EngineRequest, missing_package, select
+from bitnet_chat.errors import EngineMissingError, ModelError
 from bitnet_chat.models import store, tensor_types
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
@@ -297,3 +297,18 @@ def test_a_program_that_fails_is_told(installed: Path, bitnet: EngineBinary, tmp
     (paths.engine_home() / bitnet.path.name).symlink_to(bitnet.path)
     with pytest.raises(ModelError, match="llama-cli ended with status 3: cannot load"):
         conversion.obtain(installed, engine)
+
+
+def test_a_build_that_cannot_convert_is_no_engine_for_i2_s(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ik_program(tmp_path / "build")
+    engine.path.write_bytes(b"i2_s\0iq2_bn\0q6_K\0bitnet-b1.58\0f32\0f16\0")
+    candidate = EngineCandidate("here", engine.path, engine)
+    monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([candidate]))
+    assert missing_package(EngineRequest(), "bitnet-2b") == "bitnet"
+    with pytest.raises(EngineMissingError, match="needs the engine bitnet"):
+        select(EngineRequest(), installed)
+    (tmp_path / "build" / "llama-quantize").write_text("")
+    assert missing_package(EngineRequest(), "bitnet-2b") == ""
+    assert select(EngineRequest(), installed).contender.converts

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, schema, writer_thread
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, database, recorder, schema, writer_thread
 from bitnet_chat.journal.commands import AddText, BeginReply, EndReply, Follow, Sync
 from bitnet_chat.journal.damaged_file import open_file
 from bitnet_chat.journal.database import unsaved_since
@@ -528,3 +528,26 @@ def test_a_file_that_another_program_is_creating_is_not_taken_for_a_damaged_one(
     connection.close()
     others[0].join()
     assert not note and [path.name for path in journal.path.parent.glob("*damaged*")] == []
+
+
+def test_a_file_that_cannot_be_seen_for_a_moment_is_not_reported(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complaints: list[str] = []
+
+    async def talk() -> None:
+        recorder = JournalRecorder(journal, complaints.append)
+        recorder.begin_reply(QUESTION)
+        recorder.end_reply(FinishReason.STOP, text="a reply")
+        assert await recorder.settled()
+        seen = iter([database.DatabaseState(None, None, None)])
+        real = database.state_of
+        monkeypatch.setattr(writer_thread, "state_of", lambda path: next(seen, None) or real(path))
+        recorder.begin_reply(QUESTION.with_assistant("a reply", FinishReason.STOP).with_user("another"))
+        recorder.end_reply(FinishReason.STOP, text="one more")
+        await recorder.close()
+
+    asyncio.run(talk())
+    assert complaints == []
+    (entry,) = journal.list()
+    assert [each.content for each in journal.load(entry.id).conversation.messages][-1] == "one more"

@@ -305,3 +305,23 @@ def test_a_model_of_the_list_asks_before_its_download(
     with pytest.raises(ModelError):
         models.run(["pull", "bitnet-2b", "--yes"])
     assert order == ["install bitnet", "download"]
+
+
+@pytest.mark.parametrize("named", ["/no/such/engine", "llama.cpp"])
+def test_no_engine_is_offered_beside_the_one_that_the_user_names(
+    capsys: pytest.CaptureFixture[str],
+    ternary: ModelServer,
+    without_engine: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    named: str,
+) -> None:
+    monkeypatch.setenv("BITNET_CHAT_ENGINE", named)
+    code, _, err = run(capsys, "pull", f"{ternary.base}/small.gguf", "--yes")
+    assert code == 0 and without_engine == [] and "needs the engine" not in err
+
+
+def test_a_pull_of_an_installation_offers_no_engine(
+    capsys: pytest.CaptureFixture[str], ternary: ModelServer, without_engine: list[str]
+) -> None:
+    code, _, err = run(capsys, "pull", f"{ternary.base}/small.gguf", "--yes", "--without-engine")
+    assert code == 0 and without_engine == [] and "needs the engine" not in err

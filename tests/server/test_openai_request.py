@@ -397,6 +397,16 @@ U, A = Message("user", "x"), Message("assistant", "x")
         ([said("user", ["x", "y"])], (Message("user", "x\ny"),), ""),
         ([said("user", None), said("user")], (U,), "is missing: the message is empty"),
         ([{"role": "system"}, {"role": "user"}, said("user")], (U,), "is missing: the message is empty"),
+        (  # of a client that keeps the text of a reply, and not its calls
+            [said("user"), said("assistant"), said("tool", "1", tool_call_id="c9", name="add"), said("user")],
+            (
+                U,
+                Message("assistant", "x", tool_calls=(ToolCall("c9", "add", "{}"),)),
+                Message("tool", "1", call_id="c9", tool_name="add"),
+                U,
+            ),
+            "a call without arguments is added",
+        ),
         (  # of a client that has cut the beginning of its history
             [said("user"), said("tool", "1", tool_call_id="c9", name="add"), said("tool", "2"), said("user")],
             (
