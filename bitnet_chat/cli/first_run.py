@@ -42,7 +42,7 @@ def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
     return 0
 
 
-class ModelEngine:
+class EngineOffer:
     """The engine of a model that is pulled: offered once, before the download if it is known then, else after it."""
 
     def __init__(self, label: str, settings: Settings, configured: str) -> None:
@@ -77,9 +77,10 @@ class ModelEngine:
         from bitnet_chat.engine.selection import missing
 
         package = packages.by_name(self._missing(model))
-        is_told = package is None or self._is_unavailable
-        error = missing(package, self._label) if package is not None and not is_told else None
-        return f"{error.what}: {error.remedy}" if error is not None else ""
+        if package is None or self._is_unavailable:
+            return ""
+        error = missing(package, self._label)
+        return f"{error.what}: {error.remedy}"
 
     def _missing(self, model: str) -> str:
         """Return the name of the missing engine. The default engine is offered when a chat begins."""

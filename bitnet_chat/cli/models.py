@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
 from bitnet_chat.cli import conversion
-from bitnet_chat.cli.first_run import ModelEngine
+from bitnet_chat.cli.first_run import EngineOffer
 from bitnet_chat.cli.messages import may_remove
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
@@ -190,7 +190,7 @@ def _pull(flags: argparse.Namespace) -> int:
             return _show_offered(source, models, flags)
         source = hugging_face.pick(source, models)
     given = {"install": "no"} if flags.without_engine else {"install": "yes"} if flags.yes else {}
-    engine = ModelEngine(source.name, *config.load(given))
+    engine = EngineOffer(source.name, *config.load(given))
     if flags.model in entries() and (code := engine.provide(flags.model)):
         return code
     pulled = _download(source)
